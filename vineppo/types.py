@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -21,7 +22,7 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: `prompt` is the exact text the policy continues, `answer` the gold answer the grader compares with."""
+    """One problem: `prompt` is the exact text the policy continues, `answer` the gold answer it is graded against."""
 
     id: str  # "gsm8k/train/17"
     prompt: str
@@ -140,7 +141,7 @@ class Credit:
     def _check_telescoping(self, values: Sequence[float]) -> None:
         if len(values) != len(self.boundaries):
             raise ValueError(f"values has {len(values)} entries for {len(self.boundaries)} boundaries")
-        for j, (start, end) in enumerate(zip(self.boundaries, self.boundaries[1:], strict=False)):
+        for j, (start, end) in enumerate(pairwise(self.boundaries)):
             difference = values[j + 1] - values[j]
             if any(abs(advantage - difference) > 1e-6 for advantage in self.advantages[start:end]):
                 raise ValueError(
@@ -193,7 +194,7 @@ def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
     """Segments must partition the response: 0 = b_0 < b_1 < ... < b_S = L with L >= 1."""
     if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_tokens:
         raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
-    if any(a >= b for a, b in zip(boundaries, boundaries[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
 
 
