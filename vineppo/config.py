@@ -68,17 +68,18 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def validate(model: type[C], tree: Mapping[str, Any], *, source: str) -> C:
+def validate(model: type[C], tree: Mapping[str, Any], *, source: str, section: str = "") -> C:
     """The checked config, or one line that names the file, the key and what to write there."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(explain(model, problem) for problem in error.errors())) from None
+        problems = "; ".join(explain(model, problem, section) for problem in error.errors())
+        raise UserError(f"{source}: {problems}") from None
 
 
-def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+def explain(model: type[BaseModel], problem: Mapping[str, Any], section: str) -> str:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    key = ".".join([section, *location] if section else location)
     if problem["type"] == "extra_forbidden":
         known = known_keys(model, location[:-1])
         nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
@@ -87,7 +88,7 @@ def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{key!r} is required"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} = {problem['input']!r}: {message}" if key else message
+    return f"{key} = {problem['input']!r}: {message}" if location else f"{key}: {message}".removeprefix(": ")
 
 
 def known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:

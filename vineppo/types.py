@@ -236,6 +236,10 @@ class Task(Protocol):
         """Pure; may be called in another process."""
         ...
 
+    def answer(self, response: str) -> str | None:
+        """The final answer as written, or None where there is none; what majority voting counts."""
+        ...
+
     def segment(self, response: str) -> list[int]:
         """Character positions, strictly increasing and inside (0, len(response)), at which a new segment begins."""
         ...

@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test check smollm2 clean
+
+help:  ## this list
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(VENV)/.base  ## watch a tiny language model learn to reason with VinePPO (about 5 minutes on 2 CPU cores)
+	$(BIN)/vineppo quickstart
+
+test: check  ## lint, types and all tests
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## lint and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+smollm2: $(VENV)/.dev  ## SmolLM2-135M-Instruct into models/smollm2-135m, without a hub
+	$(BIN)/python scripts/get_smollm2.py models/smollm2-135m
+
+clean:  ## remove the environment and caches; runs/ and models/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build dist
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

@@ -1,0 +1,234 @@
+"""Tokens per second of both engines and of transformers' `generate`, with the share of the matrix-product rate.
+
+    python benchmarks/generation.py --workload workload.json --model models/smollm2-135m --out generation.json
+
+The vine workload: trajectories of {"prompt": ids, "resp": ids}; from each state after 0, 30, ..., 180 response tokens,
+K = 9 continuations at temperature 0.6 up to 200 response tokens, eos ignored. Prefix prefill is part of every time.
+`generate` and the hf engine, far slower, get only the states after 0, 90 and 180 tokens of the first trajectory: they
+have the same mean prefix and mean length as all seven, and nothing is shared that a larger call could share.
+The tiny model has the quickstart's size: 512 rows with a prompt of 32 tokens and 64 new ones.
+Without --workload and --model only the tiny model is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+
+from vineppo.engine import HFEngine, TorchEngine
+from vineppo.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
+from vineppo.types import Request, SamplingParams
+
+NUM_VINES, RESPONSE_TOKENS, EVERY = 9, 200, 30
+SUBSET = (0, 90, 180)
+TINY: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+TINY_BATCH, TINY_PROMPT, TINY_NEW = 512, 32, 64
+
+
+class NoEos:
+    """Stands in for a tokenizer: nothing ends a text but its length."""
+
+    eos_token_id = None
+
+
+class System(NamedTuple):
+    name: str
+    run: Callable[[], int]  # returns the number of generated tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--num-trajectories", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-batch", type=int, default=256)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if (options.workload is None) != (options.model is None):
+        parser.error("--workload and --model go together")
+    tune_allocator()
+    device = pick_device(options.device)
+    result = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **environment(device),
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "benchmarks": {},
+    }
+    if options.workload:
+        result["benchmarks"]["vines"] = bench_vines(options, device)
+    result["benchmarks"]["tiny"] = bench_tiny(options, device)
+    result["peak_memory_mb"] = round(peak_memory_mb())
+    for name, benchmark in result["benchmarks"].items():
+        print_table(name, benchmark)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def bench_vines(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    trajectories = json.loads(options.workload.read_text())[: options.num_trajectories]
+    params = SamplingParams(temperature=0.6, top_p=options.top_p)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).to(device).eval()
+    everything = make_vines(trajectories, range(0, RESPONSE_TOKENS, EVERY))
+    subset = make_vines(trajectories[:1], SUBSET)
+    return bench(model, params, everything, subset, options)
+
+
+def make_vines(trajectories: Sequence[dict[str, list[int]]], states: Sequence[int]) -> list[Request]:
+    return [
+        Request((*trajectory["prompt"], *trajectory["resp"][:state]), RESPONSE_TOKENS - state, hash((i, state, k)))
+        for i, trajectory in enumerate(trajectories)
+        for state in states
+        for k in range(NUM_VINES)
+    ]
+
+
+def bench_tiny(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**TINY)).to(device).eval()
+    prompts = torch.randint(TINY["vocab_size"], (TINY_BATCH, TINY_PROMPT)).tolist()
+    requests = [Request(tuple(prompt), TINY_NEW, seed) for seed, prompt in enumerate(prompts)]
+    options = argparse.Namespace(**{**vars(options), "max_batch": TINY_BATCH})
+    return bench(model, SamplingParams(temperature=1.0, top_p=options.top_p), requests, requests, options)
+
+
+def bench(
+    model: Any,
+    params: SamplingParams,
+    requests: Sequence[Request],
+    slow_requests: Sequence[Request],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """All systems one after the other, again and again, so that a busy machine slows all of them."""
+    model.generation_config = GenerationConfig()
+    dtype = pick_dtype("auto", model.device)
+    torch_engine = TorchEngine(TorchEngine.Config(max_batch=options.max_batch), model, NoEos())
+    hf_engine = HFEngine(HFEngine.Config(max_batch=max(map(len, by_length(slow_requests)))), model, NoEos())
+    naive = model.to(dtype)
+    systems = [
+        System("generate", lambda: run_naive(naive, slow_requests, params)),
+        System("hf engine", lambda: run_engine(hf_engine, slow_requests, params)),
+        System("torch engine", lambda: run_engine(torch_engine, requests, params)),
+        System("products only", lambda: run_products(torch_engine, options.max_batch)),
+    ]
+    run_engine(torch_engine, requests[:9], params)  # thread pools and caches are warm in all of them
+    run_naive(naive, [short(request) for request in slow_requests[:9]], params)
+    rates: dict[str, list[float]] = {system.name: [] for system in systems}
+    for _ in range(options.repeats):
+        for system in systems:
+            start = time.perf_counter()
+            num_tokens = system.run()
+            rates[system.name].append(num_tokens / (time.perf_counter() - start))
+    return summarize(rates) | {
+        "dtype": str(dtype),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens": sum(request.max_new_tokens for request in requests),
+        "tokens_of_generate_and_hf": sum(request.max_new_tokens for request in slow_requests),
+        "max_kv_tokens": torch_engine.memory.max_tokens,
+        "seat_bytes": torch_engine.memory.held_bytes,
+    }
+
+
+def short(request: Request) -> Request:
+    return Request(request.prefix_ids, 2, request.seed)
+
+
+def summarize(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Ratios are medians of the ratios inside each repeat."""
+    ours = rates["torch engine"]
+    return {
+        "tokens_per_second": {
+            name: {"n": len(numbers), "min": min(numbers), "median": median(numbers), "max": max(numbers)}
+            for name, numbers in rates.items()
+        },
+        "torch_engine_over": {
+            name: median(a / b for a, b in zip(ours, numbers, strict=True))
+            for name, numbers in rates.items()
+            if name != "torch engine"
+        },
+    }
+
+
+def run_engine(engine: TorchEngine | HFEngine, requests: Sequence[Request], params: SamplingParams) -> int:
+    completions = engine.generate(requests, params, purpose="vine")
+    synchronize(engine.model.device)
+    return sum(len(completion.token_ids) for completion in completions)
+
+
+def by_length(requests: Sequence[Request]) -> list[list[Request]]:
+    """Batches that `generate` can take without padding: siblings of a state, or prompts of one length."""
+    batches: dict[tuple[int, int], list[Request]] = {}
+    for request in requests:
+        batches.setdefault((len(request.prefix_ids), request.max_new_tokens), []).append(request)
+    return list(batches.values())
+
+
+@torch.inference_mode()
+def run_naive(model: Any, requests: Sequence[Request], params: SamplingParams) -> int:
+    for batch in by_length(requests):
+        ids = torch.tensor([request.prefix_ids for request in batch], device=model.device)
+        config = GenerationConfig(
+            do_sample=True,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=0,
+            max_new_tokens=batch[0].max_new_tokens,
+            pad_token_id=0,
+        )
+        model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    synchronize(model.device)
+    return sum(request.max_new_tokens for request in requests)
+
+
+@torch.inference_mode()
+def run_products(engine: TorchEngine, batch: int, seconds: float = 5.0) -> int:
+    """Only the matrix products that a token needs: the rate no engine with these products can pass."""
+    model = engine.model
+    matrices = [w for name, w in model.weights.items() if w.ndim == 2 and (name != "embed" or model.tied)]
+    widths = {w.shape[1] for w in matrices}
+    inputs = {width: torch.randn(batch, width).to(model.device, model.dtype) for width in widths}
+    start, tokens = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        for matrix in matrices:
+            F.linear(inputs[matrix.shape[1]], matrix)
+        synchronize(model.device)
+        tokens += batch
+    return tokens
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def print_table(name: str, benchmark: dict[str, Any]) -> None:
+    table = Table(title=f"{name}: {benchmark['num_parameters'] / 1e6:.1f}M parameters, {benchmark['dtype']}")
+    for column in ("system", "tokens/s (median)", "min", "max", "n", "torch engine is"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for system, rate in benchmark["tokens_per_second"].items():
+        ratio = benchmark["torch_engine_over"].get(system)
+        numbers = [f"{rate[key]:,.0f}" for key in ("median", "min", "max", "n")]
+        table.add_row(system, *numbers, "" if ratio is None else f"{ratio:.2f}x")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

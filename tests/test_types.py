@@ -1,0 +1,59 @@
+import math
+
+import pytest
+
+from vineppo.types import Credit, Grade, Request, Sample, SamplingParams, UserError, ValueEstimate
+
+
+def test_credit_accepts_advantages_that_telescope():
+    credit = Credit((0, 2, 3), (0.1, 0.1, -0.6), values=(0.5, 0.6, 0.0))
+    assert math.fsum(credit.advantages[b] for b in credit.boundaries[:-1]) == pytest.approx(0.0 - 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boundaries": (0, 2)}, "from 0 to 3"),
+        ({"boundaries": (1, 2, 3)}, "from 0 to 3"),
+        ({"boundaries": (0, 2, 2, 3)}, "strictly increasing"),
+        ({"advantages": (0.1, 0.1)}, "from 0 to 2"),
+        ({"advantages": (0.1, 0.1, math.nan)}, "finite"),
+        ({"advantages": (0.1, -0.6, -0.6)}, "segment 0"),
+        ({"values": (0.5, 0.6)}, "3 boundaries"),
+        ({"values": (0.5, 0.6, math.inf)}, "finite"),
+        ({"values": (0.5, 0.7, 0.0)}, "segment 0"),
+        ({"returns": (1.0,)}, "3 tokens"),
+    ],
+)
+def test_credit_cannot_be_misaligned(change, message):
+    fields = {"boundaries": (0, 2, 3), "advantages": (0.1, 0.1, -0.6), "values": (0.5, 0.6, 0.0)}
+    with pytest.raises(ValueError, match=message):
+        Credit(**(fields | change))
+
+
+def test_sample_columns_are_aligned_to_the_response():
+    with pytest.raises(ValueError, match="old_logprobs has 1 entries for 2"):
+        Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0), old_logprobs=(0.0,))
+
+
+@pytest.mark.parametrize(("reward", "verdict"), [(1.5, "correct"), (-0.1, "correct"), (0.5, "wrong"), (1.0, "timeout")])
+def test_only_correct_answers_earn_reward_in_0_to_1(reward, verdict):
+    with pytest.raises(ValueError, match="reward"):
+        Grade(reward, verdict)
+
+
+@pytest.mark.parametrize("change", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)}])
+def test_sampling_params_are_checked(change):
+    with pytest.raises(UserError):
+        SamplingParams(**change)
+
+
+def test_value_estimate():
+    estimate = ValueEstimate("p", (1,), (1.0, 0.0, 1.0, 1.0))
+    assert estimate.mean == 0.75
+    assert estimate.standard_error == pytest.approx(math.sqrt(0.25 / 4))
+    assert math.isnan(ValueEstimate("p", (1,), (1.0,)).standard_error)
+
+
+def test_requests_are_values():
+    assert Request((1, 2), 3, 4) == Request((1, 2), 3, 4)

@@ -1,0 +1,58 @@
+"""From samples to tensors. Collate pads and shifts, once: column t is the state before target t."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vineppo.types import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    input_ids_BT: torch.Tensor  # int64
+    target_ids_BT: torch.Tensor  # int64
+    attention_mask_BT: torch.Tensor  # int64, 0 on padding
+    action_mask_BT: torch.Tensor  # bool, targets that belong to a response
+
+
+def collate(samples: Sequence[Sample], *, pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Pads on the right to the longest sample. The action targets, flattened, are the responses in order."""
+    rows = [sample.prompt_ids + sample.response_ids for sample in samples]
+    num_columns = max(map(len, rows)) - 1
+    ids = torch.tensor([row + (pad_id,) * (num_columns + 1 - len(row)) for row in rows])
+    ends_B1 = torch.tensor([[len(row) - 1] for row in rows])
+    starts_B1 = torch.tensor([[len(sample.prompt_ids) - 1] for sample in samples])
+    columns_T = torch.arange(num_columns)
+    real_BT = columns_T < ends_B1
+    return Batch(
+        input_ids_BT=ids[:, :-1].to(device),
+        target_ids_BT=ids[:, 1:].to(device),
+        attention_mask_BT=real_BT.long().to(device),
+        action_mask_BT=(real_BT & (columns_T >= starts_B1)).to(device),
+    )
+
+
+def split(samples: Sequence[Sample], minibatch_size: int, *, seed: int) -> list[list[Sample]]:
+    """Minibatches in an order that `seed` decides; the last may be smaller, none is dropped."""
+    order = list(samples)
+    random.Random(seed).shuffle(order)
+    return [order[i : i + minibatch_size] for i in range(0, len(order), minibatch_size)]
+
+
+def microbatches(samples: Sequence[Sample], max_tokens: int) -> list[list[int]]:
+    """Indices of samples, longest first, in groups whose padded size stays within `max_tokens`.
+
+    A sample that alone is longer is a group of its own.
+    """
+    lengths = [len(sample.prompt_ids) + len(sample.response_ids) for sample in samples]
+    groups: list[list[int]] = []
+    for index in sorted(range(len(samples)), key=lambda i: -lengths[i]):
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,181 @@
+"""Checkpoints that a kill at any moment, a full disk or a flipped bit cannot turn into a wrong run.
+
+A checkpoint is a folder `iteration-000010` that transformers opens as a model, plus `trainer.pt` (optimizer, credit
+estimator) and `trainer.json` (iteration, seed, counters). It is written beside its place, checksummed, fsynced and
+renamed into place, so a folder with that name is complete. Seeds are paths of content that start at (seed, iteration):
+these two are the whole state of randomness and of the data order.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.types import UserError
+
+CHECKSUMS = "checksums.json"
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class CheckpointConfig(Config):
+    every: int = Field(default=1, ge=0)
+    """Iterations between checkpoints; 0 keeps only the one at the end."""
+    keep_last: int = Field(default=2, ge=1)
+    keep_every: int = Field(default=0, ge=0)
+    """Besides the last ones, keep every checkpoint whose iteration this divides; 0 keeps none."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+    iteration: int
+    progress: dict[str, Any]  # trainer.json
+    state: dict[str, Any]  # trainer.pt
+
+
+def save_checkpoint(
+    root: Path,
+    *,
+    save_policy: Callable[[Path], None],
+    state: dict[str, Any],
+    progress: dict[str, Any],
+    config: CheckpointConfig,
+) -> Path:
+    """Writes iteration `progress["iteration"]`, then deletes what `config` does not keep.
+
+    Raises UserError when the disk is full; earlier checkpoints are untouched then.
+    """
+    final = root / folder_name(progress["iteration"])
+    unfinished = root / f".unfinished-{final.name}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        save_policy(unfinished)
+        with (unfinished / "trainer.pt").open("wb") as file:  # torch's own writer does not say why it failed
+            torch.save(state, file)
+        (unfinished / "trainer.json").write_text(json.dumps(progress, indent=1))
+        write_checksums(unfinished)
+        sync(unfinished)
+    except Exception as error:  # safetensors wraps the write error in a class of its own
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not is_disk_full(error, root):
+            raise
+        raise UserError(disk_full_message(root, state)) from None
+    shutil.rmtree(final, ignore_errors=True)  # a corrupt one that a resumed run has come back to
+    unfinished.rename(final)
+    fsync_path(root)
+    prune(root, config)
+    return final
+
+
+def load_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest complete checkpoint; `warn` is told of every damaged one that was passed over."""
+    for folder in reversed(checkpoint_folders(root)):
+        damage = find_damage(folder)
+        if damage is None:
+            progress = json.loads((folder / "trainer.json").read_text())
+            state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+            return Checkpoint(folder, progress["iteration"], progress, state)
+        warn(f"{damage}; using the checkpoint before it")
+    return None
+
+
+def checkpoint_folders(root: Path) -> list[Path]:
+    return sorted(root.glob("iteration-*"))
+
+
+def folder_name(iteration: int) -> str:
+    return f"iteration-{iteration:06d}"
+
+
+def prune(root: Path, config: CheckpointConfig) -> None:
+    for folder in checkpoint_folders(root)[: -config.keep_last]:
+        iteration = int(folder.name.removeprefix("iteration-"))
+        if not (config.keep_every and iteration % config.keep_every == 0):
+            # renamed first: a kill while deleting must not leave a folder that looks complete
+            doomed = root / f".unfinished-{folder.name}"
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def write_checksums(folder: Path) -> None:
+    checksums = {file.name: checksum(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1))
+
+
+def checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.blake2b(digest_size=16)
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the checkpoint, naming the file, or None."""
+    try:
+        expected = json.loads((folder / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        return f"{folder / CHECKSUMS} cannot be read ({error})"
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+        if checksum(folder / name) != digest:
+            return f"{folder / name} is corrupt (its checksum does not match)"
+    return None
+
+
+def sync(folder: Path) -> None:
+    for file in folder.iterdir():
+        fsync_path(file)
+    fsync_path(folder)
+
+
+def fsync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_disk_full(error: BaseException | None, root: Path) -> bool:
+    """Looks through the whole chain: torch and safetensors report a failed write in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        if any(os.strerror(code) in str(error) for code in DISK_FULL):
+            return True
+        error = error.__context__
+    return shutil.disk_usage(root).free < 1 << 20
+
+
+def disk_full_message(root: Path, state: dict[str, Any]) -> str:
+    previous = checkpoint_folders(root)
+    last_size = sum(file.stat().st_size for file in previous[-1].iterdir()) if previous else 0
+    needed = max(last_size, tensor_bytes(state) * 3 // 2)
+    free = shutil.disk_usage(root).free
+    return (
+        f"{root}: disk full while saving a checkpoint; it needs about {needed >> 20 or 1} MiB, {free >> 20} MiB are "
+        f"free. Make room and continue with --resume" + (f" (from {previous[-1].name})" if previous else "")
+    )
+
+
+def tensor_bytes(tree: Any) -> int:
+    """Adam keeps two moments per weight, so the optimizer's bytes are about two thirds of a checkpoint."""
+    if isinstance(tree, torch.Tensor):
+        return tree.numel() * tree.element_size()
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return sum(map(tensor_bytes, children))

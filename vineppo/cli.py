@@ -1,0 +1,182 @@
+"""The command line: `vineppo COMMAND`. Exit codes: 0 done, 2 a mistake that the message says how to mend."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vineppo import __version__
+from vineppo.config import diff, read_toml
+from vineppo.shutdown import Stopped
+from vineppo.types import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"vineppo: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"vineppo: stopped by {stopped}; continue with --resume", file=sys.stderr)
+        return stopped.exit_code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vineppo",
+        description="RL training of language models for reasoning, with credit that is measured: VinePPO.",
+        epilog="A recipe is one TOML file; see recipes/. Any value can be overridden: credit.num_vines=3",
+    )
+    parser.add_argument("--version", action="version", version=f"vineppo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_quickstart(commands)
+    add_run(commands, "sft", "fine-tune a model on worked solutions", run_sft)
+    add_run(commands, "train", "train with reinforcement learning", run_train)
+    add_eval(commands)
+    add_config(commands)
+    return parser
+
+
+def add_quickstart(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "quickstart",
+        help="watch a tiny language model learn to reason, in minutes on a CPU",
+        description="Trains a tiny Llama from scratch by SFT on the embedded task, then with VinePPO, evaluates "
+        "both on held-out problems and shows what was learnt. No network, no GPU needed.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/quickstart"),
+        help="folder (an earlier quickstart there is replaced; default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same machine: same numbers (default: 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
+    parser.set_defaults(run=run_quickstart)
+
+
+def add_run(commands: argparse._SubParsersAction, name: str, what: str, run) -> None:
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}, as a recipe says.",
+        epilog=f"example: vineppo {name} recipes/gsm8k-smollm2.toml seed=1 learner.optim.lr=2e-6 --out runs/again",
+    )
+    add_recipe(parser)
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME, after the recipe's name)")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in that folder from its last checkpoint"
+    )
+    parser.set_defaults(run=run)
+
+
+def add_eval(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="pass@1, pass@k and maj@k of a model, with intervals",
+        description="Evaluates a model on the recipe's task as its [evaluation] section says.",
+        epilog="example: vineppo eval recipes/gsm8k-smollm2.toml --model models/smollm2-135m evaluation.num_samples=1",
+    )
+    add_recipe(parser)
+    parser.add_argument("--model", help="evaluate this model (folder, hub name or GGUF) instead of the recipe's own")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    parser.set_defaults(run=run_eval)
+
+
+def add_config(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("config", help="show a recipe with every default, or the difference between two")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="print a recipe, checked, with every default written out")
+    add_recipe(show)
+    show.set_defaults(run=show_config)
+    compare = actions.add_parser("diff", help="print the keys in which two recipes differ")
+    compare.add_argument("left", type=Path)
+    compare.add_argument("right", type=Path)
+    compare.set_defaults(run=diff_configs)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="a .toml recipe")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, e.g. credit.num_vines=3")
+
+
+def run_quickstart(args: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.quickstart import quickstart
+
+    quickstart(args.out, seed=args.seed, device=args.device)
+
+
+def run_sft(args: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.recipe import SFTRecipe, load_recipe
+    from vineppo.runs import sft_run
+
+    recipe = load_recipe(args.recipe, args.overrides, kind=SFTRecipe)
+    folder = sft_run(recipe, args.out or Path("runs") / recipe.name, resume=args.resume)
+    print(f"model: {folder}")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.recipe import TrainRecipe, load_recipe
+    from vineppo.runs import train_run
+
+    recipe = load_recipe(args.recipe, args.overrides, kind=TrainRecipe)
+    folder = train_run(recipe, args.out or Path("runs") / recipe.name, resume=args.resume)
+    print(f"model: {folder}")
+
+
+def run_eval(args: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.recipe import ModelConfig, load_recipe
+    from vineppo.runs import eval_run
+
+    recipe = load_recipe(args.recipe, args.overrides, kind=kind_of(args.recipe))
+    if args.model:
+        recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
+    result = eval_run(recipe).to_json()
+    text = json.dumps(result, indent=1)
+    if args.json:
+        args.json.write_text(text + "\n")
+    print(text)
+
+
+def show_config(args: argparse.Namespace) -> None:
+    import tomli_w
+
+    from vineppo.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides, kind=kind_of(args.recipe))
+    print(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)), end="")
+
+
+def diff_configs(args: argparse.Namespace) -> None:
+    from vineppo.recipe import load_recipe
+
+    left, right = (load_recipe(path, kind=kind_of(path)) for path in (args.left, args.right))
+    for key, (a, b) in diff(left, right).items():
+        print(f"{key}: {a!r} -> {b!r}")
+
+
+def kind_of(path: Path):
+    """An SFT recipe is one with an [sft] section."""
+    from vineppo.recipe import SFTRecipe, TrainRecipe
+
+    return SFTRecipe if "sft" in read_toml(path) else TrainRecipe
+
+
+def prepare() -> None:
+    """Before torch allocates anything: CPU training spends half its time in page faults otherwise."""
+    from vineppo import runtime
+
+    runtime.tune_allocator()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

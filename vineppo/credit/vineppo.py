@@ -1,0 +1,129 @@
+"""VinePPO: the value of every intermediate state is the mean reward of K continuations sampled from it.
+
+Paper section 4. V(s_j) is measured for j < S, V(s_S) is the rollout's own reward R, and
+A_j = V(s_{j+1}) - V(s_j) is copied to every token of segment j. Vines are never trained on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.credit.spread import differences, spread
+from vineppo.environment import Environment, State
+from vineppo.seeding import derive_seed
+from vineppo.types import Credit, Group, Rollout, Sample, ValueEstimate
+
+StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
+
+
+class VinePPOConfig(Config):
+    name: Literal["vineppo"] = "vineppo"
+    num_vines: int = Field(default=9, ge=1)
+    """Continuations per state (K). Upstream configs use 9."""
+    vine_budget: Literal["remaining", "full"] = "remaining"
+    """New tokens a vine may take: what the rollout had left, the value of the task that is trained; or, as the
+    reference implementation has it, the whole max_new_tokens from every state."""
+    max_states_per_rollout: int | None = Field(default=None, ge=1)
+    """Estimate at most this many states of a rollout, evenly spaced from the prompt on; segments between them merge."""
+
+
+class VinePPO:
+    Config = VinePPOConfig
+
+    def __init__(self, config: VinePPOConfig, environment: Environment):
+        self.config = config
+        self.environment = environment
+        self._metrics: dict[str, float] = {}
+
+    def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
+        boundaries = [[self.boundaries(rollout) for rollout in group] for group in groups]
+        estimates = self.estimate(
+            {
+                key: (state, self.budget(rollout, boundary))
+                for group, group_boundaries in zip(groups, boundaries, strict=True)
+                for rollout, kept in zip(group, group_boundaries, strict=True)
+                for boundary in kept[:-1]
+                for key, state in [state_at(rollout, boundary)]
+            },
+            seed=seed,
+        )
+        credits = [
+            [make_credit(rollout, kept, estimates) for rollout, kept in zip(group, group_boundaries, strict=True)]
+            for group, group_boundaries in zip(groups, boundaries, strict=True)
+        ]
+        self._metrics |= credit_metrics(credits)
+        return credits
+
+    def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
+        """The rollout's boundaries, thinned evenly where there are more states than may be estimated."""
+        num_states, limit = rollout.num_segments, self.config.max_states_per_rollout
+        if limit is None or num_states <= limit:
+            return rollout.boundaries
+        return (*(rollout.boundaries[i * num_states // limit] for i in range(limit)), rollout.boundaries[-1])
+
+    def budget(self, rollout: Rollout, boundary: int) -> int:
+        return rollout.max_new_tokens - (boundary if self.config.vine_budget == "remaining" else 0)
+
+    def estimate(self, states: Mapping[StateKey, tuple[State, int]], *, seed: int) -> dict[StateKey, ValueEstimate]:
+        """K vines from every state within its budget, all in one engine call; each state's draws are its own."""
+        num_vines = self.config.num_vines
+        vines = [(key, *states[key], k) for key in states for k in range(num_vines)]
+        endings = self.environment.finish(
+            [state for _, state, _, _ in vines],
+            [budget for _, _, budget, _ in vines],
+            [derive_seed(seed, "vine", *key, k) for key, _, _, k in vines],
+            purpose="vine",
+        )
+        rewards = [ending.grade.reward for ending in endings]
+        reasons = Counter(ending.completion.finish_reason for ending in endings)
+        self._metrics = {
+            "credit/num_states_merged": len(states),
+            "credit/num_vines": len(vines),
+            "credit/num_vines_truncated": reasons["length"],
+        }
+        return {
+            key: ValueEstimate(*key, tuple(rewards[i * num_vines : (i + 1) * num_vines]))
+            for i, key in enumerate(states)
+        }
+
+    def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
+        return {}
+
+    def metrics(self) -> dict[str, float]:
+        return dict(self._metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert not state, f"VinePPO keeps no state, got {list(state)}"
+
+
+def state_at(rollout: Rollout, boundary: int) -> tuple[StateKey, State]:
+    state = State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
+    return (rollout.problem.id, state.prefix_ids), state
+
+
+def make_credit(rollout: Rollout, boundaries: tuple[int, ...], estimates: Mapping[StateKey, ValueEstimate]) -> Credit:
+    values = (*(estimates[state_at(rollout, b)[0]].mean for b in boundaries[:-1]), rollout.reward)
+    return Credit(boundaries, spread(differences(values), boundaries), values)
+
+
+def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
+    flat = [credit for group in credits for credit in group]
+    values = [value for credit in flat if credit.values for value in credit.values[:-1]]
+    advantages = [credit.advantages[start] for credit in flat for start in credit.boundaries[:-1]]
+    return {
+        "credit/value_mean": fmean(values),
+        "credit/value_std": pstdev(values),
+        "credit/initial_value_mean": fmean(credit.values[0] for credit in flat if credit.values),
+        "credit/advantage_std": pstdev(advantages),
+        "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),
+        "credit/num_states": len(values),
+    }

@@ -1,0 +1,51 @@
+"""Why a completion ends: eos token, stop string, or length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vineppo.types import FinishReason
+
+REPLACEMENT = "\ufffd"  # how decoders show bytes that are not yet a whole character
+
+
+def find_eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a text: the tokenizer's, and those of the model's generation config (Llama 3 lists three)."""
+    listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = listed if isinstance(listed, (list, tuple)) else [listed]
+    return frozenset(int(i) for i in (*ids, getattr(tokenizer, "eos_token_id", None)) if i is not None)
+
+
+class StopRule:
+    """Decides after each token whether a completion has ended. Stop strings count in its text, not in its prefix."""
+
+    def __init__(self, tokenizer: Any, eos_ids: frozenset[int], stop: Sequence[str]) -> None:
+        self.tokenizer, self.eos_ids, self.stop = tokenizer, eos_ids, tuple(stop)
+        # A character has at most four bytes and a token at least one, but for a few special tokens without text.
+        self.window = 4 * max(map(len, self.stop), default=0) + 16
+        self._may_end: dict[int, bool] = {}
+
+    def reason(self, token_ids: Sequence[int], budget: int) -> FinishReason | None:
+        if token_ids[-1] in self.eos_ids:
+            return "eos"
+        if self.stop and self._ends_in_stop(token_ids):
+            return "stop"
+        return "length" if len(token_ids) >= budget else None
+
+    def _ends_in_stop(self, token_ids: Sequence[int]) -> bool:
+        token = token_ids[-1]
+        if token not in self._may_end:
+            self._may_end[token] = self._may_complete_a_stop(token)
+        if not self._may_end[token]:
+            return False
+        text = self._decode(token_ids[-self.window :])
+        return any(stop in text for stop in self.stop)
+
+    def _may_complete_a_stop(self, token: int) -> bool:
+        """Cheap and never wrongly False: the token that completes a stop string brings its last character."""
+        text = self._decode([token])
+        return REPLACEMENT in text or any(stop[-1].isspace() or stop[-1] in text for stop in self.stop)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,225 @@
+"""The in-process engine: PyTorch only, for the Llama family, with continuous batching and shared prefixes.
+
+One turn of the loop: seat what is ready, open new states, one forward for all of them, draw, see who has finished.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.engine.attention import (
+    DecodeAttention,
+    PrefillAttention,
+    PrefillGroup,
+    PrefixGroup,
+    group_prefixes,
+)
+from vineppo.engine.kv_cache import KVMemory, default_kv_tokens
+from vineppo.engine.limits import check_requests, context_limit
+from vineppo.engine.llama import Llama, sliding_window
+from vineppo.engine.sampler import as_int64, draw_uniforms, sample
+from vineppo.engine.scheduler import Branch, Scheduler, State, Trunk, Wave, plan_waves
+from vineppo.engine.stopping import StopRule, find_eos_ids
+from vineppo.runtime import pick_dtype
+from vineppo.types import Completion, Request, SamplingParams, UserError
+
+PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
+NEVER_CONTINUED = frozenset({"vine", "eval", "reference"})  # purposes whose completions no later request extends
+
+
+class TorchEngineConfig(Config):
+    name: Literal["torch"] = "torch"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
+    max_batch: int = Field(default=256, ge=1)
+    """Continuations decoded at once. On CPU nothing is gained beyond about 128 for a 135M model."""
+    max_kv_tokens: int | None = Field(default=None, ge=2)
+    """Bound on tokens whose keys and values are in memory, in use and kept; by default from the free memory."""
+
+
+class TorchEngine:
+    """Samples continuations of token-id prefixes; every distinct prefix is computed once.
+
+    `usage` counts generated tokens by purpose. `prefill_tokens` counts the prefix tokens that were computed and
+    `reused_tokens` those that were not, because another request of the call shares them or an earlier call's finished
+    sequence begins with them; together they are all requests' prefixes. `num_states` counts distinct prefixes: the
+    last token of each is run once more, for the logits that all of its continuations begin with.
+    """
+
+    Config = TorchEngineConfig
+
+    def __init__(self, config: TorchEngineConfig, model: Any, tokenizer: Any) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        device = model.device
+        self.model = Llama(model, pick_dtype(config.dtype, device))
+        self.context, self.window = context_limit(model.config), sliding_window(model.config)
+        self.eos_ids = find_eos_ids(model, tokenizer)
+        llama = self.model
+        bytes_per_token = 2 * llama.num_layers * llama.num_kv_heads * llama.head_dim * llama.dtype.itemsize
+        max_tokens = config.max_kv_tokens or default_kv_tokens(bytes_per_token, device)
+        like = torch.empty(0, dtype=llama.dtype, device=device)
+        self.memory = KVMemory(max_tokens, llama.num_kv_heads, llama.num_layers, llama.head_dim, like)
+        self.scale = llama.head_dim**-0.5
+        self.version = 0
+        self.usage: Counter[str] = Counter()
+        self.prefill_tokens = self.reused_tokens = self.num_states = 0
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
+        """One completion per request, in the order of the requests."""
+        budgets = check_requests(requests, vocab_size=self.model.vocab_size, context=self.context)
+        branches = [Branch(request, budget) for request, budget in zip(requests, budgets, strict=True)]
+        for branch in branches:
+            self._check_fits(branch)
+        waves = plan_waves(
+            branches,
+            max_batch=self.config.max_batch,
+            seat_tokens=self.memory.seat_tokens,
+            max_kv_tokens=self.memory.max_tokens,
+        )
+        rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
+        for wave in waves:
+            run = Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED)
+            while run.scheduler.busy:
+                run.turn()
+            self.prefill_tokens += run.prefill_tokens
+            self.num_states += run.num_states
+            self.reused_tokens -= run.prefill_tokens
+        self.reused_tokens += sum(branch.prefix_length for branch in branches)
+        self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
+        return [self._completion(branch) for branch in branches]
+
+    @torch.inference_mode()
+    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+        """Copies the parameters (transformers' names) in place and forgets every cached prefix."""
+        self.model.load(state_dict)
+        self.memory.kept.clear()
+        self.version = version
+
+    def _check_fits(self, branch: Branch) -> None:
+        needed = branch.prefix_length + branch.budget
+        if self.window is not None and needed > self.window:
+            raise UserError(
+                f"a request may reach {needed} tokens, more than the model's sliding window of {self.window}; "
+                'set engine.name = "hf" or lower max_new_tokens'
+            )
+        if needed - 1 > self.memory.max_tokens:  # the last token is never fed back
+            raise UserError(
+                f"a request may need {needed - 1} tokens of keys and values, more than max_kv_tokens = "
+                f"{self.memory.max_tokens}; raise engine.max_kv_tokens or lower max_new_tokens"
+            )
+
+    def _completion(self, branch: Branch) -> Completion:
+        assert branch.finish_reason is not None
+        return Completion(tuple(branch.token_ids), tuple(branch.logprobs), branch.finish_reason, self.version)
+
+
+class Run:
+    """One wave being decoded."""
+
+    def __init__(self, engine: TorchEngine, wave: Wave, params: SamplingParams, rule: StopRule, *, keep: bool) -> None:
+        self.model, self.kept, self.scale = engine.model, engine.memory.kept, engine.scale
+        self.params, self.rule, self.keep = params, rule, keep
+        self.scheduler = Scheduler(wave)
+        self.trunk_kv, self.own_kv = engine.memory.seats(
+            wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
+        )
+        self.prefill_tokens = self.num_states = 0
+        self._grouped: tuple[list[int], list[int]] = ([], [])  # what the groups were made for
+        self._groups: list[PrefixGroup] = []
+
+    def turn(self) -> None:
+        """One token for every seated row, and the first tokens of the states that are opened."""
+        rows = self.scheduler.rows
+        self.own_kv.move(self.scheduler.seat_rows(), used=self.own_kv.length)
+        opened, new_trunks, moves = self.scheduler.open_states()
+        self.trunk_kv.move(moves, used=self.trunk_kv.length)
+        self._fill(new_trunks)
+        self.num_states += len(opened)
+        if not rows and not opened:
+            return  # the last rows have just given up their seats
+        logits_SV = self._forward(rows, opened)
+        firsts = [branch for state in opened for branch in state.branches]
+        sources = [*range(len(rows)), *(len(rows) + i for i, state in enumerate(opened) for _ in state.branches)]
+        self._draw(logits_SV, sources, rows + firsts)
+        for branch in firsts:
+            self.scheduler.first_drawn(branch)
+
+    def _forward(self, rows: Sequence[Branch], opened: Sequence[State]) -> torch.Tensor:
+        tokens = [row.token_ids[-1] for row in rows] + [state.prefix_ids[-1] for state in opened]
+        own_lengths = [len(row.token_ids) - 1 for row in rows]
+        lengths = [row.prefix_length for row in rows] + [len(state.prefix_ids) for state in opened]
+        seats = [row.state.trunk.seat for row in rows] + [state.trunk.seat for state in opened]
+        if (seats, lengths) != self._grouped:
+            self._grouped, self._groups = (seats, lengths), group_prefixes(seats, lengths, self.trunk_kv.kv)
+        positions = [row.prefix_length + own for row, own in zip(rows, own_lengths, strict=True)]
+        positions += [len(state.prefix_ids) - 1 for state in opened]
+        attend = DecodeAttention(self.trunk_kv, self.own_kv, self._groups, own_lengths, self.scale)
+        return self.model.logits(self.model.hidden(self._ints(tokens), self._ints(positions), attend))
+
+    def _draw(self, logits_SV: torch.Tensor, sources: Sequence[int], branches: Sequence[Branch]) -> None:
+        seeds_N = self._ints([as_int64(branch.request.seed) for branch in branches])
+        uniforms_N = draw_uniforms(seeds_N, self._ints([len(branch.token_ids) for branch in branches]))
+        tokens_N, logprobs_N = sample(logits_SV, self._ints(sources), uniforms_N, self.params)
+        for branch, token, logprob in zip(branches, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
+            branch.token_ids.append(token)
+            branch.logprobs.append(logprob)
+            branch.finish_reason = self.rule.reason(branch.token_ids, branch.budget)
+            if branch.done:
+                branch.state.trunk.live -= 1
+                if self.keep:
+                    self._keep(branch)
+
+    def _keep(self, branch: Branch) -> None:
+        """The whole sequence for later calls, but for its last token, which was never fed back."""
+        tokens = (*branch.request.prefix_ids, *branch.token_ids[:-1])
+        prefix_kv = self.trunk_kv.read(branch.state.trunk.seat, branch.prefix_length)
+        own_kv = self.own_kv.read(max(branch.seat, 0), len(branch.token_ids) - 1)  # a first token has no seat, nor KV
+        self.kept.add(tokens, torch.cat((prefix_kv, own_kv), dim=3))
+
+    def _fill(self, trunks: Iterable[Trunk]) -> None:
+        """Gives newly seated trunks their keys and values: what is kept is copied, the rest computed."""
+        jobs: list[tuple[int, int, Trunk]] = []  # cached tokens, new tokens
+        for trunk in trunks:
+            kept = self.kept.longest_match(trunk.token_ids)
+            cached = 0
+            if kept is not None:
+                cached = kept.shape[3]
+                self.trunk_kv.write(trunk.seat, kept)
+            if cached < len(trunk.token_ids):
+                jobs.append((cached, len(trunk.token_ids) - cached, trunk))
+        jobs.sort(key=lambda job: job[:2])
+        while jobs:
+            batch = take_until(jobs, PREFILL_TOKENS)
+            self._prefill(batch)
+
+    def _prefill(self, jobs: Sequence[tuple[int, int, Trunk]]) -> None:
+        tokens = [token for cached, _, trunk in jobs for token in trunk.token_ids[cached:]]
+        positions = [position for cached, new, _ in jobs for position in range(cached, cached + new)]
+        groups = [
+            PrefillGroup([trunk.seat for _, _, trunk in members], cached, new)
+            for (cached, new), members in groupby(jobs, key=lambda job: job[:2])
+        ]
+        attend = PrefillAttention(self.trunk_kv, groups, self.scale)
+        self.model.hidden(self._ints(tokens), self._ints(positions), attend)
+        self.prefill_tokens += len(tokens)
+
+    def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.model.device)
+
+
+def take_until(jobs: list[tuple[int, int, Trunk]], max_tokens: int) -> list[tuple[int, int, Trunk]]:
+    """Removes the first jobs, as many as have at most this many new tokens, but at least one."""
+    taken = [jobs.pop(0)]
+    tokens = taken[0][1]
+    while jobs and tokens + jobs[0][1] <= max_tokens:
+        taken.append(jobs.pop(0))
+        tokens += taken[-1][1]
+    return taken

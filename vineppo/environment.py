@@ -1,0 +1,83 @@
+"""The language environment: start the policy in any token state, let it finish, grade what it wrote.
+
+A text can be reset to any intermediate state, which is all that VinePPO asks of an environment (paper, section 4).
+Rollouts start at the prompt, vines in the middle of a response; both end under the one rule below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vineppo.types import Completion, Engine, Grade, Grader, Problem, Request, SamplingParams, Task
+
+
+@dataclass(frozen=True)
+class State:
+    """A problem and how far its response has come, in token ids."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...] = ()
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        return self.prompt_ids + self.response_ids
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A continuation from a state; text and grade are those of the whole response, the state's part included."""
+
+    completion: Completion
+    text: str
+    grade: Grade
+
+
+@dataclass(frozen=True)
+class Environment:
+    engine: Engine
+    task: Task
+    grader: Grader
+    tokenizer: Any  # a Hugging Face tokenizer
+    params: SamplingParams
+    max_prompt_tokens: int
+
+    def reset(self, problem: Problem) -> State | None:
+        """The state before the first response token; None where the prompt is longer than `max_prompt_tokens`."""
+        prompt_ids = self.tokenizer.encode(problem.prompt)
+        if prompt_ids and prompt_ids[-1] == self.tokenizer.eos_token_id:
+            prompt_ids.pop()  # some tokenizers close every text; the policy continues this one
+        return State(problem, tuple(prompt_ids)) if 0 < len(prompt_ids) <= self.max_prompt_tokens else None
+
+    def finish(
+        self, states: Sequence[State], budgets: Sequence[int], seeds: Sequence[int], *, purpose: str
+    ) -> list[Ending]:
+        """One continuation per state, of at most its budget of new tokens, all in one engine call."""
+        requests = [
+            Request(state.prefix_ids, budget, seed) for state, budget, seed in zip(states, budgets, seeds, strict=True)
+        ]
+        completions = self.engine.generate(requests, self.params, purpose=purpose)
+        texts = [
+            self.text(state.response_ids + completion.token_ids)
+            for state, completion in zip(states, completions, strict=True)
+        ]
+        grades = self._grade([state.problem for state in states], completions, texts)
+        return [Ending(*parts) for parts in zip(completions, texts, grades, strict=True)]
+
+    def text(self, response_ids: Sequence[int]) -> str:
+        """The response as graded: without special tokens, up to the first stop string."""
+        text = self.tokenizer.decode(response_ids, skip_special_tokens=True)
+        return text[: min((text.find(stop) for stop in self.params.stop if stop in text), default=len(text))]
+
+    def _grade(self, problems: list[Problem], completions: list[Completion], texts: list[str]) -> list[Grade]:
+        """A response that the budget cut off earns nothing and is not read, as in the paper's code.
+
+        Evaluation, training and vines share the rule, so a value is the value of the reward that is trained on.
+        """
+        finished = [j for j, completion in enumerate(completions) if completion.finish_reason != "length"]
+        grades = [Grade(0.0, "unparseable")] * len(texts)
+        for j, grade in zip(finished, self.grader.grade([(problems[j], texts[j]) for j in finished]), strict=True):
+            grades[j] = grade
+        return grades

@@ -1,0 +1,222 @@
+"""Evaluation: pass@1, pass@k and maj@k with intervals over problems that training never sees.
+
+A response is graded by the rule of training: one that the token budget cut off earns nothing and is not read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from vineppo.config import Config
+from vineppo.environment import Ending, Environment
+from vineppo.seeding import derive_seed
+from vineppo.types import Grader, Problem, SamplingParams, Task, UserError
+
+NUM_RESAMPLES = 2000
+Z_95 = 1.959964
+RIGHT = 0.5
+"""Reward from which a response counts as right, where only right and wrong exist (pass@k, equality of answers)."""
+
+
+class EvaluationConfig(Config):
+    """The defaults are the paper's: 16 samples of at most 1,024 tokens at temperature 0.35 and top_p 0.9."""
+
+    every: int = Field(default=0, ge=0)
+    """Iterations between evaluations; 0 evaluates only at the end."""
+    split: str = "test"
+    num_problems: int | None = Field(default=None, ge=1)
+    """The first so many of the split; by default all."""
+    num_samples: int = Field(default=16, ge=1)
+    temperature: float = Field(default=0.35, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = Field(default=1024, ge=1)
+    pass_at: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """The k of pass@k; those above num_samples are left out, 1 is always there."""
+
+    @field_validator("pass_at")
+    @classmethod
+    def counts_samples(cls, pass_at: tuple[int, ...]) -> tuple[int, ...]:
+        if min(pass_at, default=1) < 1:
+            raise ValueError("every k must be at least 1")
+        return pass_at
+
+    def params(self) -> SamplingParams:
+        return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over problems and its 95% interval."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    scores: dict[str, Score]
+    """By name: pass@1, which is the mean reward, pass@k and maj@k."""
+    num_problems: int
+    num_samples: int
+    num_prompts_too_long: int
+    num_truncated: int
+    verdicts: Counter[str]
+    """Of the responses that were not truncated."""
+    num_tokens: int
+
+    @property
+    def length_mean(self) -> float:
+        return self.num_tokens / (self.num_problems * self.num_samples)
+
+    def to_json(self) -> dict[str, Any]:
+        means = {name: score.mean for name, score in self.scores.items()}
+        intervals = {interval_key(name): list(score.ci95) for name, score in self.scores.items()}
+        return {
+            **means,
+            **intervals,
+            "num_problems": self.num_problems,
+            "num_samples": self.num_samples,
+            "num_prompts_too_long": self.num_prompts_too_long,
+            "num_truncated": self.num_truncated,
+            "verdicts": dict(sorted(self.verdicts.items())),
+            "num_tokens": self.num_tokens,
+            "length_mean": self.length_mean,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            **{f"eval/{name}": score.mean for name, score in self.scores.items()},
+            "eval/pass@1_low": self.scores["pass@1"].ci95[0],
+            "eval/pass@1_high": self.scores["pass@1"].ci95[1],
+            "eval/num_problems": self.num_problems,
+            "eval/num_prompts_too_long": self.num_prompts_too_long,
+            "eval/num_truncated": self.num_truncated,
+            "eval/length_mean": self.length_mean,
+            "tokens/eval": self.num_tokens,
+        }
+
+
+def interval_key(name: str) -> str:
+    return "ci95" if name == "pass@1" else f"{name}_ci95"
+
+
+def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int) -> Evaluation:
+    """Samples `num_samples` responses to every problem in one engine call and grades them.
+
+    `environment` is the one of training or any other; its sampling parameters are replaced by the config's.
+    """
+    environment = replace(environment, params=config.params())
+    problems = environment.task.split(config.split)[: config.num_problems]
+    states = [state for state in map(environment.reset, problems) if state is not None]
+    if not states:
+        raise UserError(f"evaluation: all {len(problems)} prompts are too long for the model")
+    jobs = [(state, k) for state in states for k in range(config.num_samples)]
+    endings = environment.finish(
+        [state for state, _ in jobs],
+        [config.max_new_tokens] * len(jobs),
+        [derive_seed(seed, "eval", state.problem.id, k) for state, k in jobs],
+        purpose="eval",
+    )
+    n = config.num_samples
+    by_problem = [(state.problem, endings[i * n : (i + 1) * n]) for i, state in enumerate(states)]
+    per_problem = pass_rewards([samples for _, samples in by_problem], config)
+    per_problem[f"maj@{n}"] = majority_rewards(environment.task, environment.grader, by_problem)
+    truncated = [ending.completion.finish_reason == "length" for ending in endings]
+    return Evaluation(
+        scores={
+            name: Score(fmean(values), bootstrap_ci95(values, seed=derive_seed(seed, "bootstrap", name)))
+            for name, values in per_problem.items()
+        },
+        num_problems=len(states),
+        num_samples=n,
+        num_prompts_too_long=len(problems) - len(states),
+        num_truncated=sum(truncated),
+        verdicts=Counter(ending.grade.verdict for ending, cut in zip(endings, truncated, strict=True) if not cut),
+        num_tokens=sum(len(ending.completion.token_ids) for ending in endings),
+    )
+
+
+def pass_rewards(by_problem: Sequence[Sequence[Ending]], config: EvaluationConfig) -> dict[str, list[float]]:
+    """Name -> one number per problem: the mean reward for k = 1, the chance of a right response for larger k."""
+    n = config.num_samples
+    num_right = [sum(ending.grade.reward >= RIGHT for ending in samples) for samples in by_problem]
+    ks = sorted({k for k in config.pass_at if 1 < k <= n})
+    return {"pass@1": [fmean(ending.grade.reward for ending in samples) for samples in by_problem]} | {
+        f"pass@{k}": [unbiased_pass_at_k(n, right, k) for right in num_right] for k in ks
+    }
+
+
+def unbiased_pass_at_k(n: int, num_right: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the chance that k of n samples, drawn without replacement, hold a right one.
+
+    Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1.
+    """
+    return 1 - math.comb(n - num_right, k) / math.comb(n, k)
+
+
+def majority_rewards(task: Task, grader: Grader, by_problem: Sequence[tuple[Problem, Sequence[Ending]]]) -> list[float]:
+    """Reward of every problem's most frequent answer; of equally frequent ones the first wins, and no vote earns 0.
+
+    Two answers are one if a response with the second would be right were the first the gold answer, so that 1/2 and
+    0.5 vote together. An answer is compared with the first of every class, and all problems are compared at once, so
+    that the grader's workers are busy and its time limits hold here too.
+    """
+    waiting = [votes(task, samples) for _, samples in by_problem]
+    classes: list[list[list[Ending]]] = [[] for _ in by_problem]
+    while any(waiting):
+        golds = [next(iter(answers), "") for answers in waiting]
+        jobs = [(i, answer) for i, answers in enumerate(waiting) for answer in answers if answer != golds[i]]
+        pairs = [(replace(by_problem[i][0], answer=golds[i]), waiting[i][answer][0].text) for i, answer in jobs]
+        for i, answers in enumerate(waiting):
+            if answers:
+                classes[i].append(answers.pop(golds[i]))
+        for (i, answer), grade in zip(jobs, grader.grade(pairs), strict=True):
+            if grade.reward >= RIGHT:
+                classes[i][-1] += waiting[i].pop(answer)
+    winners = [max(found, key=len) if found else None for found in classes]  # max takes the first of equals
+    return [winner[0].grade.reward if winner else 0.0 for winner in winners]
+
+
+def votes(task: Task, samples: Sequence[Ending]) -> dict[str, list[Ending]]:
+    """Answer as written -> the responses that give it, in the order of first appearance.
+
+    Only responses graded correct or wrong vote: not the truncated, the unparseable, nor those that broke the grader.
+    """
+    found: dict[str, list[Ending]] = {}
+    for ending in samples:
+        answer = task.answer(ending.text) if ending.grade.verdict in ("correct", "wrong") else None
+        if answer is not None:
+            found.setdefault(answer, []).append(ending)
+    return found
+
+
+def bootstrap_ci95(values: Sequence[float], *, seed: int) -> tuple[float, float]:
+    """Percentile bootstrap over problems, 2,000 resamples: how often each distinct value is drawn is multinomial.
+
+    Where all values are equal there is nothing to resample and the bootstrap would claim certainty; then it is
+    Wilson's interval for a proportion (JASA 1927).
+    """
+    n = len(values)
+    if min(values) == max(values):
+        return wilson_ci95(values[0], n)
+    distinct, counts = np.unique(values, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=NUM_RESAMPLES)
+    means = np.sort(draws @ distinct / n).tolist()
+    tail = round(0.025 * NUM_RESAMPLES)
+    return means[tail], means[-tail - 1]
+
+
+def wilson_ci95(p: float, n: int) -> tuple[float, float]:
+    center = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2))
+    return max(0.0, center - half), min(1.0, center + half)

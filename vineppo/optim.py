@@ -1,0 +1,52 @@
+"""AdamW with fp32 master weights, learning-rate schedules as functions of the step, and the global gradient norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from vineppo.config import Config
+
+
+class OptimConfig(Config):
+    lr: float = Field(default=1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """On matrices only, never on norms and biases."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    """Share of all optimizer steps over which the rate rises linearly from 0, rounded up."""
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Where linear and cosine end, as a share of lr."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+def make_optimizer(config: OptimConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
+    """The rate of optimizer step `step` (from 0) of `total_steps`. Warm-up counts the step itself: none has rate 0."""
+    warmup_steps = math.ceil(config.warmup_ratio * total_steps)
+    if step < warmup_steps:
+        return config.lr * (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    remaining = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * remaining[config.schedule])
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
+    """Scales gradients so that their global norm is at most `max_norm`; returns the norm they had."""
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()

@@ -1,0 +1,183 @@
+"""The whole program in minutes on a CPU: a tiny Llama learns chains of arithmetic by SFT, then by VinePPO."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vineppo import runtime
+from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
+from vineppo.runs import sft_run, train_run
+from vineppo.types import UserError
+
+TASK = {"name": "arithmetic", "num_steps": [8, 12], "slip_share": 0.3, "num_test": 1000}
+ENGINE = {"name": "torch", "max_kv_tokens": 262_144}
+EVALUATION = {"num_problems": 600, "num_samples": 4, "max_new_tokens": 128, "every": 0}
+SFT = {
+    "task": TASK,
+    "engine": ENGINE,
+    "model": {"from_scratch": {"num_layers": 4, "hidden_size": 128, "num_heads": 4, "ffn_size": 384}},
+    "sft": {"num_problems": 20_000, "num_epochs": 1, "minibatch_size": 32},
+    "learner": {"optim": {"lr": 2e-3, "schedule": "cosine", "warmup_ratio": 0.05}},
+    "evaluation": EVALUATION,
+    "checkpoint": {"every": 0},
+}
+VINEPPO = {
+    "task": TASK,
+    "engine": ENGINE,
+    "sampling": {"prompts_per_iteration": 16, "group_size": 8, "max_new_tokens": 128},
+    "credit": {"name": "vineppo", "num_vines": 9},
+    "train": {"num_iterations": 20, "num_epochs": 2, "minibatch_size": 64},
+    "learner": {"kl_coef": 1e-4, "optim": {"lr": 1e-4, "schedule": "constant", "warmup_ratio": 0.0}},
+    "evaluation": EVALUATION,
+    "checkpoint": {"every": 0},
+}
+
+
+def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Console | None = None) -> dict[str, Any]:
+    """Runs it, shows it, and returns what result.json holds."""
+    console = console or Console()
+    replace_earlier(out)
+    console.print("A tiny Llama learns chains of arithmetic modulo 10: first from worked solutions, a third of whose")
+    console.print("facts are unreliable (SFT), then from its own answers with measured credit (VinePPO).\n")
+    started = time.perf_counter()
+    common = {"seed": seed, "device": device}
+    with Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task("1/2 SFT (optimizer steps)", total=None)
+        sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
+        policy = sft_run(
+            sft,
+            out / "sft",
+            say=progress.console.print,
+            on_step=lambda step, total: progress.update(bar, completed=step, total=total),
+        )
+        rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
+        recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
+        bar = progress.add_task("2/2 VinePPO (iterations)", total=recipe.train.num_iterations)
+        train_run(recipe, out / "vineppo", sinks=[ProgressBar(progress, bar)], say=progress.console.print)
+    result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    show(console, out, result)
+    return result
+
+
+class ProgressBar:
+    """A metrics sink: every iteration moves the bar and shows the reward."""
+
+    def __init__(self, progress: Progress, bar: TaskID):
+        self.progress, self.bar = progress, bar
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        reward = f"2/2 VinePPO (reward {metrics['reward/mean']:.2f})"
+        self.progress.update(self.bar, completed=iteration, description=reward)
+
+    def close(self) -> None:
+        pass
+
+
+def replace_earlier(out: Path) -> None:
+    if not out.exists():
+        return
+    if {path.name for path in out.iterdir()} - {"sft", "vineppo", "result.json"}:
+        raise UserError(f"{out} holds more than an earlier quickstart; choose another --out")
+    shutil.rmtree(out)
+
+
+def summarize(out: Path, *, seed: int, seconds: float) -> dict[str, Any]:
+    metrics = read_lines(out / "sft" / "metrics.jsonl") + read_lines(out / "vineppo" / "metrics.jsonl")
+    tokens = {kind: sum(line.get(f"tokens/{kind}", 0) for line in metrics) for kind in ("policy", "vine", "eval")}
+    sft, rl = (read_lines(out / name / "timings.jsonl") for name in ("sft", "vineppo"))
+    spent = {
+        "sft": sum(line["seconds/update"] for line in sft),
+        "rl": sum(line[f"seconds/{phase}"] for line in rl for phase in ("sample", "credit", "score", "update")),
+        "eval": sum(line.get("seconds/evaluate", 0.0) for line in sft + rl),
+        "total": seconds,
+    }
+    environment = json.loads((out / "vineppo" / "environment.json").read_text())
+    return {
+        "sft": accuracy(out / "sft"),
+        "vineppo": accuracy(out / "vineppo"),
+        "seconds": spent,
+        "tokens": tokens,
+        "peak_memory_mb": runtime.peak_memory_mb(),
+        "seed": seed,
+        "device": environment["device"],
+        "commit": environment["commit"],
+    }
+
+
+def accuracy(run: Path) -> dict[str, Any]:
+    result = json.loads((run / "result.json").read_text())
+    return {key: result[key] for key in ("pass@1", "ci95", "num_problems")}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def show(console: Console, out: Path, result: Mapping[str, Any]) -> None:
+    console.print()
+    console.print(accuracy_table(result))
+    first = sorted((out / "vineppo" / "rollouts").iterdir())[0]
+    rollouts = [json.loads(line) for line in gzip.decompress(first.read_bytes()).splitlines()]
+    console.print("\nCredit in the first iteration: V is the mean reward of 9 continuations from that point,")
+    console.print("a step's advantage is how much it changed V.\n")
+    console.print(Group(*(worked(rollout) for rollout in two_rollouts(rollouts))))
+    console.print(f"run folder: {out}   model: {out / 'vineppo' / 'checkpoints'}   numbers: {out / 'result.json'}")
+
+
+def accuracy_table(result: Mapping[str, Any]) -> Table:
+    table = Table(title="Held-out problems")
+    for column in ("policy", "pass@1", "95 % interval", "problems"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for name, key in (("after SFT", "sft"), ("after VinePPO", "vineppo")):
+        low, high = result[key]["ci95"]
+        numbers = f"{result[key]['pass@1']:.1%}", f"{low:.1%} to {high:.1%}", str(result[key]["num_problems"])
+        table.add_row(name, *numbers)
+    return table
+
+
+def two_rollouts(rollouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The wrong one with the costliest step, and the right one with the most valuable."""
+    wrong = [rollout for rollout in rollouts if rollout["reward"] == 0]
+    right = [rollout for rollout in rollouts if rollout["reward"] > 0]
+    chosen = []
+    if wrong:
+        chosen.append(min(wrong, key=lambda rollout: min(rollout["advantages"])))
+    if right:
+        chosen.append(max(right, key=lambda rollout: max(rollout["advantages"])))
+    return chosen
+
+
+def worked(rollout: Mapping[str, Any]) -> Panel:
+    """A rollout, a segment per line: its text, V before and after it, and its advantage in red or green."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("step", "V before", "V after", "advantage"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    values = rollout["values"]
+    rows = zip(rollout["segments"], values, values[1:], rollout["advantages"], strict=False)
+    for segment, before, after, advantage in rows:
+        color = "red" if advantage < -0.05 else "green" if advantage > 0.05 else "dim"
+        step = Text(segment.replace("<eos>", "").strip(), style=color)
+        table.add_row(step, f"{before:.2f}", f"{after:.2f}", Text(f"{advantage:+.2f}", style=color))
+    verdict = "right" if rollout["reward"] > 0 else f"wrong, the answer is {rollout['answer']}"
+    return Panel(table, title=Text(rollout["prompt"].strip()), subtitle=Text(verdict), width=78)

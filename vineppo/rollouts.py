@@ -1,0 +1,124 @@
+"""Rollouts: problems in, graded and segmented groups out. What happens to odd responses is decided here, before credit.
+
+A truncated response has reward 0; one that cannot be cut is one segment; none is dropped, so every credit estimator
+trains on the same tokens. Prompts that do not fit are skipped and counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, pstdev
+
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.environment import Ending, Environment, State
+from vineppo.seeding import derive_seed
+from vineppo.segments import decode_pieces, token_boundaries
+from vineppo.types import Credit, Group, Problem, Rollout, SamplingParams, UserError
+
+
+class SamplingConfig(Config):
+    prompts_per_iteration: int = Field(ge=1)
+    group_size: int = Field(ge=1)
+    """Rollouts per prompt (G)."""
+    max_new_tokens: int = Field(ge=1)
+    """Longest response, in tokens; one that reaches it unfinished has reward 0."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Longer prompts are skipped; by default what the model's context leaves beside one new token."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Also divides the logits in the loss, so that the trained policy is the sampled one."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    stop: tuple[str, ...] = ()
+
+    def params(self) -> SamplingParams:
+        return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)
+
+
+def sample_groups(
+    environment: Environment, problems: Sequence[Problem], config: SamplingConfig, *, seed: int
+) -> list[Group]:  # [P][G]
+    starts = [state for state in map(environment.reset, problems) if state is not None]
+    if not starts:
+        raise UserError(f"all {len(problems)} prompts are longer than {environment.max_prompt_tokens} tokens")
+    siblings = [(state, g) for state in starts for g in range(config.group_size)]
+    endings = environment.finish(
+        [state for state, _ in siblings],
+        [config.max_new_tokens] * len(siblings),
+        [derive_seed(seed, state.problem.id, g) for state, g in siblings],
+        purpose="policy",
+    )
+    rollouts = [
+        make_rollout(environment, state, ending, config.max_new_tokens)
+        for (state, _), ending in zip(siblings, endings, strict=True)
+    ]
+    return [rollouts[i : i + config.group_size] for i in range(0, len(rollouts), config.group_size)]
+
+
+def make_rollout(environment: Environment, state: State, ending: Ending, max_new_tokens: int) -> Rollout:
+    pieces = decode_pieces(environment.tokenizer, ending.completion.token_ids)
+    return Rollout(
+        problem=state.problem,
+        prompt_ids=state.prompt_ids,
+        completion=ending.completion,
+        text=ending.text,
+        reward=ending.grade.reward,
+        verdict=ending.grade.verdict,
+        boundaries=token_boundaries(pieces, environment.task.segment("".join(pieces))),
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def rollout_metrics(groups: Sequence[Group], num_problems: int) -> Mapping[str, float]:
+    rollouts = [rollout for group in groups for rollout in group]
+    rewards = [rollout.reward for rollout in rollouts]
+    reasons = Counter(rollout.completion.finish_reason for rollout in rollouts)
+    verdicts = Counter(rollout.verdict for rollout in rollouts if rollout.completion.finish_reason != "length")
+    return {
+        "reward/mean": fmean(rewards),
+        "reward/std": pstdev(rewards),
+        "reward/solved_prompts_frac": fmean(max(r.reward for r in group) > 0 for group in groups),
+        "rollouts/num": len(rollouts),
+        "rollouts/num_prompts_too_long": num_problems - len(groups),
+        "rollouts/num_truncated": reasons["length"],
+        "rollouts/num_one_segment": sum(rollout.num_segments == 1 for rollout in rollouts),
+        "rollouts/length_mean": fmean(len(rollout.token_ids) for rollout in rollouts),
+        "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
+    } | {
+        f"grades/num_{verdict}": verdicts[verdict]
+        for verdict in ("correct", "wrong", "unparseable", "timeout", "crashed")
+    }
+
+
+def save_rollouts(
+    path: Path, groups: Sequence[Group], credits: Sequence[Sequence[Credit]], environment: Environment
+) -> None:
+    """A rollout per line, with every segment's text, the values at its ends and its advantage."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
+        for group, group_credits in zip(groups, credits, strict=True):
+            for rollout, credit in zip(group, group_credits, strict=True):
+                file.write((json.dumps(describe(rollout, credit, environment)) + "\n").encode())
+
+
+def describe(rollout: Rollout, credit: Credit, environment: Environment) -> dict[str, object]:
+    pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
+    bounds = credit.boundaries
+    return {
+        "problem": rollout.problem.id,
+        "prompt": rollout.problem.prompt,
+        "answer": rollout.problem.answer,
+        "reward": rollout.reward,
+        "verdict": rollout.verdict,
+        "finish_reason": rollout.completion.finish_reason,
+        "segments": ["".join(pieces[a:b]) for a, b in pairwise(bounds)],
+        "num_tokens": [b - a for a, b in pairwise(bounds)],
+        "advantages": [credit.advantages[a] for a in bounds[:-1]],
+        "values": credit.values,
+    }

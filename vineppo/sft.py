@@ -1,0 +1,69 @@
+"""Supervised fine-tuning: the policy RL starts from, taught by worked solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from vineppo.batch import split
+from vineppo.config import Config
+from vineppo.learner import PolicyLearner
+from vineppo.metrics import MetricsLog
+from vineppo.seeding import derive_seed
+from vineppo.shutdown import Shutdown
+from vineppo.types import Problem, Sample, Task, UserError
+
+
+class SFTConfig(Config):
+    num_problems: int | None = Field(default=None, ge=1)
+    """Training problems to learn from, drawn once; by default the whole train split."""
+    num_epochs: int = Field(default=2, ge=1)
+    minibatch_size: int = Field(default=64, ge=1)
+    max_tokens: int = Field(default=2048, ge=2)
+    """Longer examples (prompt and solution) are skipped and counted."""
+
+    def num_steps(self, num_examples: int) -> int:
+        return self.num_epochs * -(-num_examples // self.minibatch_size)
+
+
+def make_examples(task: Task, tokenizer: Any, config: SFTConfig, *, seed: int) -> tuple[list[Sample], int]:
+    """Prompt and worked solution as token ids, closed by eos; and how many were too long."""
+    if config.num_problems is None:
+        problems = task.split("train")
+    else:
+        problems = task.sample(config.num_problems, seed=derive_seed(seed, "sft"))
+    examples = [make_example(tokenizer, problem) for problem in problems]
+    kept = [e for e in examples if len(e.prompt_ids) + len(e.response_ids) <= config.max_tokens]
+    if not kept:
+        raise UserError(f"all {len(examples)} training examples are longer than sft.max_tokens = {config.max_tokens}")
+    return kept, len(examples) - len(kept)
+
+
+def make_example(tokenizer: Any, problem: Problem) -> Sample:
+    prompt_ids = tokenizer.encode(problem.prompt)
+    response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
+    nothing = (0.0,) * len(response_ids)
+    return Sample(tuple(prompt_ids), tuple(response_ids), advantages=nothing, sampling_logprobs=nothing)
+
+
+def fine_tune(
+    config: SFTConfig,
+    *,
+    examples: Sequence[Sample],
+    learner: PolicyLearner,
+    log: MetricsLog,
+    shutdown: Shutdown,
+    finish_epoch: Callable[[int], None],
+    on_step: Callable[[], None] = lambda: None,
+    seed: int,
+    first_epoch: int = 0,
+) -> None:
+    for epoch in range(first_epoch, config.num_epochs):
+        with log.phase("update"):
+            for minibatch in split(examples, config.minibatch_size, seed=derive_seed(seed, "sft", epoch)):
+                log.add(learner.step_nll(minibatch))
+                on_step()
+        finish_epoch(epoch + 1)
+        shutdown.check()

@@ -1,0 +1,142 @@
+"""The embedded task: chains of arithmetic modulo 10 in which every step depends on the one before.
+
+    9: a+3 b*7 c-4          start at 9, then add 3, times 7, minus 4, always keeping the last digit
+    a 9+3=2
+    b 2*7=4
+    c 4-4=0
+    #### 0
+
+One wrong step spoils the answer (every operation is a bijection), so credit matters. The worked solutions come from a
+fallible demonstrator, who knows some facts (operation and digit) only at times and otherwise writes one fixed wrong
+value and carries on from it: SFT leaves something that reinforcement learning on true answers can find.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vineppo.config import Config
+from vineppo.seeding import derive_seed
+from vineppo.segments import cut_lines
+from vineppo.tasks.answers import hash_answer, parse_number
+from vineppo.types import Grade, Problem, UserError
+
+LABELS = "abcdefghijklmnopqrstuvwxyz"
+OPERATION = re.compile(r"([+*-])(\d+)")
+BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
+
+
+class ArithmeticConfig(Config):
+    name: Literal["arithmetic"] = "arithmetic"
+    num_steps: tuple[int, int] = (8, 12)
+    """Fewest and most steps of a problem."""
+    modulus: int = Field(default=10, ge=2, le=1000)
+    operations: tuple[str, ...] = ("+2", "+3", "+5", "+6", "+8", "-2", "-4", "-7", "-9", "*3", "*7", "*9")
+    slip_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the facts that the demonstrator does not know reliably."""
+    slip_reliability: tuple[float, float] = (0.25, 0.7)
+    """How often the demonstrator gets such a fact right: drawn once per fact from this range."""
+    num_validation: int = Field(default=500, ge=1)
+    num_test: int = Field(default=1000, ge=1)
+
+    @model_validator(mode="after")
+    def check(self) -> ArithmeticConfig:
+        low, high = self.num_steps
+        if not 1 <= low <= high <= len(LABELS):
+            raise ValueError(f"num_steps must be a range within 1..{len(LABELS)}, got {low}..{high}")
+        for operation in self.operations:
+            match = OPERATION.fullmatch(operation)
+            if not match:
+                raise ValueError(f"operation {operation!r} is not one of +k, -k, *k")
+            if match[1] == "*" and math.gcd(int(match[2]), self.modulus) != 1:
+                raise ValueError(
+                    f"operation {operation!r} loses information modulo {self.modulus}; use a coprime factor"
+                )
+        return self
+
+
+class Arithmetic:
+    Config = ArithmeticConfig
+    isolate = False
+    alphabet = "0123456789+-*=:# \n" + LABELS
+
+    def __init__(self, config: ArithmeticConfig):
+        self.config = config
+        self._slips = dict(self._draw_slips())
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return list(islice(self._problems("train", seed), n))
+
+    def split(self, name: str) -> list[Problem]:
+        if name == "train":
+            raise UserError("arithmetic has unlimited training problems; say how many, e.g. sft.num_problems=20000")
+        if name not in BUCKETS:
+            raise UserError(f"arithmetic has no split {name!r}; it has validation and test")
+        size = self.config.num_test if name == "test" else self.config.num_validation
+        return list(islice(self._problems(name, 0), size))
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        number = parse_number(hash_answer(response))
+        if number is None:
+            return Grade(0.0, "unparseable")
+        return Grade(1.0, "correct") if number == int(problem.answer) else Grade(0.0, "wrong")
+
+    def answer(self, response: str) -> str | None:
+        return hash_answer(response)
+
+    def segment(self, response: str) -> list[int]:
+        return cut_lines(response, joins_previous="####")
+
+    def _problems(self, split: str, seed: int) -> Iterator[Problem]:
+        """Distinct problems of a split. The problem's own text decides which split it is in, so none is in two."""
+        seen: set[str] = set()
+        for i in count():
+            problem = self._draw(split, derive_seed("arithmetic", split, seed, i))
+            if derive_seed("split", problem.prompt) % 10 in BUCKETS[split] and problem.prompt not in seen:
+                seen.add(problem.prompt)
+                yield problem
+            elif i > 1000 * (len(seen) + 1):
+                raise UserError(f"arithmetic: only {len(seen)} distinct {split} problems exist at these settings")
+
+    def _draw(self, split: str, seed: int) -> Problem:
+        draw = random.Random(seed)
+        start = draw.randrange(self.config.modulus)
+        operations = [draw.choice(self.config.operations) for _ in range(draw.randint(*self.config.num_steps))]
+        steps = " ".join(label + operation for label, operation in zip(LABELS, operations, strict=False))
+        true_lines, answer = self._solve(start, operations, slips=None)
+        solution = true_lines if split != "train" else self._solve(start, operations, slips=draw)[0]
+        prompt = f"{start}: {steps}\n"
+        return Problem(f"arithmetic/{split}/{derive_seed(prompt):016x}", prompt, str(answer), solution)
+
+    def _solve(self, start: int, operations: list[str], slips: random.Random | None) -> tuple[str, int]:
+        value, lines = start, []
+        for label, operation in zip(LABELS, operations, strict=False):
+            result = self.apply(operation, value)
+            reliability, wrong = self._slips.get((operation, value), (1.0, result))
+            if slips is not None and slips.random() >= reliability:
+                result = wrong
+            lines.append(f"{label} {value}{operation}={result}\n")
+            value = result
+        return "".join(lines) + f"#### {value}", value
+
+    def apply(self, operation: str, value: int) -> int:
+        sign, operand = operation[0], int(operation[1:])
+        result = value + operand if sign == "+" else value - operand if sign == "-" else value * operand
+        return result % self.config.modulus
+
+    def _draw_slips(self) -> Iterator[tuple[tuple[str, int], tuple[float, int]]]:
+        """(operation, value) -> (how often the demonstrator is right, what is written otherwise)."""
+        for operation in self.config.operations:
+            for value in range(self.config.modulus):
+                draw = random.Random(derive_seed("slip", operation, value))
+                if draw.random() < self.config.slip_share:
+                    offset = draw.randrange(1, self.config.modulus)
+                    wrong = (self.apply(operation, value) + offset) % self.config.modulus
+                    yield (operation, value), (draw.uniform(*self.config.slip_reliability), wrong)

@@ -1,0 +1,67 @@
+"""Cuts a LaTeX solution into sentences and lines, never inside a formula unless a part would be too long otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+MIN_CHARS = 20
+"""Shorter parts join the next one."""
+
+PROTECTED = re.compile(
+    r"\\begin\{(?P<env>[^{}\n]{1,40})\}.*?\\end\{(?P=env)\}"
+    r"|\[asy\].*?\[/asy\]|\$\$.+?\$\$|\\\[.*?\\\]|\\\(.*?\\\)"
+    r"|(?<!\\)\$(?:[^$\n]|\n(?![ \t]*\n))+?(?<!\\)\$",  # as in TeX, no blank line within $ $
+    re.DOTALL,
+)
+SENTENCE_END = re.compile(r"(?<![A-Z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<=[.!?])(?=\s+[A-Z])|(?<=\n)(?=[^\n])")
+SOFT_BREAKS = (re.compile(r"(?<=[,;:]) "), re.compile(r" (?=and |so |to |which |where )"))
+FORMULA_BREAKS = (re.compile(r"(?==)|(?=\\equiv)|(?<=\\\\)"), re.compile(r"(?=[+])|(?<=,)"))
+
+
+def cut_latex(text: str, max_chars: int) -> list[int]:
+    """Character positions at which segments begin, strictly increasing, inside (0, len(text))."""
+    masked = mask(text)
+    cuts = [match.start() for match in SENTENCE_END.finditer(masked) if 0 < match.start() < len(text)]
+    parts = merge_short([0, *cuts, len(text)], text)
+    bounds = [0]
+    for start, end in pairwise(parts):
+        bounds += [*cut_long(text, masked, start, end, max_chars), end]
+    return bounds[1:-1]
+
+
+def mask(text: str) -> str:
+    """The text with every formula as one long word of the same length, that ends a sentence if the formula does."""
+
+    def word(match: re.Match[str]) -> str:
+        content = match[0].rstrip("$)]}\\ \n")
+        return "X" + "x" * (len(match[0]) - 2) + ("." if content.endswith((".", "!", "?")) else "x")
+
+    return PROTECTED.sub(word, text)
+
+
+def merge_short(bounds: Sequence[int], text: str) -> list[int]:
+    """Drops bounds until every part has MIN_CHARS of text; a short last part joins the one before."""
+    kept = [bounds[0]]
+    for bound in bounds[1:-1]:
+        if len(text[kept[-1] : bound].strip()) >= MIN_CHARS:
+            kept.append(bound)
+    if len(kept) > 1 and len(text[kept[-1] :].strip()) < MIN_CHARS:
+        kept.pop()
+    return [*kept, bounds[-1]]
+
+
+def cut_long(text: str, masked: str, start: int, end: int, max_chars: int) -> list[int]:
+    """Bisects a part until its pieces fit: between words of the prose first, inside formulas last."""
+    if end - start <= max_chars:
+        return []
+    for source, breaks in ((masked, SOFT_BREAKS), (text, FORMULA_BREAKS)):
+        for pattern in breaks:
+            low, high = start + MIN_CHARS, end - MIN_CHARS
+            places = [match.start() for match in pattern.finditer(source, low, high) if low <= match.start() <= high]
+            if places:
+                cut = min(places, key=lambda place: abs(2 * place - start - end))
+                left = cut_long(text, masked, start, cut, max_chars)
+                return [*left, cut, *cut_long(text, masked, cut, end, max_chars)]
+    return []

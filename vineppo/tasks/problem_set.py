@@ -1,0 +1,72 @@
+"""A finite set of problems with splits, as GSM8K and MATH have it; validation is held out of train by content."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cached_property
+
+from vineppo.seeding import derive_seed
+from vineppo.tasks.dataset import Record, load_records
+from vineppo.types import Problem, UserError
+
+MakeProblem = Callable[[str, str, Record], Problem]  # (split, id, record)
+
+
+class ProblemSet:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        fields: tuple[str, ...],
+        make_problem: MakeProblem,
+        *,
+        num_validation: int,
+        subset: str | None = None,
+    ):
+        self.name, self.path, self.fields, self.make_problem = name, path, fields, make_problem
+        self.num_validation, self.subset = num_validation, subset
+
+    def split(self, name: str) -> list[Problem]:
+        if name not in ("train", "validation", "test"):
+            raise UserError(f"{self.name} has no split {name!r}; it has train, validation and test")
+        return self._test if name == "test" else self._train_and_validation[name == "validation"]
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        problems = self.split("train")
+        if n > len(problems):
+            raise UserError(f"{self.name}: {n} distinct training problems asked for, there are {len(problems)}")
+        return random.Random(seed).sample(problems, n)
+
+    @cached_property
+    def _test(self) -> list[Problem]:
+        return self._load("test")
+
+    @cached_property
+    def _train_and_validation(self) -> tuple[list[Problem], list[Problem]]:
+        """The problems whose text hashes lowest are validation, so adding data moves few from side to side."""
+        problems = self._load("train")
+        if self.num_validation >= len(problems):
+            raise UserError(
+                f"{self.path}: num_validation = {self.num_validation} leaves nothing of {len(problems)} problems"
+            )
+        held_out = {
+            problem.id
+            for problem in sorted(problems, key=lambda problem: derive_seed(problem.prompt))[: self.num_validation]
+        }
+        return [p for p in problems if p.id not in held_out], [p for p in problems if p.id in held_out]
+
+    def _load(self, split: str) -> list[Problem]:
+        records = load_records(self.path, split, self.fields, subset=self.subset)
+        problems, unreadable = [], []
+        for number, record in enumerate(records):
+            try:
+                problems.append(self.make_problem(split, f"{self.name}/{split}/{number}", record))
+            except ValueError as error:
+                unreadable.append(f"{record[0]} ({error})")
+        if unreadable:
+            listed = ", ".join(unreadable[:10])
+            raise UserError(
+                f"{len(unreadable)} gold answers cannot be parsed: {listed}{', ...' * (len(unreadable) > 10)}"
+            )
+        return problems
