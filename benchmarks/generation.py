@@ -86,7 +86,8 @@ def main() -> None:
 def bench_vines(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     trajectories = json.loads(options.workload.read_text())[: options.num_trajectories]
     params = SamplingParams(temperature=0.6, top_p=options.top_p)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    model = model.to(device).eval()
     everything = make_vines(trajectories, range(0, RESPONSE_TOKENS, EVERY))
     subset = make_vines(trajectories[:1], SUBSET)
     return bench(model, params, everything, subset, options)

@@ -7,7 +7,7 @@ from coin_walk import CoinWalk, exact_value, height, make_environment
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at
 from vineppo.environment import State
 from vineppo.rollouts import SamplingConfig, sample_groups
-from vineppo.types import Group
+from vineppo.types import Group, Rollout
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 
@@ -22,7 +22,7 @@ def groups(environment) -> list[Group]:
     return sample_groups(environment, environment.task.sample(4, seed=1), SAMPLING, seed=2)
 
 
-def states_of(groups: list[Group]) -> list[tuple[object, int]]:
+def states_of(groups: list[Group]) -> list[tuple[Rollout, int]]:
     return [(rollout, boundary) for group in groups for rollout in group for boundary in rollout.boundaries[:-1]]
 
 

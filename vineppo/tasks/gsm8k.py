@@ -35,6 +35,13 @@ class GSM8KConfig(Config):
             raise ValueError("must contain {question}")
         return template
 
+    @field_validator("solution_template")
+    @classmethod
+    def has_solution(cls, template: str) -> str:
+        if "{solution}" not in template:
+            raise ValueError("must contain {solution}")
+        return template
+
 
 class GSM8K:
     Config = GSM8KConfig

@@ -40,6 +40,13 @@ class MATHConfig(Config):
             raise ValueError("must contain {problem}")
         return template
 
+    @field_validator("solution_template")
+    @classmethod
+    def has_solution(cls, template: str) -> str:
+        if "{solution}" not in template:
+            raise ValueError("must contain {solution}")
+        return template
+
 
 class MATH:
     Config = MATHConfig

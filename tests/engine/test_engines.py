@@ -1,0 +1,235 @@
+"""What every engine must satisfy: order, seeds, log-probabilities, endings, errors."""
+
+import copy
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from vineppo.types import Request, SamplingParams, UserError
+
+FAMILY_NAMES = [
+    "llama",
+    "llama-gqa-tied",
+    "llama-biases",
+    "llama3-rope",
+    "llama-linear-rope",
+    "mistral-head-dim",
+    "qwen2",
+    "qwen3-tied",
+    "qwen3-biases",
+]
+OTHER_NAMES = ["gpt2", "gpt-neox"]
+GREEDY = SamplingParams(temperature=0)
+HOT = SamplingParams(temperature=1.0)
+BOTH = pytest.mark.parametrize("name", ["torch", "hf"])
+
+
+def greedy_tokens(model, prefix, num_tokens):
+    out = model.generate(torch.tensor([prefix]), do_sample=False, max_new_tokens=num_tokens, pad_token_id=0)
+    return tuple(out[0, len(prefix) :].tolist())
+
+
+@torch.no_grad()
+def model_logprobs(model, request, completion, temperature=1.0):
+    ids = torch.tensor([[*request.prefix_ids, *completion.token_ids]])
+    logits = model(ids).logits[0, len(request.prefix_ids) - 1 : -1].float() / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+
+
+def check_logprobs(model, requests, completions, temperature=1.0):
+    for request, completion in zip(requests, completions, strict=True):
+        expected = model_logprobs(model, request, completion, temperature)
+        assert (torch.tensor(completion.logprobs) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("torch", family) for family in FAMILY_NAMES] + [("hf", family) for family in ["llama", *OTHER_NAMES]],
+)
+def test_greedy_tokens_equal_transformers(name, family, make_model, make_engine, make_requests):
+    model = make_model(family)
+    engine = make_engine(name, model, max_batch=7)
+    requests = make_requests(12, seed=3)
+    completions = engine.generate(requests, GREEDY, purpose="policy")
+    for request, completion in zip(requests, completions, strict=True):
+        assert completion.token_ids == greedy_tokens(model, request.prefix_ids, request.max_new_tokens)
+        assert completion.finish_reason == "length"
+    check_logprobs(model, requests, completions)
+
+
+@BOTH
+@pytest.mark.parametrize("params", [SamplingParams(0.6), SamplingParams(1.3, top_p=0.9), SamplingParams(0.8, top_k=5)])
+def test_logprobs_are_those_of_the_tempered_softmax(name, params, make_model, make_engine, make_requests):
+    model = make_model("llama-gqa-tied")
+    requests = make_requests(20, seed=1)
+    completions = make_engine(name, model).generate(requests, params, purpose="policy")
+    check_logprobs(model, requests, completions, params.temperature)
+
+
+@BOTH
+def test_a_seed_alone_decides_a_completion(name, make_engine, make_requests):
+    engine = make_engine(name, max_batch=64)
+    requests = make_requests(400 if name == "torch" else 100)
+    together = engine.generate(requests, HOT, purpose="vine")
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+    shuffled = engine.generate([requests[i] for i in order], HOT, purpose="vine")
+    assert [shuffled[order.index(i)].token_ids for i in range(len(requests))] == [c.token_ids for c in together]
+    for i in range(0, len(requests), 20):
+        alone = engine.generate([requests[i]], HOT, purpose="vine")[0]
+        assert alone.token_ids == together[i].token_ids
+        assert alone.logprobs == pytest.approx(together[i].logprobs, abs=1e-4)
+    assert engine.usage["vine"] >= sum(2 * len(c.token_ids) for c in together)
+
+
+def test_both_engines_draw_the_same(make_model, make_engine, make_requests):
+    model, requests = make_model("qwen3-tied"), make_requests(30, seed=5)
+    for params in (HOT, SamplingParams(0.7, top_p=0.8, top_k=20)):
+        left, right = (make_engine(name, model).generate(requests, params, purpose="eval") for name in ("torch", "hf"))
+        assert [c.token_ids for c in left] == [c.token_ids for c in right]
+
+
+@BOTH
+def test_different_seeds_differ_and_equal_ones_agree(name, make_engine):
+    requests = [Request((1, 2, 3), 12, seed) for seed in (1, 2, 2**63 - 1, 1)]
+    completions = make_engine(name).generate(requests, HOT, purpose="policy")
+    assert completions[0].token_ids == completions[3].token_ids
+    assert len({c.token_ids for c in completions}) == 3
+
+
+@BOTH
+def test_eos_ends_a_completion_and_stays_in_it(name, make_model, make_engine, tokenizer):
+    model = make_model("llama")
+    model.generation_config.eos_token_id = [3, 4]
+    requests = [Request((5, 6), 60, seed) for seed in range(40)]
+    completions = make_engine(name, model, eos=True).generate(requests, HOT, purpose="policy")
+    eos = {3, 4, tokenizer.eos_token_id}
+    free = make_engine(name, make_model("llama")).generate(requests, HOT, purpose="policy")
+    for completion, unbounded in zip(completions, free, strict=True):
+        ends = [i for i, token in enumerate(unbounded.token_ids) if token in eos]
+        assert completion.token_ids == unbounded.token_ids[: ends[0] + 1 if ends else None]
+        assert completion.finish_reason == ("eos" if ends else "length")
+    assert {c.finish_reason for c in completions} >= {"eos"}
+
+
+@BOTH
+def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, tokenizer):
+    stop = ("a", "xy", " 7")
+    prefix = tuple(tokenizer.encode("xyaxy 7 a"))  # those of the prefix do not count
+    requests = [Request(prefix, 40, seed) for seed in range(30)]
+    engine = make_engine(name)
+    free = engine.generate(requests, HOT, purpose="eval")
+    stopped = engine.generate(requests, SamplingParams(stop=stop), purpose="eval")
+    for completion, unbounded in zip(stopped, free, strict=True):
+        texts = [
+            tokenizer.decode(unbounded.token_ids[: n + 1], skip_special_tokens=True)
+            for n in range(len(unbounded.token_ids))
+        ]
+        ends = [n + 1 for n, text in enumerate(texts) if any(s in text for s in stop)]
+        assert completion.token_ids == unbounded.token_ids[: ends[0] if ends else None]
+        assert completion.finish_reason == ("stop" if ends else "length")
+    assert any(c.finish_reason == "stop" for c in stopped)
+
+
+@BOTH
+def test_one_new_token(name, make_model, make_engine):
+    model = make_model("llama-gqa-tied")
+    requests = [Request((1, 2), 1, seed) for seed in range(5)]
+    completions = make_engine(name, model).generate(requests, HOT, purpose="policy")
+    assert [len(c.token_ids) for c in completions] == [1] * 5
+    check_logprobs(model, requests, completions)
+
+
+@BOTH
+def test_the_context_ends_a_completion(name, make_engine):
+    engine = make_engine(name)
+    full, almost = (Request((1,) * n, 500, 0) for n in (100, 127))
+    completions = engine.generate([full, almost], HOT, purpose="policy")
+    assert [len(c.token_ids) for c in completions] == [28, 1]
+    assert {c.finish_reason for c in completions} == {"length"}
+    with pytest.raises(UserError, match="context of 128"):
+        engine.generate([Request((1,) * 128, 1, 0)], HOT, purpose="policy")
+
+
+@BOTH
+@pytest.mark.parametrize("request_", [Request((), 5, 0), Request((1,), 0, 0), Request((64,), 5, 0)])
+def test_impossible_requests_are_the_users_error(name, request_, make_engine):
+    with pytest.raises(UserError):
+        make_engine(name).generate([request_], HOT, purpose="policy")
+
+
+@BOTH
+def test_no_requests_no_completions(name, make_engine):
+    assert make_engine(name).generate([], HOT, purpose="policy") == []
+
+
+@BOTH
+@pytest.mark.parametrize("family", ["llama", "llama-gqa-tied"])
+def test_loaded_weights_decide_what_is_sampled_next(name, family, make_model, make_engine, make_requests):
+    new = make_model(family, seed=9)
+    model = make_model(family)
+    engine = make_engine(name, model)
+    requests = make_requests(6, seed=2)
+    before = engine.generate(requests, GREEDY, purpose="policy")
+    state = {path: tensor.clone() for path, tensor in new.state_dict().items()}
+    if family == "llama-gqa-tied":
+        del state["lm_head.weight"]
+    engine.load_weights(state, version=3)
+    for tensor in state.values():
+        tensor.zero_()  # the engine keeps its own copy
+    after = engine.generate(requests, GREEDY, purpose="policy")
+    assert [c.policy_version for c in before + after] == [0] * 6 + [3] * 6
+    for request, completion in zip(requests, after, strict=True):
+        assert completion.token_ids == greedy_tokens(new, request.prefix_ids, request.max_new_tokens)
+    with pytest.raises(ValueError, match=r"embed|parameter"):
+        engine.load_weights({}, version=4)
+
+
+@BOTH
+def test_training_the_given_model_does_not_touch_the_engine(name, make_model, make_engine):
+    model = make_model("llama")
+    engine, request = make_engine(name, model), Request((1, 2, 3), 10, 0)
+    before = engine.generate([request], GREEDY, purpose="eval")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1)
+    assert engine.generate([copy.copy(request)], GREEDY, purpose="eval") == before
+
+
+def test_unknown_architectures_and_scalings_name_the_other_engine(make_model, make_engine):
+    with pytest.raises(UserError, match=r"'gpt2'.*engine.name = \"hf\""):
+        make_engine("torch", "gpt2")
+    model = make_model("llama")
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(UserError, match=r"'dynamic'.*engine.name = \"hf\""):
+        make_engine("torch", model)
+
+
+def test_a_sliding_window_that_may_be_exceeded_is_refused(make_model, make_engine):
+    model = make_model("mistral-head-dim")
+    model.config.sliding_window = 32
+    engine = make_engine("torch", model)
+    engine.generate([Request((1,) * 20, 12, 0)], HOT, purpose="policy")
+    with pytest.raises(UserError, match="sliding window of 32"):
+        engine.generate([Request((1,) * 20, 13, 0)], HOT, purpose="policy")
+
+
+@pytest.mark.skipif(not Path("models/smollm2-135m").exists(), reason="run `make smollm2` first")
+def test_smollm2_is_exact(make_engine):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = "models/smollm2-135m"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = [
+        "The capital of France is",
+        "Question: 3 apples and 4 pears, how many fruits?\nAnswer:",
+        "def add(a, b):",
+    ]
+    requests = [Request(tuple(tokenizer.encode(prompt)), 64, 0) for prompt in prompts]
+    completions = make_engine("torch", model).generate(requests, GREEDY, purpose="eval")
+    for request, completion in zip(requests, completions, strict=True):
+        assert completion.token_ids == greedy_tokens(model, request.prefix_ids, 64)
+    check_logprobs(model, requests, completions)

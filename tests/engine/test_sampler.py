@@ -1,0 +1,96 @@
+"""What is drawn, against the exact distribution and against transformers' warpers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from vineppo.engine.sampler import as_int64, draw_uniforms, sample
+from vineppo.types import SamplingParams
+
+DRAWS = 100_000
+NO_IDS: Any = None  # transformers' warpers take the tokens so far and do not look at them
+
+
+def exact_distribution(logits_V, params):
+    scores = TemperatureLogitsWarper(float(params.temperature))(NO_IDS, logits_V[None].clone())
+    if params.top_k:
+        scores = TopKLogitsWarper(params.top_k)(NO_IDS, scores)
+    if params.top_p < 1:
+        scores = TopPLogitsWarper(params.top_p)(NO_IDS, scores)
+    return scores.softmax(-1)[0].double()
+
+
+def draw_many(logits_V, params, n=DRAWS):
+    uniforms_N = draw_uniforms(torch.arange(n), torch.zeros(n, dtype=torch.int64))
+    return sample(logits_V[None].clone(), torch.zeros(n, dtype=torch.int64), uniforms_N, params)
+
+
+@pytest.mark.parametrize("vocab", [50, 2000])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"),
+    [(1, 1, 0), (0.6, 1, 0), (1, 0.9, 0), (0.6, 0.9, 0), (1.5, 0.99, 0), (1, 1, 7), (0.7, 0.8, 40), (1, 1e-6, 0)],
+)
+def test_frequencies_are_those_of_the_exact_distribution(vocab, temperature, top_p, top_k):
+    torch.manual_seed(vocab)
+    logits_V = torch.randn(vocab) * 2
+    params = SamplingParams(temperature, top_p, top_k)
+    expected_V = exact_distribution(logits_V, params)
+    tokens_N, logprobs_N = draw_many(logits_V, params)
+    counts_V = torch.bincount(tokens_N, minlength=vocab)
+    assert counts_V[expected_V == 0].sum() == 0, "a token from outside of the nucleus"
+    assert torch.allclose(logprobs_N, (logits_V / temperature).log_softmax(-1)[tokens_N], atol=1e-5)
+
+    common_V = expected_V * DRAWS >= 5  # the others are pooled, as the test asks for
+    observed = torch.cat((counts_V[common_V].double(), counts_V[~common_V].sum()[None].double()))
+    expected = torch.cat((expected_V[common_V], expected_V[~common_V].sum()[None])) * DRAWS
+    observed, expected = observed[expected > 0].numpy(), expected[expected > 0].numpy()
+    if len(observed) > 1:
+        assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
+
+
+def test_uniforms_are_uniform_and_independent_of_each_other():
+    seeds_N = torch.arange(50_000)
+    first_N, second_N = (draw_uniforms(seeds_N, torch.full_like(seeds_N, i)) for i in (0, 1))
+    indices_N = draw_uniforms(torch.full_like(seeds_N, as_int64(2**63 + 5)), seeds_N)
+    for numbers_N in (first_N, second_N, indices_N):
+        assert numbers_N.min() >= 0
+        assert numbers_N.max() < 1
+        assert stats.kstest(numbers_N.numpy(), "uniform").pvalue > 1e-3
+        assert abs(np.corrcoef(numbers_N[1:].numpy(), numbers_N[:-1].numpy())[0, 1]) < 0.02
+    assert abs(np.corrcoef(first_N.numpy(), second_N.numpy())[0, 1]) < 0.02
+    assert len(torch.cat((first_N, second_N, indices_N)).unique()) == 150_000
+
+
+def test_the_hash_is_splitmix64():
+    """First outputs for state 0 are published with xoshiro's reference code: 0xE220A8397B1DCDAF."""
+    from vineppo.engine.sampler import _mix
+
+    assert int(_mix(torch.tensor([0]))[0]) == as_int64(0xE220A8397B1DCDAF)
+
+
+def test_a_row_is_drawn_alike_in_any_company():
+    torch.manual_seed(0)
+    logits_SV = torch.randn(64, 3000) * torch.linspace(0.1, 6, 64)[:, None]  # nuclei of 1 to nearly all tokens
+    uniforms_S = torch.rand(64, dtype=torch.float64)
+    for params in (SamplingParams(), SamplingParams(0.7, 0.9), SamplingParams(1, 0.95, 500), SamplingParams(0)):
+        together_S, _ = sample(logits_SV.clone(), torch.arange(64), uniforms_S, params)
+        for row in range(0, 64, 5):
+            alone, _ = sample(logits_SV[row][None].clone(), torch.tensor([0]), uniforms_S[row][None], params)
+            assert alone == together_S[row]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_interval_are_possible_tokens(uniform):
+    logits_V = torch.full((1000,), -torch.inf)
+    logits_V[[17, 900]] = torch.tensor([0.0, 1.0])
+    for params in (SamplingParams(), SamplingParams(top_p=0.99), SamplingParams(top_k=3)):
+        token, _ = sample(logits_V[None].clone(), torch.tensor([0]), torch.tensor([uniform]).double(), params)
+        assert token.item() in (17, 900)
+
+
+def test_seeds_of_any_size_fit():
+    assert [as_int64(seed) for seed in (0, 2**63 - 1, 2**63, 2**64 - 1, -1)] == [0, 2**63 - 1, -(2**63), -1, -1]

@@ -1,0 +1,131 @@
+"""Prefix sharing, memory and scheduling of the torch engine."""
+
+import pytest
+import torch
+
+from vineppo.types import Request, SamplingParams, UserError
+
+HOT = SamplingParams(temperature=1.0)
+
+
+def vines_of(rollout_request, completion, num_vines=3, every=4):
+    states = [
+        rollout_request.prefix_ids + completion.token_ids[:cut] for cut in range(0, len(completion.token_ids), every)
+    ]
+    return [Request(state, 10, 1000 * j + k) for j, state in enumerate(states) for k in range(num_vines)]
+
+
+def test_prompts_of_a_group_are_computed_once_and_vines_not_at_all(make_engine):
+    engine = make_engine()
+    prompts = [(p, *range(p, p + 9 + p)) for p in range(5)]
+    rollouts = [Request(prompt, 20, 10 * p + g) for p, prompt in enumerate(prompts) for g in range(4)]
+    completions = engine.generate(rollouts, HOT, purpose="policy")
+    assert engine.prefill_tokens == sum(map(len, prompts))
+    assert engine.num_states == len(prompts)
+
+    vines = [v for r, c in zip(rollouts, completions, strict=True) for v in vines_of(r, c)]
+    before = engine.prefill_tokens, engine.num_states
+    shared = engine.generate(vines, HOT, purpose="vine")
+    assert engine.prefill_tokens == before[0]
+    assert engine.num_states - before[1] == len({v.prefix_ids for v in vines})
+    assert engine.prefill_tokens + engine.reused_tokens == sum(len(r.prefix_ids) for r in rollouts + vines)
+    assert engine.usage == {
+        "policy": sum(len(c.token_ids) for c in completions),
+        "vine": sum(len(c.token_ids) for c in shared),
+    }
+
+    fresh = make_engine()  # forking the cache changes nothing that is drawn
+    assert [c.token_ids for c in fresh.generate(vines, HOT, purpose="vine")] == [c.token_ids for c in shared]
+    # Without rollouts to fork, the longest state of each rollout is computed, and the others are prefixes of it.
+    longest = {r.prefix_ids + c.token_ids[:16] for r, c in zip(rollouts, completions, strict=True)}
+    assert fresh.prefill_tokens == sum(map(len, longest))
+
+
+def test_new_weights_forget_what_was_cached(make_model, make_engine):
+    engine = make_engine()
+    rollout = Request((1, 2, 3, 4), 12, 0)
+    completion = engine.generate([rollout], HOT, purpose="policy")[0]
+    engine.load_weights(make_model("llama-gqa-tied", seed=4).state_dict(), version=1)
+    before = engine.prefill_tokens
+    engine.generate([Request(rollout.prefix_ids + completion.token_ids[:6], 5, 1)], HOT, purpose="vine")
+    assert engine.prefill_tokens == before + 10
+
+
+@pytest.mark.parametrize(
+    ("cut", "tail", "computed"),
+    [(12, (), 1), (11, (), 0), (5, (), 0), (5, (60, 61, 62), 3), (12, (7, 7), 3), (0, (63,), 1)],
+    ids=["whole", "whole-but-last", "inside", "diverging", "extending", "prompt-and-other"],
+)
+def test_a_prefix_reuses_what_it_shares_with_a_finished_sequence(cut, tail, computed, make_model, make_engine):
+    model = make_model("qwen2")
+    engine = make_engine("torch", model)
+    completion = engine.generate([Request((1, 2, 3), 12, 0)], SamplingParams(0), purpose="policy")[0]
+    assert 60 not in completion.token_ids
+    assert 63 not in completion.token_ids
+    before = engine.prefill_tokens
+    request = Request((1, 2, 3, *completion.token_ids[:cut], *tail), 8, 5)
+    forked = engine.generate([request], HOT, purpose="vine")[0]
+    assert engine.prefill_tokens - before == computed
+    fresh = make_engine("torch", model).generate([request], HOT, purpose="vine")[0]
+    assert forked.token_ids == fresh.token_ids
+    assert forked.logprobs == pytest.approx(fresh.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("max_kv_tokens", [52, 70, 150, 1000])
+def test_little_memory_queues_requests_and_changes_nothing(max_kv_tokens, make_engine, make_requests):
+    requests = make_requests(150, seed=7)
+    roomy = make_engine().generate(requests, HOT, purpose="policy")
+    engine = make_engine(max_kv_tokens=max_kv_tokens)
+    for purpose in ("policy", "vine"):
+        assert [c.token_ids for c in engine.generate(requests, HOT, purpose=purpose)] == [c.token_ids for c in roomy]
+        assert engine.memory.held_tokens <= max_kv_tokens
+
+
+def test_a_request_larger_than_the_memory_is_the_users_error(make_engine):
+    engine = make_engine(max_kv_tokens=30)
+    assert len(engine.generate([Request((1,) * 20, 11, 0)], HOT, purpose="policy")[0].token_ids) == 11
+    with pytest.raises(UserError, match="max_kv_tokens = 30"):
+        engine.generate([Request((1,) * 20, 12, 0)], HOT, purpose="policy")
+
+
+def test_long_prefixes_beside_long_budgets_take_turns(make_engine):
+    engine = make_engine(max_kv_tokens=100)  # each fits, but not seats for the longest of both
+    requests = [Request((1,) * 90, 10, 0), Request((2,), 90, 1), Request((1,) * 3, 80, 2), Request((1,) * 91, 2, 3)]
+    completions = engine.generate(requests, HOT, purpose="policy")
+    assert [len(c.token_ids) for c in completions] == [10, 90, 80, 2]
+    roomy = make_engine().generate(requests, HOT, purpose="policy")
+    assert [c.token_ids for c in completions] == [c.token_ids for c in roomy]
+
+
+def test_two_thousand_requests(make_engine, make_requests):
+    engine = make_engine(max_batch=128)
+    requests = make_requests(2000, seed=11, max_new=6)
+    completions = engine.generate(requests, HOT, purpose="policy")
+    assert [len(c.token_ids) for c in completions] == [r.max_new_tokens for r in requests]
+    alone = [engine.generate([r], HOT, purpose="vine")[0].token_ids for r in requests[::400]]
+    assert alone == [c.token_ids for c in completions[::400]]
+
+
+def test_one_trunk_far_heavier_than_the_others(make_engine):
+    requests = [Request((1, 2, 3, 4), 8, seed) for seed in range(60)]
+    requests += [Request((p, p), 8, p) for p in range(5, 25)]
+    engine = make_engine()
+    completions = engine.generate(requests, HOT, purpose="vine")
+    alone = [engine.generate([r], HOT, purpose="vine")[0].token_ids for r in requests[::9]]
+    assert alone == [c.token_ids for c in completions[::9]]
+
+
+def test_bfloat16_stays_near_the_float32_forward(make_model, make_engine, tokenizer):
+    from vineppo.engine import TorchEngine
+
+    model = make_model("llama3-rope")
+    engine = TorchEngine(TorchEngine.Config(dtype="bfloat16"), model, tokenizer)
+    requests = [Request((1, 2, 3, s), 16, s) for s in range(8)]
+    errors = []
+    for request, completion in zip(requests, engine.generate(requests, HOT, purpose="policy"), strict=True):
+        ids = torch.tensor([[*request.prefix_ids, *completion.token_ids]])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0, 3:-1].log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+        errors.append((torch.tensor(completion.logprobs) - expected).abs().mean())
+    assert torch.stack(errors).mean() < 0.1

@@ -1,0 +1,229 @@
+import math
+import random
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from vineppo.environment import Ending, Environment
+from vineppo.evaluate import (
+    EvaluationConfig,
+    bootstrap_ci95,
+    evaluate,
+    majority_rewards,
+    unbiased_pass_at_k,
+    wilson_ci95,
+)
+from vineppo.models import make_char_tokenizer
+from vineppo.seeding import derive_seed
+from vineppo.tasks import TASKS
+from vineppo.tasks.grading import Grader, GradingConfig
+from vineppo.types import Completion, Grade, Problem, SamplingParams, UserError
+
+TOKENIZER = make_char_tokenizer("0123456789#/.ac? ")
+EOS: Any = TOKENIZER.eos_token_id
+
+
+class Fractions:
+    """Every problem "p0?", "p1?" .. has the answer 1/2. A response's answer is what follows `#`."""
+
+    isolate = False
+
+    def __init__(self, num_problems: int):
+        self.num_problems = num_problems
+
+    def split(self, name: str) -> list[Problem]:
+        assert name == "test"
+        return [Problem(f"fractions/{i}", f"{i}?", "1/2") for i in range(self.num_problems)]
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        raise AssertionError("evaluation draws no training problems")
+
+    def answer(self, response: str) -> str | None:
+        _, mark, answer = response.rpartition("#")
+        return answer if mark else None
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        answer = self.answer(response)
+        if answer is None:
+            return Grade(0.0, "unparseable")
+        if Fraction(answer) == Fraction(problem.answer):
+            return Grade(0.75 if "a" in response else 1.0, "correct")
+        return Grade(0.0, "wrong")
+
+    def segment(self, response: str) -> list[int]:
+        return []
+
+
+class Script:
+    """Says what the table holds for the prompt and the sample's seed; a text that ends in `..` is cut off there."""
+
+    def __init__(self, table: dict[str, list[str]], seed: int):
+        self.usage: Counter[str] = Counter()
+        self.num_calls = 0
+        self.texts = {
+            derive_seed(seed, "eval", f"fractions/{prompt[:-1]}", k): text
+            for prompt, texts in table.items()
+            for k, text in enumerate(texts)
+        }
+
+    def generate(self, requests, params, *, purpose):
+        self.num_calls += 1
+        completions = []
+        for request in requests:
+            text = self.texts[request.seed]
+            ids = TOKENIZER.encode(text.removesuffix(".."))
+            if not text.endswith(".."):
+                ids.append(EOS)
+            reason = "length" if text.endswith("..") else "eos"
+            completions.append(Completion(tuple(ids), (0.0,) * len(ids), reason, 0))
+            self.usage[purpose] += len(ids)
+        return completions
+
+    def load_weights(self, state_dict, *, version):
+        raise AssertionError
+
+
+def run(*answers: list[str], max_prompt_tokens: int = 10, **config):
+    """An evaluation of a policy that gives problem i the responses answers[i]."""
+    task = Fractions(len(answers))
+    engine = Script({f"{i}?": texts for i, texts in enumerate(answers)}, seed=7)
+    with Grader(task, GradingConfig()) as grader:
+        environment = Environment(engine, task, grader, TOKENIZER, SamplingParams(), max_prompt_tokens)
+        evaluation = evaluate(environment, EvaluationConfig(num_samples=len(answers[0]), **config), seed=7)
+    assert engine.num_calls == 1
+    return evaluation
+
+
+def mean(evaluation, name: str) -> float:
+    return evaluation.scores[name].mean
+
+
+def test_everything_is_counted_and_pass_at_1_is_the_mean_reward():
+    evaluation = run(["#1/2", "#3", "#.5..", "?"], ["a#2/4", "#0.5", "#1", "#1"])
+    assert mean(evaluation, "pass@1") == (1 + 0 + 0 + 0 + 0.75 + 1 + 0 + 0) / 8
+    assert evaluation.num_truncated == 1
+    assert evaluation.verdicts == {"correct": 3, "wrong": 3, "unparseable": 1}
+    assert evaluation.num_tokens == sum(map(len, ("#1/2", "#3", "#.5", "?", "a#2/4", "#0.5", "#1", "#1"))) + 7
+    assert evaluation.length_mean == evaluation.num_tokens / 8
+
+
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_answer(n):
+    for num_right in range(n + 1):
+        for k in range(1, n + 1):
+            subsets = list(combinations([True] * num_right + [False] * (n - num_right), k))
+            assert unbiased_pass_at_k(n, num_right, k) == pytest.approx(fmean(map(any, subsets)), abs=1e-12)
+
+
+def test_only_the_k_that_were_asked_for_and_fit_are_reported():
+    evaluation = run(["#1/2", "#1", "#1"], pass_at=(3, 2, 16))
+    assert list(evaluation.scores) == ["pass@1", "pass@2", "pass@3", "maj@3"]
+    assert mean(evaluation, "pass@2") == pytest.approx(2 / 3)
+    assert mean(evaluation, "pass@3") == 1.0
+
+
+def test_equal_answers_vote_together():
+    assert mean(run(["#3", "#3", "#1/2", "#0.5", "#2/4"]), "maj@5") == 1.0
+    assert mean(run(["#3", "#3.0", "#6/2", "#1/2", "#1/2"]), "maj@5") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "equal", "other"),
+    [
+        (TASKS["arithmetic"](TASKS["arithmetic"].Config()), "4", ["#### 4", "#### 4.0", "#### 8/2"], "#### 1 4"),
+        (TASKS["gsm8k"](TASKS["gsm8k"].Config(path="-")), "1,018", ["#### 1018", "#### $1,018.00"], "#### 10 18.5"),
+        (TASKS["math"](TASKS["math"].Config(path="-")), "0.5", [r"\boxed{\frac12}", r"\boxed{1/2}"], r"\boxed{x^2}"),
+    ],
+    ids=["arithmetic", "gsm8k", "math"],
+)
+def test_equal_answers_vote_together_in_every_task(task, gold, equal, other):
+    """The wrong answer is seen first and as often as each way to write the right one."""
+    problem = Problem("one", "", gold)
+    with Grader(task, GradingConfig(num_workers=1)) as grader:
+        grades = grader.grade([(problem, text) for text in (other, *equal)])
+        endings = [
+            Ending(Completion((), (), "eos", 0), text, grade)
+            for text, grade in zip((other, *equal), grades, strict=True)
+        ]
+        assert [ending.grade.reward for ending in endings] == [0.0] + [1.0] * len(equal)
+        assert majority_rewards(task, grader, [(problem, endings)]) == [1.0]
+        assert majority_rewards(task, grader, [(problem, endings[:2])]) == [0.0]
+        assert grader.verdicts["crashed"] == 0
+
+
+def test_the_first_of_two_equally_frequent_answers_wins():
+    assert mean(run(["#3", "#1/2", "#.5", "#3.0"]), "maj@4") == 0.0
+    assert mean(run(["#.5", "#3", "#3.0", "#1/2"]), "maj@4") == 1.0
+
+
+def test_who_has_no_answer_or_was_cut_off_does_not_vote():
+    assert mean(run(["?", "?", "#3..", "#3..", "#1/2"]), "maj@5") == 1.0
+    assert mean(run(["?", "?", "#1/2.."]), "maj@3") == 0.0
+
+
+def test_problems_vote_among_themselves():
+    evaluation = run(["#3", "#3", "#1/2"], ["#1/2", "#3", "#0.5"], ["#1", "#2", "#3"])
+    assert mean(evaluation, "maj@3") == pytest.approx(1 / 3)
+
+
+def test_long_prompts_are_counted_and_left_out():
+    answers = [["#1/2"]] + [["#3"]] * 9 + [["#3"]] * 2  # problems 10 and 11 have a prompt of three characters
+    evaluation = run(*answers, max_prompt_tokens=2)
+    assert (evaluation.num_problems, evaluation.num_prompts_too_long) == (10, 2)
+    assert mean(evaluation, "pass@1") == 0.1
+    with pytest.raises(UserError, match="all 12 prompts are too long"):
+        run(*answers, max_prompt_tokens=1)
+
+
+def test_the_text_ends_at_the_first_stop_string():
+    assert mean(run(["#1/2??#3?"], stop=("??",)), "pass@1") == 1.0
+
+
+def test_what_is_written_holds_every_number():
+    evaluation = run(["#1/2", "#1"], ["#1", "#1"])
+    written, metrics = evaluation.to_json(), evaluation.metrics()
+    assert written["pass@1"] == metrics["eval/pass@1"] == 0.25
+    assert written["ci95"] == [metrics["eval/pass@1_low"], metrics["eval/pass@1_high"]]
+    assert written["maj@2"] == metrics["eval/maj@2"] == 0.5
+    assert written["pass@2_ci95"] == list(evaluation.scores["pass@2"].ci95)
+
+
+def test_intervals_repeat_and_hold_the_mean():
+    values = [0.0, 0.25, 1.0, 1.0, 0.5] * 20
+    low, high = bootstrap_ci95(values, seed=1)
+    assert low < fmean(values) < high
+    assert (low, high) == bootstrap_ci95(values, seed=1)
+
+
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+    """1,000 evaluations of 100 problems, each with its own chance of success; standard error 0.7%."""
+    draw = random.Random(0)
+    covered = []
+    for trial in range(1000):
+        chances = [draw.betavariate(0.5, 0.8) for _ in range(100)]  # mean 5/13, most problems easy or hopeless
+        values = [sum(draw.random() < chance for _ in range(4)) / 4 for chance in chances]
+        low, high = bootstrap_ci95(values, seed=trial)
+        covered.append(low <= 5 / 13 <= high)
+    assert fmean(covered) >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 1000)
+
+
+def test_agreement_of_all_problems_is_not_certainty():
+    low, high = bootstrap_ci95([0.0] * 100, seed=0)
+    assert low == 0.0
+    assert high == pytest.approx(1.959964**2 / (100 + 1.959964**2))
+    assert bootstrap_ci95([1.0] * 100, seed=0) == pytest.approx((1 - high, 1.0))
+
+
+def test_wilson_is_where_the_score_test_is_rejected():
+    """Both ends p of the interval satisfy |p_hat - p| = z sqrt(p (1 - p) / n)."""
+    for end in wilson_ci95(0.3, 50):
+        assert abs(0.3 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 50))
+
+
+def test_a_k_below_1_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        EvaluationConfig(pass_at=(0, 1))
