@@ -70,7 +70,7 @@ def make_rollout(environment: Environment, state: State, ending: Ending, max_new
         text=ending.text,
         reward=ending.grade.reward,
         verdict=ending.grade.verdict,
-        boundaries=token_boundaries(pieces, environment.task.segment("".join(pieces))),
+        boundaries=token_boundaries(pieces, environment.task.segment(ending.text)),  # a stop string is not cut
         max_new_tokens=max_new_tokens,
     )
 

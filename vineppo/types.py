@@ -222,7 +222,8 @@ class Task(Protocol):
     """Problems, where their solutions may be cut into reasoning steps, and who is right."""
 
     isolate: bool
-    """Whether grading may hang or crash, and therefore runs in limited worker processes."""
+    """Whether grading may hang or crash, and therefore runs in limited worker processes. Such a task may have a
+    method `prepare()`, which a worker calls once, outside the time limit."""
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
         """n distinct training problems; the same seed gives the same problems."""

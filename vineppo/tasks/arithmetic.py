@@ -86,7 +86,7 @@ class Arithmetic:
         number = parse_number(hash_answer(response))
         if number is None:
             return Grade(0.0, "unparseable")
-        return Grade(1.0, "correct") if number == int(problem.answer) else Grade(0.0, "wrong")
+        return Grade(1.0, "correct") if number == parse_number(problem.answer) else Grade(0.0, "wrong")
 
     def answer(self, response: str) -> str | None:
         return hash_answer(response)
