@@ -13,12 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
-from vineppo.models import make_char_tokenizer
+from vineppo.models import make_symbol_tokenizer
 from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, SamplingParams
 
 P_UP, P_DOWN, P_EOS = 0.45, 0.35, 0.2
-TOKENIZER = make_char_tokenizer("udx")
+TOKENIZER = make_symbol_tokenizer("udx")
 
 
 class CoinWalk:

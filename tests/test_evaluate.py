@@ -17,13 +17,13 @@ from vineppo.evaluate import (
     unbiased_pass_at_k,
     wilson_ci95,
 )
-from vineppo.models import make_char_tokenizer
+from vineppo.models import make_symbol_tokenizer
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
 from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Completion, Grade, Problem, SamplingParams, UserError
 
-TOKENIZER = make_char_tokenizer("0123456789#/.ac? ")
+TOKENIZER = make_symbol_tokenizer("0123456789#/.ac? ")
 EOS: Any = TOKENIZER.eos_token_id
 
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vineppo.models import make_char_tokenizer
+from vineppo.models import make_symbol_tokenizer
 from vineppo.segments import cut_lines, decode_pieces, token_boundaries
 from vineppo.types import check_boundaries
 
@@ -50,7 +50,7 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, *tokens: str) -> list[int]:
 
 BYTES = make_byte_tokenizer()
 PIECES = make_sentencepiece_like_tokenizer()
-CHARACTERS = make_char_tokenizer("abc=+\n# 0123456789")
+CHARACTERS = make_symbol_tokenizer("abc=+\n# 0123456789")
 TOKENIZERS = {"bytes": BYTES, "sentencepiece": PIECES, "characters": CHARACTERS}
 
 

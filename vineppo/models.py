@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,8 @@ def make_tiny_model(tokenizer: Any, config: TinyModelConfig, seed: int) -> Llama
         num_key_value_heads=config.num_heads,
         max_position_embeddings=config.context_size,
         tie_word_embeddings=False,
+        # LlamaConfig's 0.02 is for wide models; at 128 attention stays flat and copying is learnt far later.
+        initializer_range=config.hidden_size**-0.5,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -110,11 +114,16 @@ def make_tiny_model(tokenizer: Any, config: TinyModelConfig, seed: int) -> Llama
         return LlamaForCausalLM(architecture).eval()
 
 
-def make_char_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """One token per character of `alphabet`, then <pad>, <bos>, <eos>; decode(encode(text)) == text, exactly."""
-    vocabulary = {symbol: index for index, symbol in enumerate([*sorted(set(alphabet)), "<pad>", "<bos>", "<eos>"])}
+def make_symbol_tokenizer(symbols: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token per symbol, the longest that fits first, then <pad>, <bos>, <eos>; decode(encode(text)) == text.
+
+    Text that is not made of symbols cannot be encoded.
+    """
+    ordered = sorted(set(symbols), key=lambda symbol: (-len(symbol), symbol))
+    vocabulary = {symbol: index for index, symbol in enumerate([*ordered, "<pad>", "<bos>", "<eos>"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # type: ignore[assignment]
+    any_symbol = Regex("|".join(map(re.escape, ordered)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(any_symbol, "isolated")  # type: ignore[assignment]
     tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -22,13 +22,13 @@ from vineppo.runs import sft_run, train_run
 from vineppo.types import UserError
 
 TASK = {"name": "arithmetic", "num_steps": [8, 12], "slip_share": 0.3, "num_test": 1000}
-ENGINE = {"name": "torch", "max_kv_tokens": 262_144}
+ENGINE = {"name": "torch", "max_batch": 512, "max_kv_tokens": 131_072}
 EVALUATION = {"num_problems": 600, "num_samples": 4, "max_new_tokens": 128, "every": 0}
 SFT = {
     "task": TASK,
     "engine": ENGINE,
     "model": {"from_scratch": {"num_layers": 4, "hidden_size": 128, "num_heads": 4, "ffn_size": 384}},
-    "sft": {"num_problems": 20_000, "num_epochs": 1, "minibatch_size": 32},
+    "sft": {"num_problems": 6_400, "num_epochs": 1, "minibatch_size": 16},
     "learner": {"optim": {"lr": 2e-3, "schedule": "cosine", "warmup_ratio": 0.05}},
     "evaluation": EVALUATION,
     "checkpoint": {"every": 0},
@@ -38,7 +38,7 @@ VINEPPO = {
     "engine": ENGINE,
     "sampling": {"prompts_per_iteration": 16, "group_size": 8, "max_new_tokens": 128},
     "credit": {"name": "vineppo", "num_vines": 9},
-    "train": {"num_iterations": 20, "num_epochs": 2, "minibatch_size": 64},
+    "train": {"num_iterations": 10, "num_epochs": 2, "minibatch_size": 64},
     "learner": {"kl_coef": 1e-4, "optim": {"lr": 1e-4, "schedule": "constant", "warmup_ratio": 0.0}},
     "evaluation": EVALUATION,
     "checkpoint": {"every": 0},

@@ -21,7 +21,7 @@ from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, evaluate
 from vineppo.learner import PolicyLearner
 from vineppo.metrics import MetricsLog, Sink
-from vineppo.models import load_model, load_tokenizer, make_char_tokenizer, make_tiny_model, save_model
+from vineppo.models import load_model, load_tokenizer, make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.recipe import Recipe, SFTRecipe, TrainRecipe, load_recipe
 from vineppo.rollouts import save_rollouts
 from vineppo.seeding import derive_seed
@@ -144,7 +144,7 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Checkpoint | None = None
     if source is not None:
         return load_tokenizer(source), load_model(source, device=device)
     assert recipe.model.from_scratch is not None
-    tokenizer = make_char_tokenizer(task.alphabet)  # type: ignore[attr-defined]
+    tokenizer = make_symbol_tokenizer(task.symbols)  # type: ignore[attr-defined]
     model = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
     return tokenizer, model.to(device)  # type: ignore[arg-type]
 

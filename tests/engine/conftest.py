@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from vineppo.engine import ENGINES
-from vineppo.models import make_char_tokenizer
+from vineppo.models import make_symbol_tokenizer
 from vineppo.types import Request
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 .\n"
@@ -72,7 +72,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return make_char_tokenizer(ALPHABET)  # 42 tokens, fewer than the models' 64
+    return make_symbol_tokenizer(ALPHABET)  # 42 tokens, fewer than the models' 64
 
 
 @pytest.fixture(scope="session")

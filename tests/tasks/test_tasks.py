@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from vineppo.models import make_char_tokenizer
+from vineppo.models import make_symbol_tokenizer
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
@@ -83,13 +83,13 @@ def test_an_unknown_split_is_named(tasks, name):
         tasks[name].split("dev")
 
 
-def test_arithmetic_splits_cannot_overlap_and_its_characters_are_known():
+def test_arithmetic_splits_cannot_overlap_and_their_symbols_are_known():
     task = Arithmetic(ArithmeticConfig(num_steps=(2, 2), num_test=80, num_validation=80))
     prompts = [{problem.prompt for problem in task.split(split)} for split in ("test", "validation")]
     prompts.append({problem.prompt for problem in task.sample(900, seed=1)})
     assert [len(split) for split in prompts] == [80, 80, 900]
     assert len(set().union(*prompts)) == 80 + 80 + 900
-    tokenizer = make_char_tokenizer(Arithmetic.alphabet)
+    tokenizer = make_symbol_tokenizer(task.symbols)
     problem = task.sample(1, seed=0)[0]
     text = problem.prompt + problem.solution
     assert tokenizer.decode(tokenizer.encode(text)) == text

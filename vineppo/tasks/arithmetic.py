@@ -1,9 +1,9 @@
 """The embedded task: chains of arithmetic modulo 10 in which every step depends on the one before.
 
-    9: a+3 b*7 c-4          start at 9, then add 3, times 7, minus 4, always keeping the last digit
-    a 9+3=2
-    b 2*7=4
-    c 4-4=0
+    9 a+3 b*7 c-4           start at 9, then add 3, times 7, minus 4, always keeping the last digit
+    9 a+3=2
+    2 b*7=4
+    4 c-4=0
     #### 0
 
 One wrong step spoils the answer (every operation is a bijection), so credit matters. The worked solutions come from a
@@ -65,10 +65,10 @@ class ArithmeticConfig(Config):
 class Arithmetic:
     Config = ArithmeticConfig
     isolate = False
-    alphabet = "0123456789+-*=:# \n" + LABELS
 
     def __init__(self, config: ArithmeticConfig):
         self.config = config
+        self.symbols = (*"0123456789", *(f" {label}" for label in LABELS), *config.operations, "=", "\n", "#### ")
         self._slips = dict(self._draw_slips())
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
@@ -109,10 +109,10 @@ class Arithmetic:
         draw = random.Random(seed)
         start = draw.randrange(self.config.modulus)
         operations = [draw.choice(self.config.operations) for _ in range(draw.randint(*self.config.num_steps))]
-        steps = " ".join(label + operation for label, operation in zip(LABELS, operations, strict=False))
+        steps = "".join(f" {label}{operation}" for label, operation in zip(LABELS, operations, strict=False))
         true_lines, answer = self._solve(start, operations, slips=None)
         solution = true_lines if split != "train" else self._solve(start, operations, slips=draw)[0]
-        prompt = f"{start}: {steps}\n"
+        prompt = f"{start}{steps}\n"
         return Problem(f"arithmetic/{split}/{derive_seed(prompt):016x}", prompt, str(answer), solution)
 
     def _solve(self, start: int, operations: list[str], slips: random.Random | None) -> tuple[str, int]:
@@ -122,7 +122,7 @@ class Arithmetic:
             reliability, wrong = self._slips.get((operation, value), (1.0, result))
             if slips is not None and slips.random() >= reliability:
                 result = wrong
-            lines.append(f"{label} {value}{operation}={result}\n")
+            lines.append(f"{value} {label}{operation}={result}\n")
             value = result
         return "".join(lines) + f"#### {value}", value
 
