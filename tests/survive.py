@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from vineppo.recipe import TrainRecipe, make_recipe
 from vineppo.runs import train_run
 from vineppo.shutdown import Stopped
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "name": "survivor",
     "task": {"name": "arithmetic", "num_steps": [1, 2], "num_test": 20},
     "model": {"from_scratch": {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "ffn_size": 16}},

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = {
-    "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0,
+    "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0,
     "runtime": 1, "segments": 1, "models": 1, "batch": 1, "losses": 1, "optim": 1, "environment": 1,
     "tasks": 2, "engine": 2,
     "learner": 3, "checkpoint": 3, "credit": 3,

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+import tomli_w
+from survive import RECIPE
 
 HERE = Path(__file__).parent
 
@@ -26,3 +32,30 @@ def test_kill_9_at_ten_moments_changes_nothing(tmp_path):
     assert whole.keys() == killed.keys()
     assert [name for name in whole if whole[name] != killed[name]] == []
     assert len(whole["metrics.jsonl"].splitlines()) == 10
+
+
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_polite_stop_leaves_a_checkpoint_to_go_on_from(tmp_path, signum, exit_code):
+    """The command itself, as a user stops it: checkpoint, exit code, and the numbers of a run that was not stopped."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tomli_w.dumps(RECIPE | {"checkpoint": {"every": 0}}))
+    command = [sys.executable, "-m", "vineppo.cli", "train", str(recipe), "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen([*command, str(stopped)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while num_lines(stopped / "metrics.jsonl") < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signum)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == exit_code, said
+    assert "Traceback" not in said
+    assert 2 <= num_lines(stopped / "metrics.jsonl") < RECIPE["train"]["num_iterations"]
+    assert len(list((stopped / "checkpoints").glob("iteration-*"))) == 1
+    subprocess.run([*command, str(stopped), "--resume"], check=True, capture_output=True)
+    for name in ("metrics.jsonl", "result.json"):
+        assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0

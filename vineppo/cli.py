@@ -61,11 +61,12 @@ def add_quickstart(commands: argparse._SubParsersAction) -> None:
 
 
 def add_run(commands: argparse._SubParsersAction, name: str, what: str, run) -> None:
+    example = "recipes/gsm8k-smollm2-sft.toml" if name == "sft" else "recipes/gsm8k-smollm2.toml"
     parser = commands.add_parser(
         name,
         help=what,
         description=f"{what[0].upper()}{what[1:]}, as a recipe says.",
-        epilog=f"example: vineppo {name} recipes/gsm8k-smollm2.toml seed=1 learner.optim.lr=2e-6 --out runs/again",
+        epilog=f"example: vineppo {name} {example} seed=1 learner.optim.lr=2e-6 --out runs/again",
     )
     add_recipe(parser)
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME, after the recipe's name)")
@@ -114,21 +115,31 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 def run_sft(args: argparse.Namespace) -> None:
     prepare()
+    from vineppo.progress import Bar, make_progress
     from vineppo.recipe import SFTRecipe, load_recipe
     from vineppo.runs import sft_run
 
     recipe = load_recipe(args.recipe, args.overrides, kind=SFTRecipe)
-    folder = sft_run(recipe, args.out or Path("runs") / recipe.name, resume=args.resume)
+    out = args.out or Path("runs") / recipe.name
+    with make_progress() as progress:
+        epochs = Bar(progress, "epochs", recipe.sft.num_epochs)
+        steps = Bar(progress, "optimizer steps")
+        say = progress.console.print
+        folder = sft_run(recipe, out, resume=args.resume, sinks=[epochs], say=say, on_step=steps.move)
     print(f"model: {folder}")
 
 
 def run_train(args: argparse.Namespace) -> None:
     prepare()
+    from vineppo.progress import Bar, make_progress
     from vineppo.recipe import TrainRecipe, load_recipe
     from vineppo.runs import train_run
 
     recipe = load_recipe(args.recipe, args.overrides, kind=TrainRecipe)
-    folder = train_run(recipe, args.out or Path("runs") / recipe.name, resume=args.resume)
+    out = args.out or Path("runs") / recipe.name
+    with make_progress() as progress:
+        iterations = Bar(progress, "iterations", recipe.train.num_iterations)
+        folder = train_run(recipe, out, resume=args.resume, sinks=[iterations], say=progress.console.print)
     print(f"model: {folder}")
 
 
@@ -173,9 +184,12 @@ def kind_of(path: Path):
 
 def prepare() -> None:
     """Before torch allocates anything: CPU training spends half its time in page faults otherwise."""
+    from transformers.utils import logging as transformers_logging
+
     from vineppo import runtime
 
     runtime.tune_allocator()
+    transformers_logging.disable_progress_bar()  # of loading and saving weights, in the middle of ours
 
 
 if __name__ == "__main__":

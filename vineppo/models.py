@@ -49,8 +49,8 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    if hasattr(model.config, "attention_dropout"):
-        model.config.attention_dropout = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
     return model.to(device).eval()
 
 

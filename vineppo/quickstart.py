@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from vineppo import runtime
+from vineppo.progress import Bar, make_progress
 from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
 from vineppo.runs import sft_run, train_run
 from vineppo.types import UserError
@@ -53,45 +53,18 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
     console.print("facts are unreliable (SFT), then from its own answers with measured credit (VinePPO).\n")
     started = time.perf_counter()
     common = {"seed": seed, "device": device}
-    with Progress(
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        bar = progress.add_task("1/2 SFT (optimizer steps)", total=None)
+    with make_progress(console) as progress:
+        bar = Bar(progress, "1/2 SFT (optimizer steps)")
         sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
-        policy = sft_run(
-            sft,
-            out / "sft",
-            say=progress.console.print,
-            on_step=lambda step, total: progress.update(bar, completed=step, total=total),
-        )
+        policy = sft_run(sft, out / "sft", say=progress.console.print, on_step=bar.move)
         rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
         recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
-        bar = progress.add_task("2/2 VinePPO (iterations)", total=recipe.train.num_iterations)
-        train_run(recipe, out / "vineppo", sinks=[ProgressBar(progress, bar)], say=progress.console.print)
+        bar = Bar(progress, "2/2 VinePPO (iterations)", recipe.train.num_iterations)
+        train_run(recipe, out / "vineppo", sinks=[bar], say=progress.console.print)
     result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     show(console, out, result)
     return result
-
-
-class ProgressBar:
-    """A metrics sink: every iteration moves the bar and shows the reward."""
-
-    def __init__(self, progress: Progress, bar: TaskID):
-        self.progress, self.bar = progress, bar
-
-    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        reward = f"2/2 VinePPO (reward {metrics['reward/mean']:.2f})"
-        self.progress.update(self.bar, completed=iteration, description=reward)
-
-    def close(self) -> None:
-        pass
 
 
 def replace_earlier(out: Path) -> None:

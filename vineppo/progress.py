@@ -1,0 +1,57 @@
+"""What a run shows in the terminal: a bar with the time left, and a line per iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def make_progress(console: Console | None = None) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+class Bar:
+    """One stage of a run. As a metrics sink it moves with the iterations and prints what they brought."""
+
+    def __init__(self, progress: Progress, description: str, total: int | None = None, *, print_lines: bool = True):
+        self.progress, self.print_lines = progress, print_lines
+        self.task = progress.add_task(description, total=total)
+
+    def move(self, completed: int, total: int) -> None:
+        self.progress.update(self.task, completed=completed, total=total)
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self.progress.update(self.task, completed=iteration)
+        if self.print_lines:
+            self.progress.console.print(line(iteration, metrics), highlight=False)
+
+    def close(self) -> None:
+        pass
+
+
+SHOWN = {
+    "reward/mean": "reward {:.3f}",
+    "credit/value_mean": "V {:.3f}",
+    "sft/nll": "nll {:.3f}",
+    "kl/reference": "KL {:.3g}",
+    "tokens/policy": "{:,.0f} policy tokens",
+    "tokens/vine": "{:,.0f} vine tokens",
+    "eval/pass@1": "pass@1 {:.3f}",
+}
+
+
+def line(iteration: int, metrics: Mapping[str, float]) -> str:
+    """The few numbers one watches; all of them are in metrics.jsonl."""
+    shown = [form.format(metrics[key]) for key, form in SHOWN.items() if key in metrics]
+    seconds = sum(value for key, value in metrics.items() if key.startswith("seconds/"))
+    return f"{iteration:>5}  " + "  ".join([*shown, f"{seconds:.0f} s"])
