@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 from survive import RECIPE
+
+from vineppo.recipe import SFTRecipe, make_recipe
+from vineppo.runs import sft_run
+from vineppo.shutdown import Stopped
 
 HERE = Path(__file__).parent
 
@@ -59,3 +64,30 @@ def test_a_polite_stop_leaves_a_checkpoint_to_go_on_from(tmp_path, signum, exit_
 
 def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_fine_tuning_stops_and_goes_on_at_any_optimizer_step(tmp_path):
+    sft = {key: RECIPE[key] for key in ("name", "task", "model", "engine", "learner", "evaluation")}
+    tree = sft | {"sft": {"num_problems": 60, "num_epochs": 3, "minibatch_size": 8}, "checkpoint": {"every": 0}}
+    recipe = make_recipe(tree, kind=SFTRecipe, source="test")
+    sft_run(recipe, tmp_path / "whole")
+
+    class StopAt:
+        def __init__(self, step: int):
+            self.step = step
+
+        def write(self, iteration: int, metrics: object) -> None:
+            if iteration == self.step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def close(self) -> None:
+            pass
+
+    for resume, step in ((False, 3), (True, 13), (True, 16)):
+        with pytest.raises(Stopped):
+            sft_run(recipe, tmp_path / "stopped", resume=resume, sinks=[StopAt(step)], say=lambda _: None)
+        assert num_lines(tmp_path / "stopped" / "metrics.jsonl") == step
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert sft_run(recipe, stopped, resume=True).name == sft_run(recipe, whole, resume=True).name == "iteration-000024"
+    for name in ("metrics.jsonl", "result.json", "checkpoints/iteration-000024/model.safetensors"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()

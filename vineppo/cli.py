@@ -122,10 +122,9 @@ def run_sft(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe, args.overrides, kind=SFTRecipe)
     out = args.out or Path("runs") / recipe.name
     with make_progress() as progress:
-        epochs = Bar(progress, "epochs", recipe.sft.num_epochs)
-        steps = Bar(progress, "optimizer steps")
+        bar = Bar(progress, "optimizer steps", print_every=10)
         say = progress.console.print
-        folder = sft_run(recipe, out, resume=args.resume, sinks=[epochs], say=say, on_step=steps.move)
+        folder = sft_run(recipe, out, resume=args.resume, sinks=[bar], say=say, on_start=bar.set_total)
     print(f"model: {folder}")
 
 

@@ -21,19 +21,19 @@ def make_progress(console: Console | None = None) -> Progress:
 
 
 class Bar:
-    """One stage of a run. As a metrics sink it moves with the iterations and prints what they brought."""
+    """One stage of a run. As a metrics sink it moves with the iterations and prints what every so many brought."""
 
-    def __init__(self, progress: Progress, description: str, total: int | None = None, *, print_lines: bool = True):
-        self.progress, self.print_lines = progress, print_lines
+    def __init__(self, progress: Progress, description: str, total: int | None = None, *, print_every: int = 1):
+        self.progress, self.print_every = progress, print_every
         self.task = progress.add_task(description, total=total)
 
-    def move(self, completed: int, total: int) -> None:
-        self.progress.update(self.task, completed=completed, total=total)
+    def set_total(self, total: int) -> None:
+        self.progress.update(self.task, total=total)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.progress.update(self.task, completed=iteration)
-        if self.print_lines:
-            self.progress.console.print(line(iteration, metrics), highlight=False)
+        if self.print_every and iteration % self.print_every == 0:
+            self.progress.console.print(line(iteration, metrics), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         pass

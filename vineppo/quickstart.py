@@ -54,13 +54,14 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
     started = time.perf_counter()
     common = {"seed": seed, "device": device}
     with make_progress(console) as progress:
-        bar = Bar(progress, "1/2 SFT (optimizer steps)")
+        bar = Bar(progress, "1/2 SFT (optimizer steps)", print_every=100)
         sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
-        policy = sft_run(sft, out / "sft", say=progress.console.print, on_step=bar.move)
+        say = progress.console.print
+        policy = sft_run(sft, out / "sft", sinks=[bar], say=say, on_start=bar.set_total)
         rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
         recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
         bar = Bar(progress, "2/2 VinePPO (iterations)", recipe.train.num_iterations)
-        train_run(recipe, out / "vineppo", sinks=[bar], say=progress.console.print)
+        train_run(recipe, out / "vineppo", sinks=[bar], say=say)
     result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     show(console, out, result)

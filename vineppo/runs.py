@@ -6,9 +6,10 @@ runs/NAME/ holds recipe.toml, environment.json, metrics.jsonl, timings.jsonl, ch
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,10 @@ class Session:
     grader: Grader
     log: MetricsLog
     shutdown: Shutdown
-    evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
     def completed(self) -> int:
-        """Iterations (epochs, for SFT) that the checkpoint holds."""
+        """Iterations (optimizer steps, for SFT) that the checkpoint holds."""
         return self.checkpoint.iteration if self.checkpoint else 0
 
     def make_engine(self) -> Engine:
@@ -69,17 +69,20 @@ class Session:
         return learner
 
     def make_environment(self, engine: Engine, params: SamplingParams, max_prompt_tokens: int | None) -> Environment:
-        longest = self.policy.config.max_position_embeddings - 1
-        longest = min(max_prompt_tokens or longest, longest)
-        return Environment(engine, self.task, self.grader, self.tokenizer, params, longest)
+        longest = longest_prompt(self.policy)
+        return Environment(
+            engine, self.task, self.grader, self.tokenizer, params, min(max_prompt_tokens or longest, longest)
+        )
 
-    def evaluate(self, engine: Engine) -> Evaluation:
+    def evaluate(self, engine: Engine, iteration: int) -> None:
+        """Into the log, and into result.json, which holds the latest one."""
         config = self.recipe.evaluation
         with self.log.phase("evaluate"):
             environment = self.make_environment(engine, config.params(), None)
             evaluation = evaluate(environment, config, seed=derive_seed(self.recipe.seed, "evaluation"))
-        self.evaluations.append(evaluation)
-        return evaluation
+        self.log.add(evaluation.metrics())
+        told = {"recipe": self.recipe.name, "seed": self.recipe.seed, "iteration": iteration}
+        (self.folder / "result.json").write_text(json.dumps(evaluation.to_json() | told, indent=1) + "\n")
 
     def save(self, iteration: int, learner: PolicyLearner, credit_state: dict[str, Any]) -> None:
         with self.log.phase("checkpoint"):
@@ -174,7 +177,7 @@ def train_run(
             nonlocal completed
             last = recipe.train.num_iterations
             if due(recipe.evaluation.every, iteration, last):
-                session.log.add(session.evaluate(engine).metrics())
+                session.evaluate(engine, iteration)
             if due(recipe.train.save_rollouts_every, iteration, last):
                 save_rollouts(folder / "rollouts" / f"iteration-{iteration:06d}.jsonl.gz", groups, credits, environment)
             session.log.write(iteration, machine())
@@ -197,7 +200,6 @@ def train_run(
         except Stopped:
             session.save(completed, learner, credit.state_dict())
             raise
-        write_result(session)
     return checkpoint_folders(folder / "checkpoints")[-1]
 
 
@@ -208,34 +210,45 @@ def sft_run(
     resume: bool = False,
     sinks: Sequence[Sink] = (),
     say: Say = print,
-    on_step: Callable[[int, int], None] = lambda step, total: None,
+    on_start: Callable[[int], None] = lambda total_steps: None,
 ) -> Path:
-    """Fine-tunes on worked solutions, and returns the folder of the last checkpoint."""
+    """Fine-tunes on worked solutions, and returns the folder of the last checkpoint.
+
+    An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs.
+    """
     with open_session(recipe, folder, resume=resume, sinks=sinks, say=say) as session:
         examples, num_too_long = make_examples(session.task, session.tokenizer, recipe.sft, seed=recipe.seed)
-        total_steps = recipe.sft.num_steps(len(examples))
+        num_epochs, total_steps = recipe.sft.num_epochs, recipe.sft.num_steps(len(examples))
         learner = session.make_learner(None, temperature=1.0, total_steps=total_steps)
+        on_start(total_steps)
+        completed = session.completed
 
-        def finish_epoch(epoch: int) -> None:
-            session.log.add({"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)})
-            if due(recipe.evaluation.every, epoch, recipe.sft.num_epochs):
-                session.log.add(session.evaluate(session.make_engine()).metrics())
-            session.log.write(epoch, machine())
-            if due(recipe.checkpoint.every, epoch, recipe.sft.num_epochs):
-                session.save(epoch, learner, {})
+        def finish_step(step: int) -> None:
+            nonlocal completed
+            epoch, rest = divmod(step, total_steps // num_epochs)
+            if rest == 0:
+                session.log.add({"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)})
+            if rest == 0 and due(recipe.evaluation.every, epoch, num_epochs):
+                session.evaluate(session.make_engine(), step)
+            session.log.write(step, machine())
+            completed = step
+            if rest == 0 and due(recipe.checkpoint.every, epoch, num_epochs):
+                session.save(step, learner, {})
 
-        fine_tune(
-            recipe.sft,
-            examples=examples,
-            learner=learner,
-            log=session.log,
-            shutdown=session.shutdown,
-            finish_epoch=finish_epoch,
-            on_step=lambda: on_step(learner.num_steps, total_steps),
-            seed=recipe.seed,
-            first_epoch=session.completed,
-        )
-        write_result(session)
+        try:
+            fine_tune(
+                recipe.sft,
+                examples=examples,
+                learner=learner,
+                log=session.log,
+                shutdown=session.shutdown,
+                finish_step=finish_step,
+                seed=recipe.seed,
+                first_step=session.completed,
+            )
+        except Stopped:
+            session.save(completed, learner, {})
+            raise
     return checkpoint_folders(folder / "checkpoints")[-1]
 
 
@@ -244,10 +257,14 @@ def eval_run(recipe: Recipe) -> Evaluation:
     task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
     tokenizer, model = load_policy(recipe, task)
     engine = ENGINES[recipe.engine.name](recipe.engine, model, tokenizer)  # type: ignore[attr-defined]
-    longest = model.config.max_position_embeddings - 1
     with Grader(task, recipe.grading) as grader:
-        environment = Environment(engine, task, grader, tokenizer, recipe.evaluation.params(), longest)
+        environment = Environment(engine, task, grader, tokenizer, recipe.evaluation.params(), longest_prompt(model))
         return evaluate(environment, recipe.evaluation, seed=derive_seed(recipe.seed, "evaluation"))
+
+
+def longest_prompt(model: Any) -> int:
+    """In tokens, with room for one more."""
+    return (getattr(model.config, "max_position_embeddings", None) or sys.maxsize) - 1
 
 
 def machine() -> dict[str, float]:
@@ -257,9 +274,3 @@ def machine() -> dict[str, float]:
 def due(every: int, iteration: int, last: int) -> bool:
     """Every so many iterations, and at the end."""
     return iteration == last or (every > 0 and iteration % every == 0)
-
-
-def write_result(session: Session) -> None:
-    if session.evaluations:
-        result = session.evaluations[-1].to_json() | {"recipe": session.recipe.name, "seed": session.recipe.seed}
-        (session.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -55,15 +55,18 @@ def fine_tune(
     learner: PolicyLearner,
     log: MetricsLog,
     shutdown: Shutdown,
-    finish_epoch: Callable[[int], None],
-    on_step: Callable[[], None] = lambda: None,
+    finish_step: Callable[[int], None],
     seed: int,
-    first_epoch: int = 0,
+    first_step: int = 0,
 ) -> None:
-    for epoch in range(first_epoch, config.num_epochs):
+    """Calls `finish_step` with the number of completed optimizer steps."""
+    steps_per_epoch = config.num_steps(len(examples)) // config.num_epochs
+    minibatches: list[list[Sample]] = []
+    for step in range(first_step, config.num_steps(len(examples))):
+        epoch, position = divmod(step, steps_per_epoch)
+        if position == 0 or not minibatches:
+            minibatches = split(examples, config.minibatch_size, seed=derive_seed(seed, "sft", epoch))
         with log.phase("update"):
-            for minibatch in split(examples, config.minibatch_size, seed=derive_seed(seed, "sft", epoch)):
-                log.add(learner.step_nll(minibatch))
-                on_step()
-        finish_epoch(epoch + 1)
+            log.add(learner.step_nll(minibatches[position]))
+        finish_step(step + 1)
         shutdown.check()
