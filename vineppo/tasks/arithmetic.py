@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from vineppo.config import Config
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers import hash_answer, parse_number
+from vineppo.tasks.answers import grade_number, hash_answer
 from vineppo.types import Grade, Problem, UserError
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
@@ -83,10 +83,7 @@ class Arithmetic:
         return list(islice(self._problems(name, 0), size))
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        number = parse_number(hash_answer(response))
-        if number is None:
-            return Grade(0.0, "unparseable")
-        return Grade(1.0, "correct") if number == parse_number(problem.answer) else Grade(0.0, "wrong")
+        return grade_number(problem.answer, hash_answer(response))
 
     def answer(self, response: str) -> str | None:
         return hash_answer(response)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers import hash_answer, parse_number
+from vineppo.tasks.answers import grade_number, hash_answer, parse_number
 from vineppo.tasks.dataset import Record
-from vineppo.tasks.problem_set import ProblemSet
+from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.types import Grade, Problem
 
 CALCULATOR = re.compile(r"<<[^>]*>>")
@@ -23,24 +23,10 @@ class GSM8KConfig(Config):
     """JSONL or Parquet file with fields question and answer, a folder with train.* and test.*, or a hub name."""
     subset: str | None = None
     """Of a hub data set; openai/gsm8k wants "main"."""
-    prompt_template: str = "[MATH_TASK] Problem:\n{question}\n\nSolution:"
-    solution_template: str = "\n{solution}\n"
+    prompt_template: Annotated[str, containing("{question}")] = "[MATH_TASK] Problem:\n{question}\n\nSolution:"
+    solution_template: Annotated[str, containing("{solution}")] = "\n{solution}\n"
     num_validation: int = Field(default=373, ge=0)
     """Training problems held out as the validation split; 373 as in the paper's data."""
-
-    @field_validator("prompt_template")
-    @classmethod
-    def has_question(cls, template: str) -> str:
-        if "{question}" not in template:
-            raise ValueError("must contain {question}")
-        return template
-
-    @field_validator("solution_template")
-    @classmethod
-    def has_solution(cls, template: str) -> str:
-        if "{solution}" not in template:
-            raise ValueError("must contain {solution}")
-        return template
 
 
 class GSM8K:
@@ -60,10 +46,7 @@ class GSM8K:
         self.sample, self.split = self._problems.sample, self._problems.split
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        number = parse_number(hash_answer(response))
-        if number is None:
-            return Grade(0.0, "unparseable")
-        return Grade(1.0, "correct") if number == parse_number(problem.answer) else Grade(0.0, "wrong")
+        return grade_number(problem.answer, hash_answer(response))
 
     def answer(self, response: str) -> str | None:
         return hash_answer(response)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.latex import cut_latex
-from vineppo.tasks.problem_set import ProblemSet
+from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.types import Grade, Problem, UserError
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w$\\-])")
-
-
 UP_TO_BLANK = re.compile(r"[^\s$]+")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -26,26 +24,12 @@ class MATHConfig(Config):
     path: str
     """JSONL or Parquet file with fields problem and solution, a folder with train.* and test.*, or a hub name."""
     subset: str | None = None
-    prompt_template: str = "[MATH_TASK] Problem:\n{problem}\n\nSolution:"
-    solution_template: str = "\n{solution}\n"
+    prompt_template: Annotated[str, containing("{problem}")] = "[MATH_TASK] Problem:\n{problem}\n\nSolution:"
+    solution_template: Annotated[str, containing("{solution}")] = "\n{solution}\n"
     num_validation: int = Field(default=500, ge=0)
     """Training problems held out as the validation split; 500 as in the paper's data."""
     max_segment_chars: int = Field(default=100, ge=20)
     """Longer parts are cut further, inside a formula if nothing else is left; 100 as in the paper's code."""
-
-    @field_validator("prompt_template")
-    @classmethod
-    def has_problem(cls, template: str) -> str:
-        if "{problem}" not in template:
-            raise ValueError("must contain {problem}")
-        return template
-
-    @field_validator("solution_template")
-    @classmethod
-    def has_solution(cls, template: str) -> str:
-        if "{solution}" not in template:
-            raise ValueError("must contain {solution}")
-        return template
 
 
 class MATH:

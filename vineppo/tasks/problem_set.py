@@ -6,11 +6,24 @@ import random
 from collections.abc import Callable
 from functools import cached_property
 
+from pydantic import AfterValidator
+
 from vineppo.seeding import derive_seed
 from vineppo.tasks.dataset import Record, load_records
 from vineppo.types import Problem, UserError
 
 MakeProblem = Callable[[str, str, Record], Problem]  # (split, id, record)
+
+
+def containing(placeholder: str) -> AfterValidator:
+    """For the config of a template in which this must stand."""
+
+    def check(template: str) -> str:
+        if placeholder not in template:
+            raise ValueError(f"must contain {placeholder}")
+        return template
+
+    return AfterValidator(check)
 
 
 class ProblemSet:
