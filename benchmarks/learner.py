@@ -90,7 +90,7 @@ def bench(
     config = LearnerConfig(
         microbatch_tokens=options.microbatch_tokens, precision=options.precision, optim=OptimConfig(lr=1e-9)
     )
-    learner = PolicyLearner(config, policy, reference, temperature=1.0, total_steps=1000, pad_id=0)
+    learner = PolicyLearner(config, policy, reference, temperature=1.0, total_steps=1000)
     scored = learner.score(rollouts)
     learner.step(scored)  # optimizer state and thread pools exist from here on
     num_tokens = sum(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)

@@ -16,16 +16,16 @@ def make_samples(n: int) -> list[Sample]:
 
 
 def test_a_batch_by_hand():
-    batch = collate([make_sample(2, 3, first=10), make_sample(1, 2, first=50)], pad_id=9)
-    assert batch.input_ids_BT.tolist() == [[10, 11, 12, 13], [50, 51, 52, 9]]
-    assert batch.target_ids_BT.tolist() == [[11, 12, 13, 14], [51, 52, 9, 9]]
+    batch = collate([make_sample(2, 3, first=10), make_sample(1, 2, first=50)])
+    assert batch.input_ids_BT.tolist() == [[10, 11, 12, 13], [50, 51, 52, 0]]
+    assert batch.target_ids_BT.tolist() == [[11, 12, 13, 14], [51, 52, 0, 0]]
     assert batch.attention_mask_BT.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch.action_mask_BT.tolist() == [[False, True, True, True], [True, True, False, False]]
 
 
 def test_the_action_targets_are_the_responses_in_order():
     samples = make_samples(20)
-    batch = collate(samples, pad_id=0)
+    batch = collate(samples)
     actions = batch.target_ids_BT[batch.action_mask_BT].tolist()
     assert actions == [token for sample in samples for token in sample.response_ids]
 

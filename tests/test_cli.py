@@ -10,7 +10,7 @@ import tomli_w
 import torch
 from survive import RECIPE
 
-from vineppo.cli import main
+from vineppo.cli import main, parse
 
 
 @pytest.fixture
@@ -144,3 +144,66 @@ def test_help_is_there(command, capsys):
         main([*command, "--help"])
     assert exit_.value.code == 0
     assert len(capsys.readouterr().out) > 100
+
+
+def test_overrides_may_stand_anywhere_and_strangers_are_named(recipe, tmp_path, capsys):
+    for argv in (["--out", "x", "seed=7"], ["seed=7", "--out", "x"], ["--out", "x", "seed=6", "--resume", "seed=7"]):
+        args = parse(["train", str(recipe), *argv])
+        assert (str(args.out), args.overrides[-1]) == ("x", "seed=7")
+    for argv in (
+        ["train", str(recipe), "--sed=7"],
+        ["train", str(recipe), "--out", "x", "seed"],
+        ["quickstart", "a=1"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            parse(argv)
+        assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.from_scratch.num_layer=3", "did you mean 'num_layers'?"),
+        ("model.from_scratch.hidden_size=18", "must be a multiple of"),
+        ("task.operations=[]", "task.operations = []"),
+        ("learner.optim.betas=[0.9, 1.0]", "learner.optim.betas.1 = 1.0"),
+        ("task.name=[1]", "task.name = [1]"),
+        ("task.num_test=100000", "distinct test problems exist"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_run(recipe, tmp_path, capsys, override, said):
+    assert said in complaint(capsys, "train", recipe, override, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_failed_at_its_start_can_be_mended(recipe, tmp_path, capsys):
+    """No model, prompts too long, ...: nothing was learnt, so the same folder takes the mended recipe."""
+    out = tmp_path / "run"
+    complaint(capsys, "train", recipe, "sampling.max_prompt_tokens=2", "--out", out)
+    assert (out / "recipe.toml").exists()
+    assert main(["train", str(recipe), "train.num_iterations=1", "--out", str(out)]) == 0
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_run_over_them(recipe, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", str(recipe), "train.num_iterations=2", "--out", str(out)]) == 0
+    capsys.readouterr()
+    metrics = (out / "metrics.jsonl").read_bytes()
+    for folder in (out / "checkpoints").iterdir():
+        (folder / "trainer.json").write_text("{}")
+    argv = ["train", str(recipe), "train.num_iterations=2", "--out", str(out), "--resume"]
+    assert main(argv) == 2
+    assert "no other checkpoint is left" in capsys.readouterr().err
+    assert (out / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_only_the_embedded_task_has_symbols_for_a_model_from_scratch(recipe, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    recipe.write_text(tomli_w.dumps(RECIPE | {"task": {"name": "gsm8k", "path": str(tmp_path / "data")}}))
+    assert "does not list its symbols" in complaint(capsys, "train", recipe, "--out", tmp_path / "run")
+
+
+def test_a_result_that_could_not_be_written_is_refused_before_it_is_computed(recipe, tmp_path, capsys):
+    assert "there is no folder" in complaint(capsys, "eval", recipe, "--json", tmp_path / "no" / "x.json")

@@ -34,7 +34,7 @@ def make_learner(model: Any = None, reference: Any = None, lr: float = 1e-3, **o
     optim = OptimConfig(lr=lr, schedule="constant", warmup_ratio=0.0, max_grad_norm=1e9)
     config = LearnerConfig(**{"precision": "float32", "optim": optim, "kl_coef": 0.1, **options})
     model = model or make_model()
-    return PolicyLearner(config, model, reference, temperature=TEMPERATURE, total_steps=100, pad_id=0)
+    return PolicyLearner(config, model, reference, temperature=TEMPERATURE, total_steps=100)
 
 
 def make_samples(n: int = 8) -> list[Sample]:

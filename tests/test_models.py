@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 from vineppo import models
 from vineppo.models import (
@@ -160,3 +167,22 @@ def interleave(weight: torch.Tensor, config) -> np.ndarray:
     """GGUF keeps the two halves of each head's rotary pairs next to each other."""
     heads = config.num_attention_heads
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape).numpy()
+
+
+def test_logits_that_are_more_than_the_head_s_output_are_refused(tmp_path):
+    torch.manual_seed(0)
+    config = GraniteConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, logits_scaling=8.0, initializer_range=0.5,
+    )  # fmt: skip
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="granite does something to its logits"):
+        load_model(str(tmp_path))
+
+
+def test_a_generation_config_that_cannot_be_saved_again_does_no_harm(tmp_path):
+    model = make_tiny_model(TOKENIZER, TINY, seed=1)
+    save_model(model, TOKENIZER, tmp_path / "a")
+    (tmp_path / "a" / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": [3, 4]}')
+    save_model(load_model(str(tmp_path / "a")), TOKENIZER, tmp_path / "b")
+    assert load_model(str(tmp_path / "b")).generation_config.eos_token_id == [3, 4]

@@ -96,3 +96,11 @@ def test_the_check_of_ci_can_fail(change, complaint):
     }  # fmt: skip
     found = list(check_script().find_problems({**good, **change}))
     assert found == [] if complaint is None else any(complaint in problem for problem in found), found
+
+
+def test_other_runs_of_these_names_are_left_alone(tmp_path):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "recipe.toml").write_text('name = "my-sft"\n')
+    with pytest.raises(UserError, match="holds more than an earlier quickstart"):
+        run(tmp_path)
+    assert (tmp_path / "sft" / "recipe.toml").exists()

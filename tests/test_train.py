@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from coin_walk import TOKENIZER, CoinWalk, make_environment, make_walker
+from coin_walk import CoinWalk, make_environment, make_walker
 
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.learner import LearnerConfig, PolicyLearner
@@ -19,7 +19,6 @@ from vineppo.shutdown import Shutdown
 from vineppo.train import Run, TrainConfig, normalize_advantages, to_samples, train
 from vineppo.types import Sample, UserError
 
-PAD_ID: int = TOKENIZER.pad_token_id  # type: ignore[assignment]
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 
 
@@ -32,7 +31,6 @@ def make_run(folder: Path, finish=lambda *_: None) -> Run:
         make_walker(),
         temperature=1.0,
         total_steps=100,
-        pad_id=PAD_ID,
     )
     log = MetricsLog(folder, MetricsConfig())
     credit = VinePPO(VinePPOConfig(), environment)
@@ -57,7 +55,7 @@ def test_an_iteration_can_start_anywhere_and_is_the_same(tmp_path):
     (tmp_path / "a").mkdir()
     frozen = PolicyLearner(
         LearnerConfig(optim=OptimConfig(lr=1e-30, warmup_ratio=0)), make_walker(), None,
-        temperature=1.0, total_steps=100, pad_id=PAD_ID,
+        temperature=1.0, total_steps=100,
     )  # fmt: skip
     train(cfg, replace(whole, learner=frozen))
     tail = make_run(tmp_path / "b", lambda i, groups, credits: seen["tail"].append((i, groups, credits)))

@@ -19,11 +19,14 @@ class Batch:
     action_mask_BT: torch.Tensor  # bool, targets that belong to a response
 
 
-def collate(samples: Sequence[Sample], *, pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Pads on the right to the longest sample. The action targets, flattened, are the responses in order."""
+def collate(samples: Sequence[Sample], *, device: torch.device | str = "cpu") -> Batch:
+    """Pads on the right to the longest sample, with token 0, which every model has and no mask lets through.
+
+    The action targets, flattened, are the responses in order.
+    """
     rows = [sample.prompt_ids + sample.response_ids for sample in samples]
     num_columns = max(map(len, rows)) - 1
-    ids = torch.tensor([row + (pad_id,) * (num_columns + 1 - len(row)) for row in rows])
+    ids = torch.tensor([row + (0,) * (num_columns + 1 - len(row)) for row in rows])
     ends_B1 = torch.tensor([[len(row) - 1] for row in rows])
     starts_B1 = torch.tensor([[len(sample.prompt_ids) - 1] for sample in samples])
     columns_T = torch.arange(num_columns)

@@ -57,6 +57,8 @@ def save_checkpoint(
     Raises UserError when the disk is full; earlier checkpoints are untouched then.
     """
     final = root / folder_name(progress["iteration"])
+    if final.exists() and find_damage(final) is None:
+        return final  # the run was stopped right after it; its state has not moved since
     unfinished = root / f".unfinished-{final.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -72,21 +74,32 @@ def save_checkpoint(
         if not is_disk_full(error, root):
             raise
         raise UserError(disk_full_message(root, state)) from None
-    shutil.rmtree(final, ignore_errors=True)  # a corrupt one that a resumed run has come back to
-    unfinished.rename(final)
+    if final.exists():  # a damaged one, which a resumed run has come back to
+        damaged = root / f".damaged-{final.name}"
+        final.rename(damaged)
+        unfinished.rename(final)
+        shutil.rmtree(damaged)
+    else:
+        unfinished.rename(final)
     fsync_path(root)
     prune(root, config)
     return final
 
 
 def load_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest complete checkpoint; `warn` is told of every damaged one that was passed over."""
-    for folder in reversed(checkpoint_folders(root)):
+    """The newest complete checkpoint; `warn` is told of every damaged one that was passed over.
+
+    None where there never was one; raises UserError where there are some and all are damaged.
+    """
+    folders = checkpoint_folders(root)
+    for folder in reversed(folders):
         damage = find_damage(folder)
         if damage is None:
             progress = json.loads((folder / "trainer.json").read_text())
             state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
             return Checkpoint(folder, progress["iteration"], progress, state)
+        if folder == folders[0]:
+            raise UserError(f"{damage}, and no other checkpoint is left; restore it, or choose another --out")
         warn(f"{damage}; using the checkpoint before it")
     return None
 

@@ -15,15 +15,31 @@ from vineppo.types import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    args = parse(argv)
     try:
         return args.run(args) or 0
     except UserError as error:
         print(f"vineppo: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"vineppo: stopped by {stopped}; continue with --resume", file=sys.stderr)
+        hint = "; continue with --resume" if hasattr(args, "resume") else ""
+        print(f"vineppo: stopped by {stopped}{hint}", file=sys.stderr)
         return stopped.exit_code
+    except KeyboardInterrupt:  # before or after the work that a Shutdown watches over
+        print("vineppo: stopped by SIGINT", file=sys.stderr)
+        return 130
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes the overrides only where they all stand together; here they may also stand among options."""
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    strangers = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strangers or (rest and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strangers or rest)}")
+    if rest:
+        args.overrides += rest
+    return args
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -115,7 +131,7 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 def run_sft(args: argparse.Namespace) -> None:
     prepare()
-    from vineppo.progress import Bar, make_progress
+    from vineppo.progress import Bar, make_progress, speaker
     from vineppo.recipe import SFTRecipe, load_recipe
     from vineppo.runs import sft_run
 
@@ -123,14 +139,14 @@ def run_sft(args: argparse.Namespace) -> None:
     out = args.out or Path("runs") / recipe.name
     with make_progress() as progress:
         bar = Bar(progress, "optimizer steps", print_every=10)
-        say = progress.console.print
+        say = speaker(progress)
         folder = sft_run(recipe, out, resume=args.resume, sinks=[bar], say=say, on_start=bar.set_total)
     print(f"model: {folder}")
 
 
 def run_train(args: argparse.Namespace) -> None:
     prepare()
-    from vineppo.progress import Bar, make_progress
+    from vineppo.progress import Bar, make_progress, speaker
     from vineppo.recipe import TrainRecipe, load_recipe
     from vineppo.runs import train_run
 
@@ -138,7 +154,7 @@ def run_train(args: argparse.Namespace) -> None:
     out = args.out or Path("runs") / recipe.name
     with make_progress() as progress:
         iterations = Bar(progress, "iterations", recipe.train.num_iterations)
-        folder = train_run(recipe, out, resume=args.resume, sinks=[iterations], say=progress.console.print)
+        folder = train_run(recipe, out, resume=args.resume, sinks=[iterations], say=speaker(progress))
     print(f"model: {folder}")
 
 
@@ -150,11 +166,12 @@ def run_eval(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe, args.overrides, kind=kind_of(args.recipe))
     if args.model:
         recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
-    result = eval_run(recipe).to_json()
-    text = json.dumps(result, indent=1)
+    if args.json and not args.json.parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+    text = json.dumps(eval_run(recipe).to_json(), indent=1)
+    print(text)
     if args.json:
         args.json.write_text(text + "\n")
-    print(text)
 
 
 def show_config(args: argparse.Namespace) -> None:

@@ -35,6 +35,12 @@ class Ending:
     grade: Grade
 
 
+def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
+    ids = tokenizer.encode(prompt)
+    closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
+    return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
+
+
 @dataclass(frozen=True)
 class Environment:
     engine: Engine
@@ -46,10 +52,8 @@ class Environment:
 
     def reset(self, problem: Problem) -> State | None:
         """The state before the first response token; None where the prompt is longer than `max_prompt_tokens`."""
-        prompt_ids = self.tokenizer.encode(problem.prompt)
-        if prompt_ids and prompt_ids[-1] == self.tokenizer.eos_token_id:
-            prompt_ids.pop()  # some tokenizers close every text; the policy continues this one
-        return State(problem, tuple(prompt_ids)) if 0 < len(prompt_ids) <= self.max_prompt_tokens else None
+        prompt_ids = encode_prompt(self.tokenizer, problem.prompt)
+        return State(problem, prompt_ids) if 0 < len(prompt_ids) <= self.max_prompt_tokens else None
 
     def finish(
         self, states: Sequence[State], budgets: Sequence[int], seeds: Sequence[int], *, purpose: str

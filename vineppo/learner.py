@@ -54,14 +54,12 @@ class PolicyLearner:
         *,
         temperature: float,
         total_steps: int,
-        pad_id: int,
     ):
         self.config = config
         self.model = model
         self.reference = reference
         self.temperature = temperature
         self.total_steps = total_steps
-        self.pad_id = pad_id
         self.device = next(model.parameters()).device
         self.dtype = runtime.pick_dtype(config.precision, self.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -194,7 +192,7 @@ class PolicyLearner:
 
     def _forward(self, model: Any, samples: Sequence[Sample]) -> torch.Tensor:
         """Log-probs of the responses, flattened to [N]."""
-        batch = collate(samples, pad_id=self.pad_id, device=self.device)
+        batch = collate(samples, device=self.device)
         with self._autocast():
             return token_logprobs(
                 model,

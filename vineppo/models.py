@@ -9,10 +9,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from vineppo.config import Config
 from vineppo.types import UserError
@@ -27,6 +34,14 @@ class TinyModelConfig(Config):
     num_heads: int = Field(default=4, ge=1)
     ffn_size: int = Field(default=384, ge=8)
     context_size: int = Field(default=512, ge=8)
+
+    @model_validator(mode="after")
+    def check(self) -> TinyModelConfig:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} must be a multiple of 2 * num_heads = {2 * self.num_heads}"
+            )
+        return self
 
 
 def load_tokenizer(name: str) -> Any:
@@ -49,9 +64,29 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-    return model.to(device).eval()
+        for rate in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
+    if model.generation_config is not None:  # its sampling defaults are not used, and some cannot be saved again
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
+    model = model.to(device).eval()
+    check_logprobs(model, name)
+    return model
+
+
+@torch.no_grad()
+def check_logprobs(model: Any, name: str) -> None:
+    """Raises UserError for an architecture whose logits are more than its head's output (Granite, Cohere, ...)."""
+    ids_BT = torch.arange(8, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+    ones_BT = torch.ones_like(ids_BT)
+    ours_N = token_logprobs(model, ids_BT, ones_BT, ids_BT, ones_BT.bool(), temperature=1.0)
+    theirs_BTV = model(input_ids=ids_BT, attention_mask=ones_BT, use_cache=False).logits.float().log_softmax(-1)
+    if not torch.allclose(ours_N.float(), theirs_BTV.gather(2, ids_BT[..., None]).flatten(), atol=1e-2):
+        raise UserError(
+            f"model {name}: {model.config.model_type} does something to its logits after the head that training here "
+            "does not know; choose another architecture"
+        )
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
@@ -61,7 +96,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
 
 
 def gguf_file(name: str) -> Path | None:
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return path
     files = sorted(path.glob("*.gguf")) if path.is_dir() and not (path / "config.json").exists() else []
@@ -71,7 +106,8 @@ def gguf_file(name: str) -> Path | None:
 def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     gguf = gguf_file(name)
     looks_local = name.startswith((".", "/", "~")) or gguf is not None or name.count("/") > 1
-    if looks_local and not Path(name).expanduser().exists():
+    name = str(Path(name).expanduser()) if name.startswith("~") else name
+    if looks_local and not Path(name).exists():
         raise UserError(f"model {name}: no such file or folder")
     if Path(name).is_dir() and gguf is None and not (Path(name) / "config.json").exists():
         raise UserError(f"model {name}: the folder has neither a config.json nor a .gguf file")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +21,11 @@ def make_progress(console: Console | None = None) -> Progress:
     )
 
 
+def speaker(progress: Progress) -> Callable[[str], None]:
+    """Prints above the bars, as it is: no markup, and never a path broken at the window's width."""
+    return partial(progress.console.print, markup=False, highlight=False, soft_wrap=True)
+
+
 class Bar:
     """One stage of a run. As a metrics sink it moves with the iterations and prints what every so many brought."""
 
@@ -32,8 +38,8 @@ class Bar:
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.progress.update(self.task, completed=iteration)
-        if self.print_every and iteration % self.print_every == 0:
-            self.progress.console.print(line(iteration, metrics), highlight=False, soft_wrap=True)
+        if iteration % self.print_every == 0 or "eval/pass@1" in metrics:
+            speaker(self.progress)(line(iteration, metrics))
 
     def close(self) -> None:
         pass

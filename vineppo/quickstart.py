@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vineppo import runtime
-from vineppo.progress import Bar, make_progress
+from vineppo.config import read_toml
+from vineppo.progress import Bar, make_progress, speaker
 from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
 from vineppo.runs import sft_run, train_run
 from vineppo.types import UserError
@@ -56,7 +57,7 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
     with make_progress(console) as progress:
         bar = Bar(progress, "1/2 SFT (optimizer steps)", print_every=100)
         sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
-        say = progress.console.print
+        say = speaker(progress)
         policy = sft_run(sft, out / "sft", sinks=[bar], say=say, on_start=bar.set_total)
         rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
         recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
@@ -69,11 +70,21 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
 
 
 def replace_earlier(out: Path) -> None:
+    """Removes what an earlier quickstart left there, and nothing else."""
     if not out.exists():
         return
-    if {path.name for path in out.iterdir()} - {"sft", "vineppo", "result.json"}:
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; choose another --out")
+    names = {path.name for path in out.iterdir()}
+    runs = [out / name for name in names & {"sft", "vineppo"}]
+    if names - {"sft", "vineppo", "result.json"} or not all(is_ours(run) for run in runs):
         raise UserError(f"{out} holds more than an earlier quickstart; choose another --out")
     shutil.rmtree(out)
+
+
+def is_ours(run: Path) -> bool:
+    recipe = run / "recipe.toml"
+    return not recipe.exists() or read_toml(recipe).get("name") == f"quickstart-{run.name}"
 
 
 def summarize(out: Path, *, seed: int, seconds: float) -> dict[str, Any]:

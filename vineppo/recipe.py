@@ -90,6 +90,6 @@ def make_recipe(tree: Mapping[str, Any], *, kind: type[R], source: str) -> R:
 def choose(section: str, values: Any, source: str) -> Config:
     choices = CHOICES[section]
     name = values.get("name", "") if isinstance(values, Mapping) else ""
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         raise UserError(f"{source}: {section}.name = {name!r}: must be one of {', '.join(map(repr, choices))}")
     return validate(choices[name].Config, values, source=source, section=section)

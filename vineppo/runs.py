@@ -21,7 +21,7 @@ from vineppo.engine import ENGINES
 from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, evaluate
 from vineppo.learner import PolicyLearner
-from vineppo.metrics import MetricsLog, Sink
+from vineppo.metrics import METRICS, MetricsLog, Sink
 from vineppo.models import load_model, load_tokenizer, make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.recipe import Recipe, SFTRecipe, TrainRecipe, load_recipe
 from vineppo.rollouts import save_rollouts
@@ -60,9 +60,8 @@ class Session:
         return ENGINES[section.name](section, self.policy, self.tokenizer)  # type: ignore[attr-defined]
 
     def make_learner(self, reference: Any, *, temperature: float, total_steps: int) -> PolicyLearner:
-        pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         learner = PolicyLearner(
-            self.recipe.learner, self.policy, reference, temperature=temperature, total_steps=total_steps, pad_id=pad_id
+            self.recipe.learner, self.policy, reference, temperature=temperature, total_steps=total_steps
         )
         if self.checkpoint:
             learner.load_trainer_state(self.checkpoint.state["learner"])
@@ -99,8 +98,11 @@ class Session:
 def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[Sink], say: Say) -> Iterator[Session]:
     checkpoint = find_checkpoint(folder, recipe, resume=resume, warn=say)
     task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
+    if not task.split(recipe.evaluation.split):  # a mistake here must not wait for the last iteration
+        raise UserError(f"evaluation.split = {recipe.evaluation.split!r} is empty")
     tokenizer, policy = load_policy(recipe, task, checkpoint)
-    begin_folder(folder, recipe)
+    if not resume:
+        begin_folder(folder, recipe)
     with (
         Shutdown(say).installed() as shutdown,
         Grader(task, recipe.grading) as grader,
@@ -114,11 +116,14 @@ def find_checkpoint(folder: Path, recipe: Recipe, *, resume: bool, warn: Say) ->
     """Where a run in this folder stopped; refuses whatever would mix two runs."""
     stored = folder / "recipe.toml"
     if not stored.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and {path.name for path in folder.iterdir()} - {"environment.json", "recipe.toml.part"}:
             raise UserError(f"{folder} is not empty and not a run; choose another --out")
         if resume:
             raise UserError(f"{folder}: no run to resume")
         return None
+    begun = (folder / METRICS).exists() or checkpoint_folders(folder / "checkpoints")
+    if not resume and not begun:
+        return None  # nothing came of it, as of a mistake in the recipe
     if not resume:
         raise UserError(f"{folder} holds a run already; continue it with --resume, or choose another --out")
     changes = diff(load_recipe(stored, kind=type(recipe)), recipe)
@@ -130,8 +135,6 @@ def find_checkpoint(folder: Path, recipe: Recipe, *, resume: bool, warn: Say) ->
 
 def begin_folder(folder: Path, recipe: Recipe) -> None:
     """recipe.toml comes last and by renaming: a folder that has one is a run."""
-    if (folder / "recipe.toml").exists():
-        return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "environment.json").write_text(
         json.dumps(runtime.environment(runtime.pick_device(recipe.device)), indent=1) + "\n"
@@ -147,7 +150,10 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Checkpoint | None = None
     if source is not None:
         return load_tokenizer(source), load_model(source, device=device)
     assert recipe.model.from_scratch is not None
-    tokenizer = make_symbol_tokenizer(task.symbols)  # type: ignore[attr-defined]
+    symbols = getattr(task, "symbols", None)
+    if symbols is None:
+        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")  # type: ignore[attr-defined]
+    tokenizer = make_symbol_tokenizer(symbols)
     model = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
     return tokenizer, model.to(device)  # type: ignore[arg-type]
 
@@ -217,7 +223,13 @@ def sft_run(
     An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs.
     """
     with open_session(recipe, folder, resume=resume, sinks=sinks, say=say) as session:
-        examples, num_too_long = make_examples(session.task, session.tokenizer, recipe.sft, seed=recipe.seed)
+        examples, num_too_long = make_examples(
+            session.task,
+            session.tokenizer,
+            recipe.sft,
+            context=longest_prompt(session.policy) + 1,
+            seed=recipe.seed,
+        )
         num_epochs, total_steps = recipe.sft.num_epochs, recipe.sft.num_steps(len(examples))
         learner = session.make_learner(None, temperature=1.0, total_steps=total_steps)
         on_start(total_steps)

@@ -79,6 +79,8 @@ def device_name(device: torch.device) -> str:
 def commit() -> str | None:
     """Of the source checkout this package runs from, "-dirty" if it has changes; None if it is no checkout."""
     here = Path(__file__).parent
+    if not (here.parent / ".git").exists():  # installed, perhaps inside of somebody else's repository
+        return None
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

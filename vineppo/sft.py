@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vineppo.batch import split
 from vineppo.config import Config
+from vineppo.environment import encode_prompt
 from vineppo.learner import PolicyLearner
 from vineppo.metrics import MetricsLog
 from vineppo.seeding import derive_seed
@@ -28,24 +29,29 @@ class SFTConfig(Config):
         return self.num_epochs * -(-num_examples // self.minibatch_size)
 
 
-def make_examples(task: Task, tokenizer: Any, config: SFTConfig, *, seed: int) -> tuple[list[Sample], int]:
-    """Prompt and worked solution as token ids, closed by eos; and how many were too long."""
+def make_examples(
+    task: Task, tokenizer: Any, config: SFTConfig, *, context: int, seed: int
+) -> tuple[list[Sample], int]:
+    """Prompt and worked solution as token ids, closed by eos; and how many were longer than `max_tokens` or context."""
+    longest = min(config.max_tokens, context)
     if config.num_problems is None:
         problems = task.split("train")
     else:
         problems = task.sample(config.num_problems, seed=derive_seed(seed, "sft"))
     examples = [make_example(tokenizer, problem) for problem in problems]
-    kept = [e for e in examples if len(e.prompt_ids) + len(e.response_ids) <= config.max_tokens]
+    kept = [e for e in examples if len(e.prompt_ids) + len(e.response_ids) <= longest]
     if not kept:
-        raise UserError(f"all {len(examples)} training examples are longer than sft.max_tokens = {config.max_tokens}")
+        raise UserError(
+            f"all {len(examples)} training examples are longer than {longest} tokens (sft.max_tokens, context)"
+        )
     return kept, len(examples) - len(kept)
 
 
 def make_example(tokenizer: Any, problem: Problem) -> Sample:
-    prompt_ids = tokenizer.encode(problem.prompt)
+    prompt_ids = encode_prompt(tokenizer, problem.prompt)
     response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
     nothing = (0.0,) * len(response_ids)
-    return Sample(tuple(prompt_ids), tuple(response_ids), advantages=nothing, sampling_logprobs=nothing)
+    return Sample(prompt_ids, tuple(response_ids), advantages=nothing, sampling_logprobs=nothing)
 
 
 def fine_tune(
@@ -69,4 +75,5 @@ def fine_tune(
         with log.phase("update"):
             log.add(learner.step_nll(minibatches[position]))
         finish_step(step + 1)
-        shutdown.check()
+        if step + 1 < config.num_steps(len(examples)):
+            shutdown.check()

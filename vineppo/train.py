@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -14,13 +14,12 @@ from pydantic import Field
 from vineppo.batch import split
 from vineppo.config import Config
 from vineppo.environment import Environment
-from vineppo.learner import PolicyLearner
 from vineppo.losses import whiten
 from vineppo.metrics import MetricsLog
 from vineppo.rollouts import SamplingConfig, rollout_metrics, sample_groups
 from vineppo.seeding import derive_seed
 from vineppo.shutdown import Shutdown
-from vineppo.types import Credit, CreditEstimator, Group, Sample
+from vineppo.types import Credit, CreditEstimator, Group, Learner, Sample, Verdict
 
 
 class TrainConfig(Config):
@@ -42,7 +41,7 @@ class Run:
     seed: int
     environment: Environment
     sampling: SamplingConfig
-    learner: PolicyLearner
+    learner: Learner
     credit: CreditEstimator
     log: MetricsLog
     shutdown: Shutdown
@@ -54,7 +53,7 @@ def train(cfg: TrainConfig, run: Run, *, first_iteration: int = 0) -> None:
     environment, learner, credit, log = run.environment, run.learner, run.credit, run.log
     for iteration in range(first_iteration, cfg.num_iterations):
         seed = partial(derive_seed, run.seed, iteration)
-        usage_before = Counter(environment.engine.usage)
+        usage_before, verdicts_before = Counter(environment.engine.usage), Counter(environment.grader.verdicts)
 
         with run.shutdown.interruptible():  # nothing has been learnt yet: a stop may throw this away
             problems = environment.task.sample(run.sampling.prompts_per_iteration, seed=seed("problems"))  # [P]
@@ -79,8 +78,10 @@ def train(cfg: TrainConfig, run: Run, *, first_iteration: int = 0) -> None:
         log.add(rollout_metrics(groups, len(problems)))
         log.add(credit.metrics() | learner.mismatch(samples))
         log.add(token_metrics(environment.engine.usage - usage_before))
+        log.add(verdict_metrics(environment.grader.verdicts - verdicts_before))
         run.finish_iteration(iteration + 1, groups, credits)
-        run.shutdown.check()
+        if iteration + 1 < cfg.num_iterations:
+            run.shutdown.check()
 
 
 def to_samples(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> list[Sample]:  # [P*G]
@@ -107,3 +108,8 @@ def normalize_advantages(samples: Sequence[Sample]) -> list[Sample]:
 
 def token_metrics(usage: Counter[str]) -> dict[str, float]:
     return {f"tokens/{purpose}": count for purpose, count in usage.items()}
+
+
+def verdict_metrics(verdicts: Counter[str]) -> dict[str, float]:
+    """Of everything that was graded, vines and majority voting included."""
+    return {f"grading/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}

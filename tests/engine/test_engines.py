@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vineppo.engine.stopping import StopRule
 from vineppo.types import Request, SamplingParams, UserError
 
 FAMILY_NAMES = [
@@ -233,3 +234,8 @@ def test_smollm2_is_exact(make_engine):
     for request, completion in zip(requests, completions, strict=True):
         assert completion.token_ids == greedy_tokens(model, request.prefix_ids, 64)
     check_logprobs(model, requests, completions)
+
+
+def test_a_special_token_is_no_stop_string(tokenizer):
+    with pytest.raises(UserError, match="<eos>"):
+        StopRule(tokenizer, frozenset(), ("<eos>",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vineppo.types import FinishReason
+from vineppo.types import FinishReason, UserError
 
 REPLACEMENT = "\ufffd"  # how decoders show bytes that are not yet a whole character
 
@@ -22,6 +22,9 @@ class StopRule:
 
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int], stop: Sequence[str]) -> None:
         self.tokenizer, self.eos_ids, self.stop = tokenizer, eos_ids, tuple(stop)
+        special = set(self.stop) & set(getattr(tokenizer, "all_special_tokens", ()))
+        if special:
+            raise UserError(f"stop strings are compared with text, which never holds special tokens: {sorted(special)}")
         # A character has at most four bytes and a token at least one, but for a few special tokens without text.
         self.window = 4 * max(map(len, self.stop), default=0) + 16
         self._may_end: dict[int, bool] = {}

@@ -38,7 +38,9 @@ class ArithmeticConfig(Config):
     num_steps: tuple[int, int] = (8, 12)
     """Fewest and most steps of a problem."""
     modulus: int = Field(default=10, ge=2, le=1000)
-    operations: tuple[str, ...] = ("+2", "+3", "+5", "+6", "+8", "-2", "-4", "-7", "-9", "*3", "*7", "*9")
+    operations: tuple[str, ...] = Field(
+        default=("+2", "+3", "+5", "+6", "+8", "-2", "-4", "-7", "-9", "*3", "*7", "*9"), min_length=1
+    )
     slip_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the facts that the demonstrator does not know reliably."""
     slip_reliability: tuple[float, float] = (0.25, 0.7)

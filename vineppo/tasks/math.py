@@ -68,13 +68,17 @@ class MATH:
 
     def _make_problem(self, split: str, problem_id: str, record: Record) -> Problem:
         _, fields = record
-        answer = fields.get("answer") or boxed_answer(fields["solution"])
+        answer = fields.get("answer")
+        if answer is None or answer == "":
+            answer = boxed_answer(fields["solution"])
         if answer is None:
             raise ValueError("no balanced \\boxed{} in the solution")
+        if not isinstance(answer, str | int | float):
+            raise ValueError(f"the answer {answer!r} is neither a text nor a number")
         return Problem(
             id=problem_id,
             prompt=self.config.prompt_template.replace("{problem}", fields["problem"].strip()),
-            answer=answer,
+            answer=str(answer),
             solution=self.config.solution_template.replace("{solution}", fields["solution"]),
         )
 
