@@ -59,7 +59,7 @@ def test_it_runs_shows_and_repeats(tmp_path):
     assert json.loads((tmp_path / "a" / "result.json").read_text()) == result
     left = {problem for problem in check_script().find_problems(result) if "gain" not in problem}
     assert {problem.split(" ")[0] for problem in left} <= {"the", "sft", "vineppo"}, left  # only sizes and learning
-    for word in ("after SFT", "after VinePPO", "V before", "advantage", "run folder"):
+    for word in ("after SFT", "after VinePPO", "V before", "advantage", "numbers"):
         assert word in screen
     again, _ = run(tmp_path / "a")  # replaces the first
     measured = ("sft", "vineppo", "tokens", "seed")

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 def make_progress(console: Console | None = None) -> Progress:
     return Progress(
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
+        TextColumn("{task.description:<25}"),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -60,4 +60,4 @@ def line(iteration: int, metrics: Mapping[str, float]) -> str:
     """The few numbers one watches; all of them are in metrics.jsonl."""
     shown = [form.format(metrics[key]) for key, form in SHOWN.items() if key in metrics]
     seconds = sum(value for key, value in metrics.items() if key.startswith("seconds/"))
-    return f"{iteration:>5}  " + "  ".join([*shown, f"{seconds:.0f} s"])
+    return f"{iteration:>5}  " + "  ".join([*shown, f"{seconds:.0f} s"] if seconds >= 0.5 else shown)

@@ -50,8 +50,9 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
     """Runs it, shows it, and returns what result.json holds."""
     console = console or Console()
     replace_earlier(out)
-    console.print("A tiny Llama learns chains of arithmetic modulo 10: first from worked solutions, a third of whose")
-    console.print("facts are unreliable (SFT), then from its own answers with measured credit (VinePPO).\n")
+    console.print("A tiny Llama learns chains of arithmetic modulo 10: first from worked solutions,")
+    console.print("a third of whose facts are unreliable (SFT), then from its own answers with")
+    console.print("measured credit (VinePPO).\n")
     started = time.perf_counter()
     common = {"seed": seed, "device": device}
     with make_progress(console) as progress:
@@ -122,12 +123,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def show(console: Console, out: Path, result: Mapping[str, Any]) -> None:
     console.print()
     console.print(accuracy_table(result))
-    first = sorted((out / "vineppo" / "rollouts").iterdir())[0]
-    rollouts = [json.loads(line) for line in gzip.decompress(first.read_bytes()).splitlines()]
-    console.print("\nCredit in the first iteration: V is the mean reward of 9 continuations from that point,")
-    console.print("a step's advantage is how much it changed V.\n")
+    last = max((out / "vineppo" / "rollouts").iterdir())
+    rollouts = [json.loads(line) for line in gzip.decompress(last.read_bytes()).splitlines()]
+    num_vines = VINEPPO["credit"]["num_vines"]
+    console.print(f"\nCredit in the last iteration: V is the mean reward of {num_vines} continuations from")
+    console.print("that point, and a step's advantage is how much it changed V.\n")
     console.print(Group(*(worked(rollout) for rollout in two_rollouts(rollouts))))
-    console.print(f"run folder: {out}   model: {out / 'vineppo' / 'checkpoints'}   numbers: {out / 'result.json'}")
+    for name, path in (("folder", out), ("model", out / "vineppo" / "checkpoints"), ("numbers", out / "result.json")):
+        console.print(f"{name:<8} {path}", soft_wrap=True, highlight=False)
 
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:
