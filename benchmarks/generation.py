@@ -22,12 +22,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from vineppo.engine import HFEngine, TorchEngine
+from vineppo.engine.llama import multiply
 from vineppo.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
@@ -203,13 +203,13 @@ def run_naive(model: Any, requests: Sequence[Request], params: SamplingParams) -
 def run_products(engine: TorchEngine, batch: int, seconds: float = 5.0) -> int:
     """Only the matrix products that a token needs: the rate no engine with these products can pass."""
     model = engine.model
-    matrices = [w for name, w in model.weights.items() if w.ndim == 2 and (name != "embed" or model.tied)]
+    matrices = [w for name, w in model.weights.items() if w.ndim == 2 and name != "embed"]
     widths = {w.shape[1] for w in matrices}
     inputs = {width: torch.randn(batch, width).to(model.device, model.dtype) for width in widths}
     start, tokens = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         for matrix in matrices:
-            F.linear(inputs[matrix.shape[1]], matrix)
+            multiply(inputs[matrix.shape[1]], matrix)
         synchronize(model.device)
         tokens += batch
     return tokens
