@@ -69,7 +69,7 @@ def main() -> None:
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(device),
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
         "benchmarks": {},
     }
     if options.workload:

@@ -57,7 +57,7 @@ def main() -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **runtime.environment(device),
         "tuned_malloc": tuned,
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
         "peak_memory_mb": round(runtime.peak_memory_mb()),
         "benchmarks": benchmarks,
     }
