@@ -6,7 +6,7 @@ Rollouts start at the prompt, vines in the middle of a response; both end under 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,24 @@ class Environment:
         ]
         grades = self._grade([state.problem for state in states], completions, texts)
         return [Ending(*parts) for parts in zip(completions, texts, grades, strict=True)]
+
+    def branch(
+        self,
+        states: Sequence[State],
+        budgets: Sequence[int],
+        n: int,
+        *,
+        seed: Callable[[State, int], int],
+        purpose: str,
+    ) -> list[list[Ending]]:  # [S][n]
+        """n continuations of every state, all in one engine call; `seed(state, k)` seeds number k of a state."""
+        endings = self.finish(
+            [state for state in states for _ in range(n)],
+            [budget for budget in budgets for _ in range(n)],
+            [seed(state, k) for state in states for k in range(n)],
+            purpose=purpose,
+        )
+        return [endings[i : i + n] for i in range(0, len(endings), n)]
 
     def text(self, response_ids: Sequence[int]) -> str:
         """The response as graded: without special tokens, up to the first stop string."""

@@ -120,17 +120,17 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int) -
     states = [state for state in map(environment.reset, problems) if state is not None]
     if not states:
         raise UserError(f"evaluation: all {len(problems)} prompts are too long for the model")
-    jobs = [(state, k) for state in states for k in range(config.num_samples)]
-    endings = environment.finish(
-        [state for state, _ in jobs],
-        [config.max_new_tokens] * len(jobs),
-        [derive_seed(seed, "eval", state.problem.id, k) for state, k in jobs],
+    samples = environment.branch(
+        states,
+        [config.max_new_tokens] * len(states),
+        config.num_samples,
+        seed=lambda state, k: derive_seed(seed, "eval", state.problem.id, k),
         purpose="eval",
     )
-    n = config.num_samples
-    by_problem = [(state.problem, endings[i * n : (i + 1) * n]) for i, state in enumerate(states)]
-    per_problem = pass_rewards([samples for _, samples in by_problem], config)
-    per_problem[f"maj@{n}"] = majority_rewards(environment.task, environment.grader, by_problem)
+    endings = [ending for of_problem in samples for ending in of_problem]
+    by_problem = [(state.problem, of_problem) for state, of_problem in zip(states, samples, strict=True)]
+    per_problem = pass_rewards(samples, config)
+    per_problem[f"maj@{config.num_samples}"] = majority_rewards(environment.task, environment.grader, by_problem)
     truncated = [ending.completion.finish_reason == "length" for ending in endings]
     return Evaluation(
         scores={
@@ -138,7 +138,7 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int) -
             for name, values in per_problem.items()
         },
         num_problems=len(states),
-        num_samples=n,
+        num_samples=config.num_samples,
         num_prompts_too_long=len(problems) - len(states),
         num_truncated=sum(truncated),
         verdicts=Counter(ending.grade.verdict for ending, cut in zip(endings, truncated, strict=True) if not cut),

@@ -47,18 +47,17 @@ def sample_groups(
     starts = [state for state in map(environment.reset, problems) if state is not None]
     if not starts:
         raise UserError(f"all {len(problems)} prompts are longer than {environment.max_prompt_tokens} tokens")
-    siblings = [(state, g) for state in starts for g in range(config.group_size)]
-    endings = environment.finish(
-        [state for state, _ in siblings],
-        [config.max_new_tokens] * len(siblings),
-        [derive_seed(seed, state.problem.id, g) for state, g in siblings],
+    endings = environment.branch(
+        starts,
+        [config.max_new_tokens] * len(starts),
+        config.group_size,
+        seed=lambda state, g: derive_seed(seed, state.problem.id, g),
         purpose="policy",
     )
-    rollouts = [
-        make_rollout(environment, state, ending, config.max_new_tokens)
-        for (state, _), ending in zip(siblings, endings, strict=True)
+    return [
+        [make_rollout(environment, state, ending, config.max_new_tokens) for ending in siblings]
+        for state, siblings in zip(starts, endings, strict=True)
     ]
-    return [rollouts[i : i + config.group_size] for i in range(0, len(rollouts), config.group_size)]
 
 
 def make_rollout(environment: Environment, state: State, ending: Ending, max_new_tokens: int) -> Rollout:

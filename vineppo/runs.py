@@ -121,11 +121,10 @@ def find_checkpoint(folder: Path, recipe: Recipe, *, resume: bool, warn: Say) ->
         if resume:
             raise UserError(f"{folder}: no run to resume")
         return None
-    begun = (folder / METRICS).exists() or checkpoint_folders(folder / "checkpoints")
-    if not resume and not begun:
-        return None  # nothing came of it, as of a mistake in the recipe
     if not resume:
-        raise UserError(f"{folder} holds a run already; continue it with --resume, or choose another --out")
+        if (folder / METRICS).exists() or checkpoint_folders(folder / "checkpoints"):
+            raise UserError(f"{folder} holds a run already; continue it with --resume, or choose another --out")
+        return None  # nothing came of it, as of a mistake in the recipe
     changes = diff(load_recipe(stored, kind=type(recipe)), recipe)
     if changes:
         lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())

@@ -72,24 +72,22 @@ class VinePPO:
 
     def estimate(self, states: Mapping[StateKey, tuple[State, int]], *, seed: int) -> dict[StateKey, ValueEstimate]:
         """K vines from every state within its budget, all in one engine call; each state's draws are its own."""
-        num_vines = self.config.num_vines
-        vines = [(key, *states[key], k) for key in states for k in range(num_vines)]
-        endings = self.environment.finish(
-            [state for _, state, _, _ in vines],
-            [budget for _, _, budget, _ in vines],
-            [derive_seed(seed, "vine", *key, k) for key, _, _, k in vines],
+        vines = self.environment.branch(
+            [state for state, _ in states.values()],
+            [budget for _, budget in states.values()],
+            self.config.num_vines,
+            seed=lambda state, k: derive_seed(seed, "vine", *state_key(state), k),
             purpose="vine",
         )
-        rewards = [ending.grade.reward for ending in endings]
-        reasons = Counter(ending.completion.finish_reason for ending in endings)
+        reasons = Counter(vine.completion.finish_reason for of_state in vines for vine in of_state)
         self._metrics = {
             "credit/num_states_merged": len(states),
-            "credit/num_vines": len(vines),
+            "credit/num_vines": sum(reasons.values()),
             "credit/num_vines_truncated": reasons["length"],
         }
         return {
-            key: ValueEstimate(*key, tuple(rewards[i * num_vines : (i + 1) * num_vines]))
-            for i, key in enumerate(states)
+            key: ValueEstimate(*key, tuple(vine.grade.reward for vine in of_state))
+            for key, of_state in zip(states, vines, strict=True)
         }
 
     def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
@@ -105,9 +103,13 @@ class VinePPO:
         assert not state, f"VinePPO keeps no state, got {list(state)}"
 
 
+def state_key(state: State) -> StateKey:
+    return state.problem.id, state.prefix_ids
+
+
 def state_at(rollout: Rollout, boundary: int) -> tuple[StateKey, State]:
     state = State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
-    return (rollout.problem.id, state.prefix_ids), state
+    return state_key(state), state
 
 
 def make_credit(rollout: Rollout, boundaries: tuple[int, ...], estimates: Mapping[StateKey, ValueEstimate]) -> Credit:
