@@ -31,7 +31,7 @@ from vineppo import runtime
 from vineppo.learner import LearnerConfig, PolicyLearner
 from vineppo.models import TinyModelConfig, load_model, make_symbol_tokenizer, make_tiny_model
 from vineppo.optim import OptimConfig
-from vineppo.types import Sample
+from vineppo.types import Sample, SamplingParams
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def bench(
     config = LearnerConfig(
         microbatch_tokens=options.microbatch_tokens, precision=options.precision, optim=OptimConfig(lr=1e-9)
     )
-    learner = PolicyLearner(config, policy, reference, temperature=1.0, total_steps=1000)
+    learner = PolicyLearner(config, policy, reference, sampling=SamplingParams(), total_steps=1000)
     scored = learner.score(rollouts)
     learner.step(scored)  # optimizer state and thread pools exist from here on
     num_tokens = sum(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
@@ -99,12 +99,12 @@ def bench(
         num_multiplied += policy.get_output_embeddings().weight.numel()
     rates: dict[str, list[float]] = {"products": [], "step": [], "score": []}
     for _ in range(options.repeats):
-        rates["products"].append(product_rate(device, learner.dtype))
+        rates["products"].append(product_rate(device, learner.stepper.dtype))
         rates["step"].append(num_tokens / seconds(lambda: learner.step(scored), device))
         rates["score"].append(2 * num_tokens / seconds(lambda: learner.score(rollouts), device))
     operations = {"step": 6 * num_multiplied, "score": 2 * num_multiplied}
     return {
-        "dtype": str(learner.dtype),
+        "dtype": str(learner.stepper.dtype),
         "num_parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "real_tokens": num_tokens,
         "gflops_of_products": summarize(rates["products"]),

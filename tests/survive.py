@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from vineppo.recipe import TrainRecipe, make_recipe
-from vineppo.runs import train_run
+from vineppo.runs import run_recipe
 from vineppo.shutdown import Stopped
 
 RECIPE: dict[str, Any] = {
@@ -42,7 +42,7 @@ def begin(folder: Path) -> int:
     torch.set_num_threads(1)
     resume = (folder / "recipe.toml").exists()
     try:
-        train_run(make_recipe(RECIPE, kind=TrainRecipe, source="test"), folder, resume=resume, say=lambda _: None)
+        run_recipe(make_recipe(RECIPE, kind=TrainRecipe, source="test"), folder, resume=resume, say=lambda _: None)
     except Stopped as stopped:
         os._exit(stopped.exit_code)
     os._exit(0)

@@ -1,6 +1,6 @@
 import random
 
-from vineppo.batch import collate, microbatches, split
+from vineppo.batch import collate, microbatches, num_tokens, split
 from vineppo.types import Sample
 
 
@@ -33,12 +33,12 @@ def test_the_action_targets_are_the_responses_in_order():
 def test_microbatches_hold_every_sample_once_within_the_bound():
     samples = make_samples(50)
     for bound in (1, 120, 500, 10**6):
-        groups = microbatches(samples, bound)
+        groups = microbatches(list(map(num_tokens, samples)), bound)
         assert sorted(i for group in groups for i in group) == list(range(50))
         for group in groups:
             longest = max(len(samples[i].prompt_ids) + len(samples[i].response_ids) for i in group)
             assert longest * len(group) <= bound or len(group) == 1
-    assert len(microbatches(samples, 10**6)) == 1
+    assert len(microbatches(list(map(num_tokens, samples)), 10**6)) == 1
 
 
 def test_a_seed_decides_the_order_and_no_sample_is_dropped():

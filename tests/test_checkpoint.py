@@ -15,7 +15,7 @@ KEEP_ALL = CheckpointConfig(keep_last=100)
 def save(root: Path, iteration: int, config: CheckpointConfig = KEEP_ALL, size: int = 10) -> Path:
     return save_checkpoint(
         root,
-        save_policy=lambda folder: torch.save(torch.full((size,), float(iteration)), folder / "model.bin") and None,
+        save_models=lambda folder: torch.save(torch.full((size,), float(iteration)), folder / "model.bin") and None,
         state={"optimizer": {"moment": torch.arange(5) * iteration}},
         progress={"iteration": iteration, "seed": 3},
         config=config,
@@ -119,7 +119,7 @@ from vineppo.checkpoint import CheckpointConfig, save_checkpoint
 from vineppo.types import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def save(iteration, size):
-    save_checkpoint(Path({str(tmp_path)!r}), save_policy=lambda folder: None, state={{"x": torch.zeros(size)}},
+    save_checkpoint(Path({str(tmp_path)!r}), save_models=lambda folder: None, state={{"x": torch.zeros(size)}},
                     progress={{"iteration": iteration}}, config=CheckpointConfig())
 save(1, 10)
 try:

@@ -65,7 +65,7 @@ def test_missing_recipe_model_and_data(recipe, tmp_path, capsys):
 
 
 def test_the_wrong_kind_of_recipe(recipe, capsys):
-    assert "'sft' is required" in complaint(capsys, "sft", recipe)
+    assert "is a recipe for `vineppo train`" in complaint(capsys, "sft", recipe)
 
 
 def test_cuda_asked_for_and_absent(recipe, tmp_path, capsys):

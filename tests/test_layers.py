@@ -10,11 +10,12 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = {
     "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0,
     "runtime": 1, "segments": 1, "models": 1, "batch": 1, "losses": 1, "optim": 1, "environment": 1,
-    "tasks": 2, "engine": 2,
+    "stepper": 1, "epochs": 1,
+    "tasks": 2, "engine": 2, "critic": 2,
     "learner": 3, "checkpoint": 3, "credit": 3,
     "rollouts": 4, "evaluate": 4,
-    "train": 5, "sft": 5,
-    "recipe": 6, "runs": 7, "quickstart": 8, "cli": 9,
+    "train": 5, "sft": 5, "dpo": 5, "restem": 5,
+    "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "comparison": 1, "compare": 9, "cli": 10,
 }  # fmt: skip
 HEAVY = {"vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
 WITHOUT_TORCH = {"types", "seeding", "config", "metrics", "shutdown", "segments", "tasks", "environment"}

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vineppo.learner import LearnerConfig, PolicyLearner
 from vineppo.losses import clipped_policy_loss, kl_to_reference
 from vineppo.optim import OptimConfig
-from vineppo.types import Sample, UserError
+from vineppo.types import Sample, SamplingParams, UserError
 
 TEMPERATURE = 0.7
 
@@ -34,7 +34,7 @@ def make_learner(model: Any = None, reference: Any = None, lr: float = 1e-3, **o
     optim = OptimConfig(lr=lr, schedule="constant", warmup_ratio=0.0, max_grad_norm=1e9)
     config = LearnerConfig(**{"precision": "float32", "optim": optim, "kl_coef": 0.1, **options})
     model = model or make_model()
-    return PolicyLearner(config, model, reference, temperature=TEMPERATURE, total_steps=100)
+    return PolicyLearner(config, model, reference, sampling=SamplingParams(TEMPERATURE), total_steps=100)
 
 
 def make_samples(n: int = 8) -> list[Sample]:
@@ -51,7 +51,7 @@ def make_samples(n: int = 8) -> list[Sample]:
 def gradients(learner: PolicyLearner, minibatch: list[Sample], step: str = "step") -> list[torch.Tensor]:
     """Those that the optimizer is handed."""
     found: list[torch.Tensor] = []
-    learner.optimizer.step = lambda: found.extend(p.grad.clone() for p in learner.parameters)  # type: ignore[method-assign]
+    learner.stepper.optimizer.step = lambda: found.extend(p.grad.clone() for p in learner.stepper.parameters)  # type: ignore[method-assign]
     getattr(learner, step)(minibatch)
     return found
 
@@ -97,7 +97,7 @@ def test_the_gradient_is_that_of_the_loss_as_written_down():
         new = logprobs(model)
         old = torch.tensor(sample.old_logprobs, dtype=torch.float64)
         advantages = torch.tensor(sample.advantages, dtype=torch.float64)
-        surrogate = surrogate + clipped_policy_loss(new, old, advantages, clip_eps=0.2)[0].sum()
+        surrogate = surrogate + clipped_policy_loss(new, old, advantages, clip_eps_low=0.2, clip_eps_high=0.2)[0].sum()
         kl = kl + kl_to_reference(new, logprobs(reference).detach(), estimator="k3", clamp=10.0).sum()
     expected = torch.autograd.grad(surrogate / num_tokens + 0.1 * kl / len(samples), list(model.parameters()))
     for one, other in zip(gradients(make_learner(reference=reference), samples), expected, strict=True):
@@ -136,8 +136,8 @@ def test_a_step_raises_what_had_a_good_advantage_and_lowers_what_had_a_bad_one()
 
 
 def snapshot(learner: PolicyLearner) -> list[torch.Tensor]:
-    tensors = [parameter.detach().clone() for parameter in learner.parameters]
-    for state in learner.optimizer.state_dict()["state"].values():
+    tensors = [parameter.detach().clone() for parameter in learner.stepper.parameters]
+    for state in learner.stepper.optimizer.state_dict()["state"].values():
         tensors += [torch.as_tensor(value).clone() for value in state.values()]
     return tensors
 
@@ -156,10 +156,10 @@ def test_a_bad_minibatch_changes_nothing_and_is_counted(what):
     else:
         # The loss is finite, but the root's derivative at 0 is not.
         learner.model.base_model.register_forward_hook(add_zero_root)
-    assert learner.step(bad)["policy/num_skipped_steps"] == 1
+    assert learner.step(bad)["optim/num_skipped_steps"] == 1
     for one, other in zip(before, snapshot(learner), strict=True):
         assert torch.equal(one, other)
-    assert learner.num_steps == 1
+    assert learner.stepper.num_steps == 1
 
 
 def add_zero_root(module: Any, args: Any, output: Any) -> Any:
@@ -189,7 +189,7 @@ def test_a_resumed_learner_goes_on_exactly():
     resumed.step(samples)
     for one, other in zip(snapshot(whole), snapshot(resumed), strict=True):
         assert torch.equal(one, other)
-    assert resumed.num_steps == 2
+    assert resumed.stepper.num_steps == 2
 
 
 def _saved(state: dict[str, Any]) -> Any:
@@ -220,8 +220,8 @@ def test_bfloat16_keeps_fp32_master_weights_and_stays_near():
     ]
     assert 0 < sum(differences) / len(differences) < 0.05
     learner.step(rough)
-    assert {parameter.dtype for parameter in learner.parameters} == {torch.float32}
-    assert all(state["exp_avg"].dtype == torch.float32 for state in learner.optimizer.state.values())
+    assert {parameter.dtype for parameter in learner.stepper.parameters} == {torch.float32}
+    assert all(state["exp_avg"].dtype == torch.float32 for state in learner.stepper.optimizer.state.values())
 
 
 def test_maximum_likelihood_learns_what_it_is_shown():

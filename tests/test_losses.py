@@ -11,7 +11,7 @@ from vineppo.losses import clipped_policy_loss, kl_to_reference, whiten
 def test_the_surrogate_is_the_pessimistic_one_token_by_token():
     generator = torch.Generator().manual_seed(0)
     new, old, advantages = torch.randn(3, 500, generator=generator, dtype=torch.float64)
-    losses, ratios, clipped = clipped_policy_loss(new, old, advantages, clip_eps=0.2)
+    losses, ratios, clipped = clipped_policy_loss(new, old, advantages, clip_eps_low=0.2, clip_eps_high=0.2)
     for n, o, a, loss, ratio, cut in zip(new, old, advantages, losses, ratios, clipped, strict=True):
         r = math.exp(n - o)
         surrogate = min(r * a, min(max(r, 0.8), 1.2) * a)
@@ -25,7 +25,9 @@ def test_the_surrogate_is_the_pessimistic_one_token_by_token():
 )
 def test_a_token_that_has_moved_far_enough_pulls_no_more(ratio, advantage, pulls):
     logprob = torch.tensor([math.log(ratio)], requires_grad=True)
-    losses, _, _ = clipped_policy_loss(logprob, torch.zeros(1), torch.tensor([advantage]), clip_eps=0.2)
+    losses, _, _ = clipped_policy_loss(
+        logprob, torch.zeros(1), torch.tensor([advantage]), clip_eps_low=0.2, clip_eps_high=0.2
+    )
     (gradient,) = torch.autograd.grad(losses.sum(), logprob)
     assert gradient.item() == pytest.approx(-advantage * ratio if pulls else 0.0)
 

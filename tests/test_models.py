@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from vineppo import models
+from vineppo.batch import Batch
 from vineppo.models import (
     TinyModelConfig,
     load_model,
@@ -47,7 +48,7 @@ def test_log_probs_and_gradients_are_those_of_the_whole_softmax(family, chunk, m
     ids, attention, targets, action = make_inputs(model.config.vocab_size)
     logits = model(input_ids=ids, attention_mask=attention).logits / 0.7
     expected = logits.log_softmax(-1).gather(2, targets[..., None])[..., 0][action]
-    found = token_logprobs(model, ids, attention, targets, action, temperature=0.7)
+    found = token_logprobs(model, Batch(ids, targets, attention, action), temperature=0.7)
     assert torch.allclose(found, expected, atol=1e-12)
     weights = list(model.parameters())
     ours, theirs = (torch.autograd.grad(logprobs.square().sum(), weights) for logprobs in (found, expected))

@@ -15,7 +15,7 @@ import tomli_w
 from survive import RECIPE
 
 from vineppo.recipe import SFTRecipe, make_recipe
-from vineppo.runs import sft_run
+from vineppo.runs import run_recipe
 from vineppo.shutdown import Stopped
 
 HERE = Path(__file__).parent
@@ -70,7 +70,7 @@ def test_fine_tuning_stops_and_goes_on_at_any_optimizer_step(tmp_path):
     sft = {key: RECIPE[key] for key in ("name", "task", "model", "engine", "learner", "evaluation")}
     tree = sft | {"sft": {"num_problems": 60, "num_epochs": 3, "minibatch_size": 8}, "checkpoint": {"every": 0}}
     recipe = make_recipe(tree, kind=SFTRecipe, source="test")
-    sft_run(recipe, tmp_path / "whole")
+    run_recipe(recipe, tmp_path / "whole")
 
     class StopAt:
         def __init__(self, step: int):
@@ -85,9 +85,13 @@ def test_fine_tuning_stops_and_goes_on_at_any_optimizer_step(tmp_path):
 
     for resume, step in ((False, 3), (True, 13), (True, 16)):
         with pytest.raises(Stopped):
-            sft_run(recipe, tmp_path / "stopped", resume=resume, sinks=[StopAt(step)], say=lambda _: None)
+            run_recipe(recipe, tmp_path / "stopped", resume=resume, sinks=[StopAt(step)], say=lambda _: None)
         assert num_lines(tmp_path / "stopped" / "metrics.jsonl") == step
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert sft_run(recipe, stopped, resume=True).name == sft_run(recipe, whole, resume=True).name == "iteration-000024"
+    assert (
+        run_recipe(recipe, stopped, resume=True).name
+        == run_recipe(recipe, whole, resume=True).name
+        == "iteration-000024"
+    )
     for name in ("metrics.jsonl", "result.json", "checkpoints/iteration-000024/model.safetensors"):
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()

@@ -17,7 +17,7 @@ from vineppo.optim import OptimConfig
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.shutdown import Shutdown
 from vineppo.train import Run, TrainConfig, normalize_advantages, to_samples, train
-from vineppo.types import Sample, UserError
+from vineppo.types import Sample, SamplingParams, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 
@@ -29,7 +29,7 @@ def make_run(folder: Path, finish=lambda *_: None) -> Run:
         LearnerConfig(optim=OptimConfig(lr=0.05, schedule="constant", warmup_ratio=0)),
         model,
         make_walker(),
-        temperature=1.0,
+        sampling=SamplingParams(),
         total_steps=100,
     )
     log = MetricsLog(folder, MetricsConfig())
@@ -55,7 +55,7 @@ def test_an_iteration_can_start_anywhere_and_is_the_same(tmp_path):
     (tmp_path / "a").mkdir()
     frozen = PolicyLearner(
         LearnerConfig(optim=OptimConfig(lr=1e-30, warmup_ratio=0)), make_walker(), None,
-        temperature=1.0, total_steps=100,
+        sampling=SamplingParams(), total_steps=100,
     )  # fmt: skip
     train(cfg, replace(whole, learner=frozen))
     tail = make_run(tmp_path / "b", lambda i, groups, credits: seen["tail"].append((i, groups, credits)))

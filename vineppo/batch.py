@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from vineppo.types import Sample
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,24 @@ def collate(samples: Sequence[Sample], *, device: torch.device | str = "cpu") ->
     )
 
 
-def split(samples: Sequence[Sample], minibatch_size: int, *, seed: int) -> list[list[Sample]]:
-    """Minibatches in an order that `seed` decides; the last may be smaller, none is dropped."""
-    order = list(samples)
+def split(rows: Sequence[T], minibatch_size: int, *, seed: int) -> list[list[T]]:
+    """Minibatches in an order that `seed` decides; the last may be smaller, no row is dropped."""
+    order = list(rows)
     random.Random(seed).shuffle(order)
     return [order[i : i + minibatch_size] for i in range(0, len(order), minibatch_size)]
 
 
-def microbatches(samples: Sequence[Sample], max_tokens: int) -> list[list[int]]:
-    """Indices of samples, longest first, in groups whose padded size stays within `max_tokens`.
+def num_tokens(sample: Sample) -> int:
+    return len(sample.prompt_ids) + len(sample.response_ids)
 
-    A sample that alone is longer is a group of its own.
+
+def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of rows, longest first, in groups whose padded size stays within `max_tokens`.
+
+    A row that alone is longer is a group of its own.
     """
-    lengths = [len(sample.prompt_ids) + len(sample.response_ids) for sample in samples]
     groups: list[list[int]] = []
-    for index in sorted(range(len(samples)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
             groups[-1].append(index)
         else:

@@ -1,9 +1,9 @@
 """Checkpoints that a kill at any moment, a full disk or a flipped bit cannot turn into a wrong run.
 
-A checkpoint is a folder `iteration-000010` that transformers opens as a model, plus `trainer.pt` (optimizer, credit
-estimator) and `trainer.json` (iteration, seed, counters). It is written beside its place, checksummed, fsynced and
-renamed into place, so a folder with that name is complete. Seeds are paths of content that start at (seed, iteration):
-these two are the whole state of randomness and of the data order.
+A checkpoint is a folder `iteration-000010` that transformers opens as a model, plus `trainer.pt` (optimizer),
+`trainer.json` (iteration, seed) and what the credit estimator keeps (`critic/`). It is written beside its place,
+checksummed, fsynced and renamed into place, so a folder with that name is complete. Seeds are paths of content that
+start at (seed, iteration): these two are the whole state of randomness and of the data order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Checkpoint:
 def save_checkpoint(
     root: Path,
     *,
-    save_policy: Callable[[Path], None],
+    save_models: Callable[[Path], None],
     state: dict[str, Any],
     progress: dict[str, Any],
     config: CheckpointConfig,
@@ -63,7 +63,7 @@ def save_checkpoint(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        save_policy(unfinished)
+        save_models(unfinished)
         with (unfinished / "trainer.pt").open("wb") as file:  # torch's own writer does not say why it failed
             torch.save(state, file)
         (unfinished / "trainer.json").write_text(json.dumps(progress, indent=1))
@@ -124,7 +124,7 @@ def prune(root: Path, config: CheckpointConfig) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    checksums = {file.name: checksum(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    checksums = {str(file.relative_to(folder)): checksum(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1))
 
 
@@ -151,9 +151,8 @@ def find_damage(folder: Path) -> str | None:
 
 
 def sync(folder: Path) -> None:
-    for file in folder.iterdir():
-        fsync_path(file)
-    fsync_path(folder)
+    for path in (*folder.rglob("*"), folder):
+        fsync_path(path)
 
 
 def fsync_path(path: Path) -> None:
@@ -177,7 +176,7 @@ def is_disk_full(error: BaseException | None, root: Path) -> bool:
 
 def disk_full_message(root: Path, state: dict[str, Any]) -> str:
     previous = checkpoint_folders(root)
-    last_size = sum(file.stat().st_size for file in previous[-1].iterdir()) if previous else 0
+    last_size = sum(file.stat().st_size for file in previous[-1].rglob("*")) if previous else 0
     needed = max(last_size, tensor_bytes(state) * 3 // 2)
     free = shutil.disk_usage(root).free
     return (

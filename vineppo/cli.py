@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vineppo import __version__
-from vineppo.config import diff, read_toml
+from vineppo.config import diff
 from vineppo.shutdown import Stopped
 from vineppo.types import UserError
 
@@ -54,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_run(commands, "sft", "fine-tune a model on worked solutions", run_sft)
     add_run(commands, "train", "train with reinforcement learning", run_train)
     add_eval(commands)
+    add_compare(commands)
     add_config(commands)
     return parser
 
@@ -105,6 +106,29 @@ def add_eval(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_eval)
 
 
+def add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="run methods with several seeds and set them side by side",
+        description="Runs what is missing of every recipe and seed, continues what was stopped, then writes "
+        "comparison.json and comparison.md. An SFT recipe among them is run first, and the others start from it. "
+        "Folders of finished runs are only read. KEY=VALUE overrides go to the recipes that have their section.",
+        epilog="example: vineppo compare recipes/compare/*.toml --seeds 0,1,2 train.num_iterations=5",
+    )
+    parser.add_argument("sources", nargs="+", metavar="RECIPE|RUN", help="recipes and run folders")
+    parser.add_argument("--seeds", type=seed_list, default=[0], help="comma-separated (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, cores divided among them (default: 1)")
+    parser.set_defaults(run=run_compare, overrides=[])
+
+
+def seed_list(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0,1,2") from None
+
+
 def add_config(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("config", help="show a recipe with every default, or the difference between two")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -130,82 +154,92 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 
 def run_sft(args: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.progress import Bar, make_progress, speaker
-    from vineppo.recipe import SFTRecipe, load_recipe
-    from vineppo.runs import sft_run
+    from vineppo.recipe import SFTRecipe
 
-    recipe = load_recipe(args.recipe, args.overrides, kind=SFTRecipe)
-    out = args.out or Path("runs") / recipe.name
-    with make_progress() as progress:
-        bar = Bar(progress, "optimizer steps", print_every=10)
-        say = speaker(progress)
-        folder = sft_run(recipe, out, resume=args.resume, sinks=[bar], say=say, on_start=bar.set_total)
-    print(f"model: {folder}")
+    run(args, kinds=(SFTRecipe,), unit="optimizer steps", print_every=10)
 
 
 def run_train(args: argparse.Namespace) -> None:
+    from vineppo.recipe import DPORecipe, RestEMRecipe, TrainRecipe
+
+    run(args, kinds=(TrainRecipe, RestEMRecipe, DPORecipe), unit="iterations", print_every=1)
+
+
+def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_every: int) -> None:
     prepare()
     from vineppo.progress import Bar, make_progress, speaker
-    from vineppo.recipe import TrainRecipe, load_recipe
-    from vineppo.runs import train_run
+    from vineppo.recipe import load_any_recipe
+    from vineppo.runs import run_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides, kind=TrainRecipe)
-    out = args.out or Path("runs") / recipe.name
+    recipe = load_any_recipe(args.recipe, args.overrides)
+    if not isinstance(recipe, kinds):
+        other = "train" if args.command == "sft" else "sft"
+        raise UserError(f"{args.recipe} is a recipe for `vineppo {other}`")
     with make_progress() as progress:
-        iterations = Bar(progress, "iterations", recipe.train.num_iterations)
-        folder = train_run(recipe, out, resume=args.resume, sinks=[iterations], say=speaker(progress))
+        bar = Bar(progress, unit, print_every=print_every)
+        folder = run_recipe(
+            recipe,
+            args.out or Path("runs") / recipe.name,
+            resume=args.resume,
+            sinks=[bar],
+            say=speaker(progress),
+            on_start=bar.set_total,
+        )
     print(f"model: {folder}")
 
 
 def run_eval(args: argparse.Namespace) -> None:
     prepare()
-    from vineppo.recipe import ModelConfig, load_recipe
-    from vineppo.runs import eval_run
+    from vineppo.recipe import ModelConfig, load_any_recipe
+    from vineppo.runs import eval_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides, kind=kind_of(args.recipe))
+    recipe = load_any_recipe(args.recipe, args.overrides)
     if args.model:
         recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
     if args.json and not args.json.parent.is_dir():
         raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
-    text = json.dumps(eval_run(recipe).to_json(), indent=1)
+    text = json.dumps(eval_recipe(recipe).to_json(), indent=1)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")
 
 
+def run_compare(args: argparse.Namespace) -> None:
+    from vineppo.compare import compare
+    from vineppo.comparison import accuracy_table
+
+    overrides = [*args.overrides, *(source for source in args.sources if "=" in source)]
+    sources = [Path(source) for source in args.sources if "=" not in source]
+    if not sources:
+        raise UserError("compare needs at least one recipe or run folder")
+    if args.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {args.jobs}")
+    comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
+    print(accuracy_table(comparison["methods"]))
+    print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
+
+
 def show_config(args: argparse.Namespace) -> None:
     import tomli_w
 
-    from vineppo.recipe import load_recipe
+    from vineppo.recipe import load_any_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides, kind=kind_of(args.recipe))
+    recipe = load_any_recipe(args.recipe, args.overrides)
     print(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)), end="")
 
 
 def diff_configs(args: argparse.Namespace) -> None:
-    from vineppo.recipe import load_recipe
+    from vineppo.recipe import load_any_recipe
 
-    left, right = (load_recipe(path, kind=kind_of(path)) for path in (args.left, args.right))
+    left, right = map(load_any_recipe, (args.left, args.right))
     for key, (a, b) in diff(left, right).items():
         print(f"{key}: {a!r} -> {b!r}")
 
 
-def kind_of(path: Path):
-    """An SFT recipe is one with an [sft] section."""
-    from vineppo.recipe import SFTRecipe, TrainRecipe
-
-    return SFTRecipe if "sft" in read_toml(path) else TrainRecipe
-
-
 def prepare() -> None:
-    """Before torch allocates anything: CPU training spends half its time in page faults otherwise."""
-    from transformers.utils import logging as transformers_logging
-
     from vineppo import runtime
 
-    runtime.tune_allocator()
-    transformers_logging.disable_progress_bar()  # of loading and saving weights, in the middle of ours
+    runtime.prepare()
 
 
 if __name__ == "__main__":

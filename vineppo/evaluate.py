@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from vineppo.config import Config
 from vineppo.environment import Ending, Environment
 from vineppo.seeding import derive_seed
-from vineppo.types import Grader, Problem, SamplingParams, Task, UserError
+from vineppo.types import Grader, Problem, Sample, SamplingParams, Task, UserError, make_sample
 
 NUM_RESAMPLES = 2000
 Z_95 = 1.959964
@@ -73,6 +73,8 @@ class Evaluation:
     verdicts: Counter[str]
     """Of the responses that were not truncated."""
     num_tokens: int
+    first_samples: list[Sample]
+    """The first response to every problem, for what else is measured on them."""
 
     @property
     def length_mean(self) -> float:
@@ -110,7 +112,7 @@ def interval_key(name: str) -> str:
     return "ci95" if name == "pass@1" else f"{name}_ci95"
 
 
-def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int) -> Evaluation:
+def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, purpose: str = "eval") -> Evaluation:
     """Samples `num_samples` responses to every problem in one engine call and grades them.
 
     `environment` is the one of training or any other; its sampling parameters are replaced by the config's.
@@ -125,7 +127,7 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int) -
         [config.max_new_tokens] * len(states),
         config.num_samples,
         seed=lambda state, k: derive_seed(seed, "eval", state.problem.id, k),
-        purpose="eval",
+        purpose=purpose,
     )
     endings = [ending for of_problem in samples for ending in of_problem]
     by_problem = [(state.problem, of_problem) for state, of_problem in zip(states, samples, strict=True)]
@@ -143,6 +145,10 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int) -
         num_truncated=sum(truncated),
         verdicts=Counter(ending.grade.verdict for ending, cut in zip(endings, truncated, strict=True) if not cut),
         num_tokens=sum(len(ending.completion.token_ids) for ending in endings),
+        first_samples=[
+            make_sample(state.prompt_ids, of_problem[0].completion.token_ids)
+            for state, of_problem in zip(states, samples, strict=True)
+        ],
     )
 
 

@@ -6,45 +6,66 @@ Every loss divides by counts of the whole minibatch, so one batch of 8 and 8 mic
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from vineppo import runtime
-from vineppo.batch import collate, microbatches
-from vineppo.config import Config
-from vineppo.losses import KLEstimator, clipped_policy_loss, kl_to_reference
-from vineppo.models import token_logprobs
-from vineppo.optim import OptimConfig, clip_gradients, learning_rate, make_optimizer
-from vineppo.types import Sample, UserError
+from vineppo.batch import collate, microbatches, num_tokens
+from vineppo.engine.sampler import nucleus_floor
+from vineppo.losses import KLEstimator, clipped_policy_loss, dpo_loss, kl_to_reference
+from vineppo.models import read_tokens
+from vineppo.stepper import Stepper, StepperConfig
+from vineppo.types import Sample, SamplingParams
 
 
-class LearnerConfig(Config):
-    clip_eps: float = Field(default=0.2, gt=0)
+class LearnerConfig(StepperConfig):
+    clip_eps_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_eps_high: float = Field(default=0.2, gt=0)
+    """Ratios are clipped to [1 - clip_eps_low, 1 + clip_eps_high]."""
     kl_coef: float = Field(default=1e-4, ge=0)
     """Weight of KL(policy || reference) in the loss; 0 loads no reference model."""
     kl_estimator: KLEstimator = "k3"
     kl_clamp: float = Field(default=10.0, gt=0)
     """Largest KL estimate of one token; above it the token pulls no more."""
-    microbatch_tokens: int = Field(default=8192, ge=1)
-    """Padded tokens per forward pass: less memory, same gradients."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """bfloat16 is autocast over fp32 master weights; auto takes it where the hardware multiplies it fast."""
-    gradient_checkpointing: bool = False
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus."""
+    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Surrogate, entropy and NLL: mean over all tokens of a minibatch; mean over responses of their token means; or sum
+    over tokens divided by responses x loss_length (Liu et al. 2025, "Dr. GRPO")."""
+    loss_length: int | None = Field(default=None, ge=1)
+    """Tokens, for loss_aggregation = "constant": usually sampling.max_new_tokens."""
+    max_importance: float | None = Field(default=None, gt=0)
+    """Weigh tokens by policy over engine probability, at most this much, for engines whose log-probs differ from the
+    training forward's (Yao et al. 2025, truncated importance sampling)."""
+    renormalize_nucleus: bool = False
+    """Take all log-probs over the tokens that top_p and top_k keep (and the sampled one), as they were sampled."""
     max_mean_ratio: float = Field(default=10.0, gt=1)
     """A minibatch whose mean probability ratio exceeds this is skipped."""
-    max_skipped_steps: int = Field(default=5, ge=1)
-    """Skipped steps in a row after which the run stops."""
-    optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def constant_needs_a_length(self) -> LearnerConfig:
+        if (self.loss_aggregation == "constant") != (self.loss_length is not None):
+            raise ValueError('loss_aggregation = "constant" and loss_length go together: give both or neither')
+        return self
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt, the better first, with their reference log-probs."""
+
+    chosen: Sample
+    rejected: Sample
 
 
 class PolicyLearner:
-    """`temperature` divides the logits everywhere, so that the trained policy is the sampled one."""
+    """`sampling` says how rollouts were drawn: its temperature divides the logits everywhere, so that the trained
+    policy is the sampled one."""
 
     def __init__(
         self,
@@ -52,22 +73,15 @@ class PolicyLearner:
         model: Any,
         reference: Any | None,
         *,
-        temperature: float,
+        sampling: SamplingParams,
         total_steps: int,
     ):
         self.config = config
         self.model = model
         self.reference = reference
-        self.temperature = temperature
-        self.total_steps = total_steps
-        self.device = next(model.parameters()).device
-        self.dtype = runtime.pick_dtype(config.precision, self.device)
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(config.optim, self.parameters)
-        self.num_steps = 0  # taken
-        self.num_skipped_in_a_row = 0
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.sampling = sampling
+        self.cuts_support = sampling.top_p < 1 or sampling.top_k > 0
+        self.stepper = Stepper(config, model, total_steps=total_steps, name="learner")
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -83,164 +97,215 @@ class PolicyLearner:
         ]
 
     def step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        """One optimizer step on the clipped surrogate (mean over tokens) plus KL (sum over tokens, mean over rollouts).
+        """One optimizer step on the clipped surrogate (by default the mean over tokens), less the entropy bonus, plus
+        KL (sum over tokens, mean over rollouts).
 
         The two normalisations are those of the paper's code, whose coefficient 1e-4 means that sum.
         """
         config = self.config
-        num_tokens = sum(len(sample.response_ids) for sample in minibatch)
-        sums = {"loss": 0.0, "ratio": 0.0, "clipped": 0.0, "old_kl": 0.0, "ref_kl": 0.0, "logprob": 0.0}
-        ratio_max = 0.0
+        total_tokens = sum(len(sample.response_ids) for sample in minibatch)
+        sums: defaultdict[str, float] = defaultdict(float)
+        largest = {"ratio": 0.0, "importance": 0.0}
 
-        def loss_of(microbatch: Sequence[Sample], logprobs_N: torch.Tensor) -> torch.Tensor:
-            nonlocal ratio_max
-            old_N = self._column([sample.old_logprobs for sample in microbatch], logprobs_N.dtype)
-            advantages_N = self._column([sample.advantages for sample in microbatch], logprobs_N.dtype)
+        def loss_of(microbatch: list[Sample]) -> torch.Tensor:
+            logprobs_N, entropies_N = self._forward(self.model, microbatch, entropy=config.entropy_coef > 0)
+            column = partial(self._column, microbatch, dtype=logprobs_N.dtype)
+            old_N, weights_N = column("old_logprobs"), self._weights(microbatch, minibatch).to(logprobs_N.dtype)
             losses_N, ratios_N, clipped_N = clipped_policy_loss(
-                logprobs_N, old_N, advantages_N, clip_eps=config.clip_eps
+                logprobs_N,
+                old_N,
+                column("advantages"),
+                clip_eps_low=config.clip_eps_low,
+                clip_eps_high=config.clip_eps_high,
             )
-            loss = losses_N.sum() / num_tokens
+            if config.max_importance is not None:
+                importance_N = torch.exp(old_N - column("sampling_logprobs"))
+                losses_N = losses_N * importance_N.clamp(max=config.max_importance)
+                largest["importance"] = max(largest["importance"], importance_N.max().item())
+            loss = (weights_N * (losses_N - config.entropy_coef * entropies_N)).sum()
             if self.reference is not None:
-                ref_N = self._column([sample.ref_logprobs for sample in microbatch], logprobs_N.dtype)
+                ref_N = column("ref_logprobs")
                 kl_N = kl_to_reference(logprobs_N, ref_N, estimator=config.kl_estimator, clamp=config.kl_clamp)
                 loss = loss + config.kl_coef * kl_N.sum() / len(minibatch)
                 sums["ref_kl"] += kl_N.detach().sum().item()
             log_ratios_N = (logprobs_N - old_N).detach()
-            sums["loss"] += loss.item()
             sums["ratio"] += ratios_N.detach().sum().item()
             sums["clipped"] += clipped_N.sum().item()
             sums["old_kl"] += (torch.expm1(log_ratios_N) - log_ratios_N).sum().item()
             sums["logprob"] += logprobs_N.detach().sum().item()
-            ratio_max = max(ratio_max, ratios_N.detach().max().item())
+            sums["entropy"] += entropies_N.detach().sum().item()
+            largest["ratio"] = max(largest["ratio"], ratios_N.detach().max().item())
             return loss
 
-        grad_norm = self._backward(minibatch, loss_of)
-        mean_ratio = sums["ratio"] / num_tokens
-        metrics = self._step_unless(
-            {
-                "the loss is not finite": not math.isfinite(sums["loss"]),
-                "the gradient is not finite": not math.isfinite(grad_norm),
-                f"the mean ratio {mean_ratio:.3g} is above {config.max_mean_ratio:g}": mean_ratio
-                > config.max_mean_ratio,
-            }
-        )
-        return metrics | {
-            "policy/loss": sums["loss"],
-            "policy/clip_frac": sums["clipped"] / num_tokens,
-            "policy/ratio_mean": mean_ratio,
-            "policy/ratio_max": ratio_max,
-            "policy/approx_kl": sums["old_kl"] / num_tokens,
-            "policy/nll": -sums["logprob"] / num_tokens,
+        def veto() -> str | None:
+            mean_ratio = sums["ratio"] / total_tokens
+            if mean_ratio > config.max_mean_ratio:
+                return f"the mean ratio {mean_ratio:.3g} is above {config.max_mean_ratio:g}"
+            return None
+
+        step = self.stepper.step(minibatch, list(map(num_tokens, minibatch)), loss_of, veto)
+        metrics = {
+            "policy/loss": step.loss,
+            "policy/clip_frac": sums["clipped"] / total_tokens,
+            "policy/ratio_mean": sums["ratio"] / total_tokens,
+            "policy/ratio_max": largest["ratio"],
+            "policy/approx_kl": sums["old_kl"] / total_tokens,
+            "policy/nll": -sums["logprob"] / total_tokens,
             "kl/reference": sums["ref_kl"] / len(minibatch),
-            "optim/grad_norm": grad_norm,
         }
+        if config.entropy_coef > 0:
+            metrics["policy/entropy"] = sums["entropy"] / total_tokens
+        if config.max_importance is not None:
+            metrics["policy/importance_max"] = largest["importance"]
+        return metrics | step.metrics("optim")
 
     def step_nll(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        """One optimizer step of maximum likelihood on the responses, mean over tokens."""
-        num_tokens = sum(len(sample.response_ids) for sample in minibatch)
-        total = 0.0
+        """One optimizer step of maximum likelihood on the responses; by default the mean over tokens."""
 
-        def loss_of(microbatch: Sequence[Sample], logprobs_N: torch.Tensor) -> torch.Tensor:
-            nonlocal total
-            loss = -logprobs_N.sum() / num_tokens
-            total += loss.item()
-            return loss
+        def loss_of(microbatch: list[Sample]) -> torch.Tensor:
+            logprobs_N, _ = self._forward(self.model, microbatch)
+            return -(self._weights(microbatch, minibatch).to(logprobs_N.dtype) * logprobs_N).sum()
 
-        grad_norm = self._backward(minibatch, loss_of)
-        bad = {
-            "the loss is not finite": not math.isfinite(total),
-            "the gradient is not finite": not math.isfinite(grad_norm),
-        }
-        return self._step_unless(bad) | {"sft/nll": total, "optim/grad_norm": grad_norm}
+        step = self.stepper.step(minibatch, list(map(num_tokens, minibatch)), loss_of)
+        return {"sft/nll": step.loss} | step.metrics("optim")
+
+    def step_dpo(
+        self, minibatch: Sequence[Pair], *, beta: float, positive_lambda: float, label_smoothing: float
+    ) -> dict[str, float]:
+        """One optimizer step of DPO-positive, mean over pairs. Responses count by the sum of their log-probs."""
+        sums: defaultdict[str, float] = defaultdict(float)
+
+        def loss_of(microbatch: list[Pair]) -> torch.Tensor:
+            chosen = [pair.chosen for pair in microbatch]
+            rejected = [pair.rejected for pair in microbatch]
+            logprobs_N, _ = self._forward(self.model, chosen + rejected)
+            lengths = [len(sample.response_ids) for sample in chosen + rejected]
+            totals = torch.stack([part.sum() for part in logprobs_N.split(lengths)])
+            refs = totals.new_tensor([sum(sample.ref_logprobs or ()) for sample in chosen + rejected])
+            losses_P, margins_P = dpo_loss(
+                *totals.chunk(2),
+                *refs.chunk(2),
+                beta=beta,
+                positive_lambda=positive_lambda,
+                label_smoothing=label_smoothing,
+            )
+            chosen_P, rejected_P = (totals - refs).detach().chunk(2)
+            sums["margin"] += margins_P.detach().sum().item()
+            sums["ordered"] += (margins_P > 0).sum().item()
+            sums["chosen"] += chosen_P.sum().item()
+            sums["rejected"] += rejected_P.sum().item()
+            return losses_P.sum() / len(minibatch)
+
+        lengths = [2 * max(num_tokens(pair.chosen), num_tokens(pair.rejected)) for pair in minibatch]
+        step = self.stepper.step(minibatch, lengths, loss_of)
+        return {
+            "dpo/loss": step.loss,
+            "dpo/margin": sums["margin"] / len(minibatch),
+            "dpo/ordered_frac": sums["ordered"] / len(minibatch),
+            "dpo/chosen_gain": sums["chosen"] / len(minibatch),
+            "dpo/rejected_gain": sums["rejected"] / len(minibatch),
+        } | step.metrics("optim")
 
     def mismatch(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """How far the engine's log-probs are from the training forward's, over scored samples."""
+        """How far the engine's log-probs are from the training forward's, and what top_p and top_k keep.
+
+        Over scored samples. The engine reports the full softmax, so under `renormalize_nucleus` the logarithm of the
+        kept mass is taken off the difference.
+        """
+        masses = self._kept_logmasses(samples) if self.cuts_support else [(0.0,) * len(s.response_ids) for s in samples]
+        renormalized = self.config.renormalize_nucleus
         differences = [
-            abs(sampled - old)
-            for sample in samples
-            for sampled, old in zip(sample.sampling_logprobs, sample.old_logprobs or (), strict=True)
+            abs(sampled - (mass if renormalized else 0.0) - old)
+            for sample, of_sample in zip(samples, masses, strict=True)
+            for sampled, old, mass in zip(sample.sampling_logprobs, sample.old_logprobs or (), of_sample, strict=True)
         ]
         return {
             "policy/engine_logprob_diff_mean": fmean(differences),
             "policy/engine_logprob_diff_max": max(differences),
+            "policy/kept_mass_mean": fmean(math.exp(mass) for of_sample in masses for mass in of_sample),
         }
+
+    def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """KL to the reference on these responses: k3, not clamped, summed over a response, mean over responses.
+
+        An estimate of the KL where they were sampled from this policy as it trains; without a reference, nothing.
+        """
+        if self.reference is None:
+            return {}
+        kls = []
+        for sample in self.score(samples):
+            d_N = [ref - old for ref, old in zip(sample.ref_logprobs or (), sample.old_logprobs or (), strict=True)]
+            kls.append(math.fsum(math.expm1(d) - d for d in d_N))
+        return {"eval/kl_reference": fmean(kls)}
+
+    def memory(self) -> dict[str, float]:
+        reference = sum(p.nbytes for p in self.reference.parameters()) if self.reference is not None else 0
+        return self.stepper.memory("policy") | {"memory/reference_parameters_mb": reference / 2**20}
 
     def state_dict(self) -> Mapping[str, Any]:
         return self.model.state_dict()
 
     def trainer_state(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "num_steps": self.num_steps,
-            "num_skipped_in_a_row": self.num_skipped_in_a_row,
-        }
+        return self.stepper.state_dict()
 
     def load_trainer_state(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.num_steps = state["num_steps"]
-        self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
+        self.stepper.load_state_dict(state)
 
     def _logprobs(self, model: Any, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
-        columns: list[tuple[float, ...]] = [()] * len(samples)
-        for indices in microbatches(samples, self.config.microbatch_tokens):
-            chosen = [samples[i] for i in indices]
-            rows = self._forward(model, chosen).split([len(sample.response_ids) for sample in chosen])
-            for i, row in zip(indices, rows, strict=True):
-                columns[i] = tuple(row.tolist())
-        return columns
+        return self._rows(samples, lambda chosen: self._forward(model, chosen)[0])
 
-    def _forward(self, model: Any, samples: Sequence[Sample]) -> torch.Tensor:
-        """Log-probs of the responses, flattened to [N]."""
-        batch = collate(samples, device=self.device)
-        with self._autocast():
-            return token_logprobs(
+    @torch.no_grad()
+    def _kept_logmasses(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
+        return self._rows(samples, lambda chosen: self._read(self.model, chosen, mass=True)[:, 2])
+
+    def _rows(
+        self, samples: Sequence[Sample], column: Callable[[list[Sample]], torch.Tensor]
+    ) -> list[tuple[float, ...]]:
+        """`column` over microbatches, back in the samples' order."""
+        rows: list[tuple[float, ...]] = [()] * len(samples)
+        for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
+            chosen = [samples[i] for i in indices]
+            parts = column(chosen).split([len(sample.response_ids) for sample in chosen])
+            for i, part in zip(indices, parts, strict=True):
+                rows[i] = tuple(part.tolist())
+        return rows
+
+    def _forward(
+        self, model: Any, samples: Sequence[Sample], *, entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies of the responses, flattened to [N]."""
+        renormalized = self.config.renormalize_nucleus and self.cuts_support
+        logprobs_N, entropies_N, masses_N = self._read(model, samples, entropy=entropy, mass=renormalized).unbind(1)
+        return logprobs_N - masses_N, entropies_N
+
+    def _read(
+        self, model: Any, samples: Sequence[Sample], *, entropy: bool = False, mass: bool = False
+    ) -> torch.Tensor:
+        with self.stepper.autocast():
+            return read_tokens(
                 model,
-                batch.input_ids_BT,
-                batch.attention_mask_BT,
-                batch.target_ids_BT,
-                batch.action_mask_BT,
-                temperature=self.temperature,
+                collate(samples, device=self.stepper.device),
+                temperature=self.sampling.temperature,
+                entropy=entropy,
+                nucleus_floor=partial(nucleus_floor, params=self.sampling) if mass else None,
             )
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+    def _column(self, samples: Sequence[Sample], name: str, *, dtype: torch.dtype) -> torch.Tensor:
+        flat = [number for sample in samples for number in getattr(sample, name)]
+        return torch.tensor(flat, dtype=dtype, device=self.stepper.device)
 
-    def _column(self, columns: Sequence[tuple[float, ...] | None], dtype: torch.dtype) -> torch.Tensor:
-        flat = [number for column in columns for number in column or ()]
-        return torch.tensor(flat, dtype=dtype, device=self.device)
-
-    def _backward(
-        self, minibatch: Sequence[Sample], loss_of: Callable[[Sequence[Sample], torch.Tensor], torch.Tensor]
-    ) -> float:
-        """Accumulates the gradient of the summed microbatch losses, clips it, and returns its norm before that.
-
-        Train mode only where gradient checkpointing asks for it; there is no dropout either way.
-        """
-        self.model.train(self.config.gradient_checkpointing)
-        self.optimizer.zero_grad(set_to_none=True)
-        for indices in microbatches(minibatch, self.config.microbatch_tokens):
-            chosen = [minibatch[i] for i in indices]
-            loss_of(chosen, self._forward(self.model, chosen)).backward()
-        self.model.eval()
-        return clip_gradients(self.parameters, self.config.optim.max_grad_norm)
-
-    def _step_unless(self, reasons: Mapping[str, bool]) -> dict[str, float]:
-        """Steps, unless a reason holds: then weights, optimizer and schedule stay as they are."""
-        found = [reason for reason, holds in reasons.items() if holds]
-        rate = learning_rate(self.config.optim, self.num_steps, self.total_steps)
-        if found:
-            self.num_skipped_in_a_row += 1
-            if self.num_skipped_in_a_row >= self.config.max_skipped_steps:
-                raise UserError(
-                    f"{self.num_skipped_in_a_row} optimizer steps in a row were skipped, the last because {found[0]}; "
-                    "lower learner.optim.lr, or continue from an earlier checkpoint"
-                )
+    def _weights(self, microbatch: Sequence[Sample], minibatch: Sequence[Sample]) -> torch.Tensor:
+        """How much each token of the microbatch counts in the minibatch's loss, [N]."""
+        config = self.config
+        total_tokens = sum(len(sample.response_ids) for sample in minibatch)
+        lengths = [len(sample.response_ids) for sample in microbatch]
+        if config.loss_aggregation == "token":
+            weights = [1 / total_tokens] * len(microbatch)
+        elif config.loss_aggregation == "sequence":
+            weights = [1 / (len(minibatch) * length) for length in lengths]
         else:
-            self.num_skipped_in_a_row = 0
-            self.num_steps += 1
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {"policy/num_skipped_steps": float(bool(found)), "optim/lr": rate}
+            assert config.loss_length is not None
+            weights = [1 / (len(minibatch) * config.loss_length)] * len(microbatch)
+        flat = [weight for weight, length in zip(weights, lengths, strict=True) for _ in range(length)]
+        return torch.tensor(flat, dtype=torch.float64, device=self.stepper.device)

@@ -1,22 +1,84 @@
-"""Pure tensor formulas. Sums are returned, never means: the caller divides by counts of the whole minibatch."""
+"""Pure tensor formulas, one number per token or per pair. The caller sums, and divides by counts of the minibatch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def clipped_policy_loss(
-    logprobs_N: torch.Tensor, old_logprobs_N: torch.Tensor, advantages_N: torch.Tensor, *, clip_eps: float
+    logprobs_N: torch.Tensor,
+    old_logprobs_N: torch.Tensor,
+    advantages_N: torch.Tensor,
+    *,
+    clip_eps_low: float,
+    clip_eps_high: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """PPO's clipped surrogate per token (Schulman et al. 2017, eq. 7): (losses_N, ratios_N, clipped_N)."""
+    """PPO's clipped surrogate per token (Schulman et al. 2017, eq. 7): (losses_N, ratios_N, clipped_N).
+
+    A higher `clip_eps_high` lets rare tokens grow faster (Yu et al. 2025, "DAPO", section 3.1).
+    """
     ratios_N = torch.exp(logprobs_N - old_logprobs_N)
     unclipped_N = -advantages_N * ratios_N
-    clipped_N = -advantages_N * ratios_N.clamp(1 - clip_eps, 1 + clip_eps)
+    clipped_N = -advantages_N * ratios_N.clamp(1 - clip_eps_low, 1 + clip_eps_high)
     return torch.maximum(unclipped_N, clipped_N), ratios_N, clipped_N > unclipped_N
+
+
+def clipped_value_loss(
+    values_N: torch.Tensor, old_values_N: torch.Tensor, returns_N: torch.Tensor, *, clip_eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PPO's value loss per token, the larger of the squared errors with and without a bounded move; and where it is
+    the bounded one: (losses_N, clipped_N).
+
+    0.5 max((v - R)^2, (clip(v, v_old - eps, v_old + eps) - R)^2), as in the paper's code.
+    """
+    bounded_N = torch.minimum(torch.maximum(values_N, old_values_N - clip_eps), old_values_N + clip_eps)
+    free_N, tied_N = (values_N - returns_N).square(), (bounded_N - returns_N).square()
+    return 0.5 * torch.maximum(free_N, tied_N), tied_N > free_N
+
+
+def compute_gae(
+    rewards: Sequence[float],  # [L] after each token
+    values: Sequence[float],  # [L+1] before each token, and after the last
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> list[float]:  # [L]
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16). `values[L]` is 0 where the episode ends."""
+    advantages = [0.0] * len(rewards)
+    following = 0.0
+    for t in reversed(range(len(rewards))):
+        delta = rewards[t] + gamma * values[t + 1] - values[t]
+        following = delta + gamma * gae_lambda * following
+        advantages[t] = following
+    return advantages
+
+
+def dpo_loss(
+    chosen_P: torch.Tensor,
+    rejected_P: torch.Tensor,
+    ref_chosen_P: torch.Tensor,
+    ref_rejected_P: torch.Tensor,
+    *,
+    beta: float,
+    positive_lambda: float,
+    label_smoothing: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """DPO-positive per pair, from log-probs of whole responses: (losses_P, margins_P).
+
+    z = [chosen - rejected] - [ref_chosen - ref_rejected] - lambda max(0, ref_chosen - chosen), and
+    -(1 - s) log sigmoid(beta z) - s log sigmoid(-beta z) (Pal et al. 2024, "Smaug", eq. 3). lambda = 0 is plain DPO
+    (Rafailov et al. 2023, eq. 7). The margin is beta times the first two brackets.
+    """
+    margins_P = (chosen_P - rejected_P) - (ref_chosen_P - ref_rejected_P)
+    z_P = beta * (margins_P - positive_lambda * (ref_chosen_P - chosen_P).clamp(min=0))
+    losses_P = -(1 - label_smoothing) * F.logsigmoid(z_P) - label_smoothing * F.logsigmoid(-z_P)
+    return losses_P, beta * margins_P
 
 
 def kl_to_reference(

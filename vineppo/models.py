@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
@@ -21,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vineppo.batch import Batch
 from vineppo.config import Config
 from vineppo.types import UserError
 
@@ -61,12 +64,7 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
 
         options["quantization_config"] = GgufConfig(dequantize=True)
     model = _from_pretrained(AutoModelForCausalLM, name, **options)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for rate in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if isinstance(getattr(module, rate, None), float):
-                setattr(module, rate, 0.0)
+    remove_dropout(model)
     if model.generation_config is not None:  # its sampling defaults are not used, and some cannot be saved again
         kept = ("bos_token_id", "eos_token_id", "pad_token_id")
         model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
@@ -75,12 +73,21 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
     return model
 
 
+def remove_dropout(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for rate in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
+
+
 @torch.no_grad()
 def check_logprobs(model: Any, name: str) -> None:
     """Raises UserError for an architecture whose logits are more than its head's output (Granite, Cohere, ...)."""
     ids_BT = torch.arange(8, device=model.device)[None] % model.get_input_embeddings().num_embeddings
     ones_BT = torch.ones_like(ids_BT)
-    ours_N = token_logprobs(model, ids_BT, ones_BT, ids_BT, ones_BT.bool(), temperature=1.0)
+    ours_N = token_logprobs(model, Batch(ids_BT, ids_BT, ones_BT, ones_BT.bool()), temperature=1.0)
     theirs_BTV = model(input_ids=ids_BT, attention_mask=ones_BT, use_cache=False).logits.float().log_softmax(-1)
     if not torch.allclose(ours_N.float(), theirs_BTV.gather(2, ids_BT[..., None]).flatten(), atol=1e-2):
         raise UserError(
@@ -93,6 +100,48 @@ def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
     """A safetensors folder that `AutoModelForCausalLM.from_pretrained` opens."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def make_critic_model(policy: Any, seed: int) -> Any:
+    """The policy's backbone, copied, with a fresh linear head of one output: weights N(0, 1/(H + 1)), bias 0.
+
+    It is transformers' token classifier with one label, so that a saved one opens with `load_critic_model` or with
+    AutoModelForTokenClassification. Raises UserError for architectures that have none.
+    """
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    config.classifier_dropout = 0.0
+    try:
+        critic: Any = AutoModelForTokenClassification.from_config(config)
+    except ValueError:
+        raise UserError(f"transformers has no token classifier of {config.model_type}, which a critic needs") from None
+    critic.base_model.load_state_dict(policy.base_model.state_dict())
+    head = value_head(critic)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / (head.in_features + 1) ** 0.5)
+        if head.bias is not None:
+            head.bias.zero_()
+    remove_dropout(critic)
+    return critic.to(device=policy.device, dtype=policy.dtype).eval()
+
+
+def load_critic_model(folder: Path | str, *, device: torch.device | str = "cpu") -> Any:
+    critic: Any = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32)
+    remove_dropout(critic)
+    return critic.to(device).eval()
+
+
+def value_head(critic: Any) -> torch.nn.Linear:
+    backbone = set(critic.base_model.modules())
+    return next(m for m in critic.modules() if isinstance(m, torch.nn.Linear) and m not in backbone)
+
+
+def token_values(critic: Any, batch: Batch) -> torch.Tensor:
+    """V of the state before every action token, [N], in fp32 or wider."""
+    output = critic(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT)
+    values_N = output.logits[..., 0][batch.action_mask_BT]
+    return values_N if values_N.dtype == torch.float64 else values_N.float()
 
 
 def gguf_file(name: str) -> Path | None:
@@ -170,38 +219,61 @@ def make_symbol_tokenizer(symbols: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def token_logprobs(
+def token_logprobs(model: Any, batch: Batch, *, temperature: float) -> torch.Tensor:
+    """log softmax(logits / temperature) of the targets under the batch's action mask, [N], in fp32 or wider."""
+    return read_tokens(model, batch, temperature=temperature)[:, 0]
+
+
+def read_tokens(
     model: Any,
-    input_ids_BT: torch.Tensor,
-    attention_mask_BT: torch.Tensor,
-    target_ids_BT: torch.Tensor,
-    action_mask_BT: torch.Tensor,
+    batch: Batch,
     *,
     temperature: float,
-) -> torch.Tensor:
-    """log softmax(logits / temperature) of the targets under `action_mask_BT`, flattened to [N], in fp32 or wider.
+    entropy: bool = False,
+    nucleus_floor: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:  # [N, 3]
+    """Log-prob, entropy and log of the kept mass of every action token at `temperature`, in fp32 or wider.
+
+    Entropy and mass are 0 where not asked for. `nucleus_floor` maps probs_NV to the smallest probability that top_p
+    and top_k keep; the kept mass then is that of all tokens above it and of the target, whatever its own.
 
     Hidden states are cut down to the action tokens before the head, and the head runs over chunks of tokens that
     are computed again in the backward pass: [B, T, V] never exists.
     """
-    output = model.base_model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False)
-    hidden_NH = output.last_hidden_state[action_mask_BT]
-    targets_N = target_ids_BT[action_mask_BT]
+    output = model.base_model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+    hidden_NH = output.last_hidden_state[batch.action_mask_BT]
+    targets_N = batch.target_ids_BT[batch.action_mask_BT]
     chunks = zip(hidden_NH.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True)
     head = model.get_output_embeddings()
     soft_cap = getattr(model.config, "final_logit_softcapping", None)
-    logprobs = [
-        checkpoint(_head_logprobs, head, hidden, targets, temperature, soft_cap, use_reentrant=False)
-        for hidden, targets in chunks
-    ]
-    return torch.cat(logprobs)  # type: ignore[arg-type]
+
+    def read(hidden_NH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        logits_NV = head(hidden_NH)
+        logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+        if soft_cap is not None:
+            logits_NV = torch.tanh(logits_NV / soft_cap) * soft_cap
+        logits_NV = logits_NV / temperature
+        logprobs_N = -F.cross_entropy(logits_NV, targets_N, reduction="none")
+        nothing_N = torch.zeros_like(logprobs_N)
+        entropies_N = compute_entropy(logits_NV) if entropy else nothing_N
+        masses_N = kept_logmass(logits_NV, targets_N, nucleus_floor) if nucleus_floor else nothing_N
+        return torch.stack((logprobs_N, entropies_N, masses_N), dim=1)
+
+    return torch.cat([checkpoint(read, hidden, targets, use_reentrant=False) for hidden, targets in chunks])  # type: ignore[arg-type]
 
 
-def _head_logprobs(
-    head: Any, hidden_NH: torch.Tensor, targets_N: torch.Tensor, temperature: float, soft_cap: float | None
+def compute_entropy(logits_NV: torch.Tensor) -> torch.Tensor:
+    """In nats, [N]."""
+    logprobs_NV = logits_NV.log_softmax(-1)
+    return -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+
+
+def kept_logmass(
+    logits_NV: torch.Tensor, targets_N: torch.Tensor, nucleus_floor: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    logits_NV = head(hidden_NH)
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    if soft_cap is not None:
-        logits_NV = torch.tanh(logits_NV / soft_cap) * soft_cap
-    return -F.cross_entropy(logits_NV / temperature, targets_N, reduction="none")
+    """Log of the probability that top_p and top_k keep, [N]; which tokens are kept is a constant to the gradient."""
+    with torch.no_grad():
+        probs_NV = logits_NV.softmax(-1)
+        kept_NV = probs_NV >= nucleus_floor(probs_NV)[:, None]
+        kept_NV.scatter_(1, targets_N[:, None], True)
+    return logits_NV.masked_fill(~kept_NV, -torch.inf).logsumexp(-1) - logits_NV.logsumexp(-1)

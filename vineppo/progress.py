@@ -45,6 +45,16 @@ class Bar:
         pass
 
 
+class Lines:
+    """A metrics sink for output that goes to a file."""
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        print(line(iteration, metrics))
+
+    def close(self) -> None:
+        pass
+
+
 SHOWN = {
     "reward/mean": "reward {:.3f}",
     "credit/value_mean": "V {:.3f}",

@@ -19,7 +19,7 @@ from vineppo import runtime
 from vineppo.config import read_toml
 from vineppo.progress import Bar, make_progress, speaker
 from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
-from vineppo.runs import sft_run, train_run
+from vineppo.runs import run_recipe
 from vineppo.types import UserError
 
 TASK = {"name": "arithmetic", "num_steps": [8, 12], "slip_share": 0.3, "num_test": 1000}
@@ -59,11 +59,11 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
         bar = Bar(progress, "1/2 SFT (optimizer steps)", print_every=100)
         sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
         say = speaker(progress)
-        policy = sft_run(sft, out / "sft", sinks=[bar], say=say, on_start=bar.set_total)
+        policy = run_recipe(sft, out / "sft", sinks=[bar], say=say, on_start=bar.set_total)
         rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
         recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
         bar = Bar(progress, "2/2 VinePPO (iterations)", recipe.train.num_iterations)
-        train_run(recipe, out / "vineppo", sinks=[bar], say=say)
+        run_recipe(recipe, out / "vineppo", sinks=[bar], say=say)
     result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     show(console, out, result)

@@ -11,11 +11,13 @@ from pydantic import Field, SerializeAsAny, model_validator
 from vineppo.checkpoint import CheckpointConfig
 from vineppo.config import Config, apply_overrides, read_toml, validate
 from vineppo.credit import CREDIT
+from vineppo.dpo import DPOConfig
 from vineppo.engine import ENGINES
 from vineppo.evaluate import EvaluationConfig
 from vineppo.learner import LearnerConfig
 from vineppo.metrics import MetricsConfig
 from vineppo.models import TinyModelConfig
+from vineppo.restem import RestEMConfig
 from vineppo.rollouts import SamplingConfig
 from vineppo.sft import SFTConfig
 from vineppo.tasks import TASKS
@@ -31,7 +33,7 @@ class ModelConfig(Config):
     """Where the first policy comes from: an existing model, or random weights over the embedded task's characters."""
 
     name: str | None = None
-    """Hugging Face hub name, local folder, or GGUF file."""
+    """Hugging Face hub name, local folder, GGUF file, or a run's folder, which stands for its last checkpoint."""
     from_scratch: TinyModelConfig | None = None
 
     @model_validator(mode="after")
@@ -72,7 +74,33 @@ class TrainRecipe(Recipe):
     train: TrainConfig
 
 
+class RestEMRecipe(Recipe):
+    """For `vineppo train`, with a [restem] section."""
+
+    sampling: SamplingConfig
+    restem: RestEMConfig
+
+
+class DPORecipe(Recipe):
+    """For `vineppo train`, with a [dpo] section."""
+
+    sampling: SamplingConfig
+    dpo: DPOConfig
+
+
 R = TypeVar("R", bound=Recipe)
+
+KINDS: dict[str, type[Recipe]] = {"sft": SFTRecipe, "restem": RestEMRecipe, "dpo": DPORecipe, "train": TrainRecipe}
+"""The section that only recipes of this kind have; a file with none of them is checked as a TrainRecipe."""
+
+
+def kind_of(tree: Mapping[str, Any]) -> type[Recipe]:
+    return next((kind for section, kind in KINDS.items() if section in tree), TrainRecipe)
+
+
+def load_any_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe of whatever kind its sections say."""
+    return load_recipe(path, overrides, kind=kind_of(read_toml(path)))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, kind: type[R] = TrainRecipe) -> R:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import get_args
 
 from pydantic import Field
 
@@ -20,7 +22,7 @@ from vineppo.config import Config
 from vineppo.environment import Ending, Environment, State
 from vineppo.seeding import derive_seed
 from vineppo.segments import decode_pieces, token_boundaries
-from vineppo.types import Credit, Group, Problem, Rollout, SamplingParams, UserError
+from vineppo.types import Credit, Group, Problem, Rollout, SamplingParams, UserError, Verdict, equal_rewards
 
 
 class SamplingConfig(Config):
@@ -36,9 +38,39 @@ class SamplingConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
+    max_resamples: int = Field(default=0, ge=0)
+    """Times that prompts whose responses all have the same reward are replaced by new ones (Yu et al. 2025, "DAPO",
+    dynamic sampling). What is left after the last time is kept as it is."""
 
     def params(self) -> SamplingParams:
         return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The rollouts of an iteration, and what was left out on the way."""
+
+    groups: list[Group]  # [P][G]
+    num_prompts_too_long: int
+    num_groups_replaced: int
+
+
+def sample_iteration(environment: Environment, config: SamplingConfig, *, seed: Callable[..., int]) -> Sampled:
+    """New problems and a group for each; `seed` maps what is drawn to its seed."""
+    groups: list[Group] = []
+    num_too_long = num_replaced = 0
+    for attempt in range(config.max_resamples + 1):
+        again = (attempt,) if attempt else ()
+        wanted = config.prompts_per_iteration - len(groups)
+        problems = environment.task.sample(wanted, seed=seed("problems", *again))
+        found = sample_groups(environment, problems, config, seed=seed("policy", *again))
+        kept = found if attempt == config.max_resamples else [group for group in found if not equal_rewards(group)]
+        groups += kept
+        num_too_long += len(problems) - len(found)
+        num_replaced += len(found) - len(kept)
+        if len(groups) == config.prompts_per_iteration:
+            break
+    return Sampled(groups, num_too_long, num_replaced)
 
 
 def sample_groups(
@@ -74,31 +106,44 @@ def make_rollout(environment: Environment, state: State, ending: Ending, max_new
     )
 
 
-def rollout_metrics(groups: Sequence[Group], num_problems: int) -> Mapping[str, float]:
+def rollout_metrics(sampled: Sampled) -> dict[str, float]:
+    groups = sampled.groups
     rollouts = [rollout for group in groups for rollout in group]
     rewards = [rollout.reward for rollout in rollouts]
     reasons = Counter(rollout.completion.finish_reason for rollout in rollouts)
     verdicts = Counter(rollout.verdict for rollout in rollouts if rollout.completion.finish_reason != "length")
-    return {
+    metrics: dict[str, float] = {
         "reward/mean": fmean(rewards),
         "reward/std": pstdev(rewards),
         "reward/solved_prompts_frac": fmean(max(r.reward for r in group) > 0 for group in groups),
         "rollouts/num": len(rollouts),
-        "rollouts/num_prompts_too_long": num_problems - len(groups),
+        "rollouts/num_prompts_too_long": sampled.num_prompts_too_long,
+        "rollouts/num_groups_replaced": sampled.num_groups_replaced,
+        "rollouts/num_equal_groups": sum(map(equal_rewards, groups)),
         "rollouts/num_truncated": reasons["length"],
         "rollouts/num_one_segment": sum(rollout.num_segments == 1 for rollout in rollouts),
         "rollouts/length_mean": fmean(len(rollout.token_ids) for rollout in rollouts),
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
-    } | {
+    }
+    return metrics | {
         f"grades/num_{verdict}": verdicts[verdict]
         for verdict in ("correct", "wrong", "unparseable", "timeout", "crashed")
     }
 
 
+def token_metrics(usage: Counter[str]) -> dict[str, float]:
+    return {f"tokens/{purpose}": count for purpose, count in usage.items()}
+
+
+def verdict_metrics(verdicts: Counter[str]) -> dict[str, float]:
+    """Of everything that was graded, vines and majority voting included."""
+    return {f"grading/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
+
+
 def save_rollouts(
     path: Path, groups: Sequence[Group], credits: Sequence[Sequence[Credit]], environment: Environment
 ) -> None:
-    """A rollout per line, with every segment's text, the values at its ends and its advantage."""
+    """A rollout per line, with every segment's text, the values at its ends and its mean advantage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
         for group, group_credits in zip(groups, credits, strict=True):
@@ -118,6 +163,15 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment) -> dict
         "finish_reason": rollout.completion.finish_reason,
         "segments": ["".join(pieces[a:b]) for a, b in pairwise(bounds)],
         "num_tokens": [b - a for a, b in pairwise(bounds)],
-        "advantages": [credit.advantages[a] for a in bounds[:-1]],
-        "values": credit.values,
+        "advantages": [fmean(credit.advantages[a:b]) for a, b in pairwise(bounds)],
+        "values": boundary_values(rollout, credit),
     }
+
+
+def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # [S+1]
+    """V(s_0) .. V(s_S), measured or by a critic, with V(s_S) = R; None for estimators that have no values."""
+    if credit.values is not None:
+        return list(credit.values)
+    if credit.token_values is not None:
+        return [*(credit.token_values[b] for b in credit.boundaries[:-1]), rollout.reward]
+    return None

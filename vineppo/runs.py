@@ -1,269 +1,253 @@
-"""Runs: a recipe becomes parts, the parts run in a folder, and the folder can be resumed, evaluated and read.
-
-runs/NAME/ holds recipe.toml, environment.json, metrics.jsonl, timings.jsonl, checkpoints/, rollouts/ and result.json.
-"""
+"""Runs: the parts of every kind of recipe wired together. RUNS maps a kind of recipe to what runs it."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from vineppo import runtime
-from vineppo.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint, save_checkpoint
-from vineppo.config import diff, write_toml
+from vineppo.checkpoint import checkpoint_folders
 from vineppo.credit import CREDIT
+from vineppo.credit.parts import Parts
+from vineppo.dpo import add_reference, load_pairs, make_pairs, save_pairs
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
+from vineppo.epochs import minibatches, num_steps
 from vineppo.evaluate import Evaluation, evaluate
-from vineppo.learner import PolicyLearner
-from vineppo.metrics import METRICS, MetricsLog, Sink
-from vineppo.models import load_model, load_tokenizer, make_symbol_tokenizer, make_tiny_model, save_model
-from vineppo.recipe import Recipe, SFTRecipe, TrainRecipe, load_recipe
-from vineppo.rollouts import save_rollouts
+from vineppo.learner import Pair, PolicyLearner
+from vineppo.metrics import Sink
+from vineppo.recipe import DPORecipe, Recipe, RestEMRecipe, SFTRecipe, TrainRecipe
+from vineppo.restem import RestEMRun, restem
+from vineppo.rollouts import rollout_metrics, sample_iteration, save_rollouts, token_metrics, verdict_metrics
 from vineppo.seeding import derive_seed
-from vineppo.sft import fine_tune, make_examples
-from vineppo.shutdown import Shutdown, Stopped
+from vineppo.session import Say, Session, due, load_policy, longest_prompt, machine, open_session
+from vineppo.sft import make_examples
+from vineppo.shutdown import Stopped
 from vineppo.tasks import TASKS
 from vineppo.tasks.grading import Grader
 from vineppo.train import Run, train
-from vineppo.types import Credit, Engine, Group, SamplingParams, Task, UserError
+from vineppo.types import Credit, Group, SamplingParams, UserError
 
-Say = Callable[[str], None]
+T = TypeVar("T")
 
-
-@dataclass
-class Session:
-    """What a run of any kind stands on."""
-
-    folder: Path
-    recipe: Recipe
-    checkpoint: Checkpoint | None
-    task: Task
-    tokenizer: Any
-    policy: Any  # the model that is trained
-    grader: Grader
-    log: MetricsLog
-    shutdown: Shutdown
-
-    @property
-    def completed(self) -> int:
-        """Iterations (optimizer steps, for SFT) that the checkpoint holds."""
-        return self.checkpoint.iteration if self.checkpoint else 0
-
-    def make_engine(self) -> Engine:
-        section = self.recipe.engine
-        return ENGINES[section.name](section, self.policy, self.tokenizer)  # type: ignore[attr-defined]
-
-    def make_learner(self, reference: Any, *, temperature: float, total_steps: int) -> PolicyLearner:
-        learner = PolicyLearner(
-            self.recipe.learner, self.policy, reference, temperature=temperature, total_steps=total_steps
-        )
-        if self.checkpoint:
-            learner.load_trainer_state(self.checkpoint.state["learner"])
-        return learner
-
-    def make_environment(self, engine: Engine, params: SamplingParams, max_prompt_tokens: int | None) -> Environment:
-        longest = longest_prompt(self.policy)
-        return Environment(
-            engine, self.task, self.grader, self.tokenizer, params, min(max_prompt_tokens or longest, longest)
-        )
-
-    def evaluate(self, engine: Engine, iteration: int) -> None:
-        """Into the log, and into result.json, which holds the latest one."""
-        config = self.recipe.evaluation
-        with self.log.phase("evaluate"):
-            environment = self.make_environment(engine, config.params(), None)
-            evaluation = evaluate(environment, config, seed=derive_seed(self.recipe.seed, "evaluation"))
-        self.log.add(evaluation.metrics())
-        told = {"recipe": self.recipe.name, "seed": self.recipe.seed, "iteration": iteration}
-        (self.folder / "result.json").write_text(json.dumps(evaluation.to_json() | told, indent=1) + "\n")
-
-    def save(self, iteration: int, learner: PolicyLearner, credit_state: dict[str, Any]) -> None:
-        with self.log.phase("checkpoint"):
-            save_checkpoint(
-                self.folder / "checkpoints",
-                save_policy=lambda folder: save_model(self.policy, self.tokenizer, folder),
-                state={"learner": learner.trainer_state(), "credit": credit_state},
-                progress={"iteration": iteration, "seed": self.recipe.seed},
-                config=self.recipe.checkpoint,
-            )
+OnStart = Callable[[int], None]  # told how many iterations the log will have
 
 
-@contextmanager
-def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[Sink], say: Say) -> Iterator[Session]:
-    checkpoint = find_checkpoint(folder, recipe, resume=resume, warn=say)
-    task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
-    if not task.split(recipe.evaluation.split):  # a mistake here must not wait for the last iteration
-        raise UserError(f"evaluation.split = {recipe.evaluation.split!r} is empty")
-    tokenizer, policy = load_policy(recipe, task, checkpoint)
-    if not resume:
-        begin_folder(folder, recipe)
-    with (
-        Shutdown(say).installed() as shutdown,
-        Grader(task, recipe.grading) as grader,
-        MetricsLog(folder, recipe.metrics, sinks) as log,
-    ):
-        log.truncate_after(checkpoint.iteration if checkpoint else 0)
-        yield Session(folder, recipe, checkpoint, task, tokenizer, policy, grader, log, shutdown)
-
-
-def find_checkpoint(folder: Path, recipe: Recipe, *, resume: bool, warn: Say) -> Checkpoint | None:
-    """Where a run in this folder stopped; refuses whatever would mix two runs."""
-    stored = folder / "recipe.toml"
-    if not stored.exists():
-        if folder.exists() and {path.name for path in folder.iterdir()} - {"environment.json", "recipe.toml.part"}:
-            raise UserError(f"{folder} is not empty and not a run; choose another --out")
-        if resume:
-            raise UserError(f"{folder}: no run to resume")
-        return None
-    if not resume:
-        if (folder / METRICS).exists() or checkpoint_folders(folder / "checkpoints"):
-            raise UserError(f"{folder} holds a run already; continue it with --resume, or choose another --out")
-        return None  # nothing came of it, as of a mistake in the recipe
-    changes = diff(load_recipe(stored, kind=type(recipe)), recipe)
-    if changes:
-        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
-        raise UserError(f"{folder}: the recipe has changed since this run began ({lines}); choose another --out")
-    return load_checkpoint(folder / "checkpoints", warn)
-
-
-def begin_folder(folder: Path, recipe: Recipe) -> None:
-    """recipe.toml comes last and by renaming: a folder that has one is a run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "environment.json").write_text(
-        json.dumps(runtime.environment(runtime.pick_device(recipe.device)), indent=1) + "\n"
-    )
-    write_toml(recipe, folder / "recipe.toml.part")
-    (folder / "recipe.toml.part").rename(folder / "recipe.toml")
-
-
-def load_policy(recipe: Recipe, task: Task, checkpoint: Checkpoint | None = None) -> tuple[Any, Any]:
-    """(tokenizer, model) with fp32 master weights: the recipe's model, or the checkpoint's where there is one."""
-    device = runtime.pick_device(recipe.device)
-    source = str(checkpoint.folder) if checkpoint else recipe.model.name
-    if source is not None:
-        return load_tokenizer(source), load_model(source, device=device)
-    assert recipe.model.from_scratch is not None
-    symbols = getattr(task, "symbols", None)
-    if symbols is None:
-        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")  # type: ignore[attr-defined]
-    tokenizer = make_symbol_tokenizer(symbols)
-    model = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
-    return tokenizer, model.to(device)  # type: ignore[arg-type]
-
-
-def train_run(
-    recipe: TrainRecipe, folder: Path, *, resume: bool = False, sinks: Sequence[Sink] = (), say: Say = print
-) -> Path:
-    """Trains, and returns the folder of the last checkpoint."""
-    with open_session(recipe, folder, resume=resume, sinks=sinks, say=say) as session:
-        engine = session.make_engine()
-        environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
-        _, reference = load_policy(recipe, session.task) if recipe.learner.kl_coef > 0 else (None, None)
-        rollouts_per_iteration = recipe.sampling.prompts_per_iteration * recipe.sampling.group_size
-        steps_per_epoch = -(-rollouts_per_iteration // recipe.train.minibatch_size)
-        learner = session.make_learner(
-            reference,
-            temperature=recipe.sampling.temperature,
-            total_steps=recipe.train.num_iterations * recipe.train.num_epochs * steps_per_epoch,
-        )
-        credit = CREDIT[recipe.credit.name](recipe.credit, environment)  # type: ignore[attr-defined]
-        if session.checkpoint:
-            credit.load_state_dict(session.checkpoint.state["credit"])
-            engine.load_weights(learner.state_dict(), version=session.completed)
-        completed = session.completed
-
-        def finish_iteration(iteration: int, groups: list[Group], credits: list[list[Credit]]) -> None:
-            nonlocal completed
-            last = recipe.train.num_iterations
-            if due(recipe.evaluation.every, iteration, last):
-                session.evaluate(engine, iteration)
-            if due(recipe.train.save_rollouts_every, iteration, last):
-                save_rollouts(folder / "rollouts" / f"iteration-{iteration:06d}.jsonl.gz", groups, credits, environment)
-            session.log.write(iteration, machine())
-            completed = iteration
-            if due(recipe.checkpoint.every, iteration, last):
-                session.save(iteration, learner, credit.state_dict())
-
-        run = Run(
-            recipe.seed,
-            environment,
-            recipe.sampling,
-            learner,
-            credit,
-            session.log,
-            session.shutdown,
-            finish_iteration,
-        )
-        try:
-            train(recipe.train, run, first_iteration=session.completed)
-        except Stopped:
-            session.save(completed, learner, credit.state_dict())
-            raise
-    return checkpoint_folders(folder / "checkpoints")[-1]
-
-
-def sft_run(
-    recipe: SFTRecipe,
+def run_recipe(
+    recipe: Recipe,
     folder: Path,
     *,
     resume: bool = False,
     sinks: Sequence[Sink] = (),
     say: Say = print,
-    on_start: Callable[[int], None] = lambda total_steps: None,
+    on_start: OnStart = lambda total: None,
 ) -> Path:
-    """Fine-tunes on worked solutions, and returns the folder of the last checkpoint.
-
-    An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs.
-    """
+    """Runs a recipe of any kind, and returns the folder of its last checkpoint."""
     with open_session(recipe, folder, resume=resume, sinks=sinks, say=say) as session:
-        examples, num_too_long = make_examples(
-            session.task,
-            session.tokenizer,
-            recipe.sft,
-            context=longest_prompt(session.policy) + 1,
-            seed=recipe.seed,
-        )
-        num_epochs, total_steps = recipe.sft.num_epochs, recipe.sft.num_steps(len(examples))
-        learner = session.make_learner(None, temperature=1.0, total_steps=total_steps)
-        on_start(total_steps)
-        completed = session.completed
-
-        def finish_step(step: int) -> None:
-            nonlocal completed
-            epoch, rest = divmod(step, total_steps // num_epochs)
-            if rest == 0:
-                session.log.add({"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)})
-            if rest == 0 and due(recipe.evaluation.every, epoch, num_epochs):
-                session.evaluate(session.make_engine(), step)
-            session.log.write(step, machine())
-            completed = step
-            if rest == 0 and due(recipe.checkpoint.every, epoch, num_epochs):
-                session.save(step, learner, {})
-
-        try:
-            fine_tune(
-                recipe.sft,
-                examples=examples,
-                learner=learner,
-                log=session.log,
-                shutdown=session.shutdown,
-                finish_step=finish_step,
-                seed=recipe.seed,
-                first_step=session.completed,
-            )
-        except Stopped:
-            session.save(completed, learner, {})
-            raise
+        RUNS[type(recipe)](recipe, session, on_start)
+        session.finish()
     return checkpoint_folders(folder / "checkpoints")[-1]
 
 
-def eval_run(recipe: Recipe) -> Evaluation:
+def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
+    """VinePPO, PPO, GRPO, RLOO: whatever `credit.name` says."""
+    engine = session.make_engine()
+    environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
+    rollouts_per_iteration = recipe.sampling.prompts_per_iteration * recipe.sampling.group_size
+    steps_per_iteration = num_steps(rollouts_per_iteration, recipe.train.minibatch_size, recipe.train.num_epochs)
+    total_steps = recipe.train.num_iterations * steps_per_iteration
+    learner = session.make_learner(
+        session.load_initial_policy() if recipe.learner.kl_coef > 0 else None,
+        sampling=recipe.sampling.params(),
+        total_steps=total_steps,
+    )
+    parts = Parts(environment, session.load_initial_policy, total_steps, recipe.seed)
+    credit = CREDIT[recipe.credit.name].make(recipe.credit, parts)  # type: ignore[attr-defined]
+    if session.checkpoint:
+        credit.load(session.checkpoint.folder)
+        engine.load_weights(learner.state_dict(), version=session.completed)
+    completed = session.completed
+    on_start(recipe.train.num_iterations)
+
+    def finish_iteration(iteration: int, groups: list[Group], credits: list[list[Credit]]) -> None:
+        nonlocal completed
+        last = recipe.train.num_iterations
+        if due(recipe.evaluation.every, iteration, last):
+            session.evaluate(engine, iteration, learner)
+        if due(recipe.train.save_rollouts_every, iteration, last):
+            save_rollouts(session.rollouts_file(iteration), groups, credits, environment)
+        session.log.write(iteration, machine())
+        completed = iteration
+        if due(recipe.checkpoint.every, iteration, last):
+            session.save(iteration, learner, save_more=credit.save)
+
+    run = Run(
+        recipe.seed,
+        environment,
+        recipe.sampling,
+        learner,
+        credit,
+        session.log,
+        session.shutdown,
+        finish_iteration,
+    )
+    try:
+        train(recipe.train, run, first_iteration=session.completed)
+    except Stopped:
+        session.save(completed, learner, save_more=credit.save)
+        raise
+
+
+def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
+    examples, num_too_long = make_examples(
+        session.task,
+        session.tokenizer,
+        recipe.sft,
+        context=longest_prompt(session.policy) + 1,
+        seed=recipe.seed,
+    )
+    learner = session.make_learner(
+        None,
+        sampling=SamplingParams(),
+        total_steps=num_steps(len(examples), recipe.sft.minibatch_size, recipe.sft.num_epochs),
+    )
+    run_epochs(
+        session,
+        learner,
+        examples,
+        recipe.sft.minibatch_size,
+        recipe.sft.num_epochs,
+        step=learner.step_nll,
+        seed=partial(derive_seed, recipe.seed, "sft"),
+        once_an_epoch={"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)},
+        on_start=on_start,
+    )
+
+
+def run_dpo(recipe: DPORecipe, session: Session, on_start: OnStart) -> None:
+    """Pairs and their reference log-probs are made once, before the first step, and are part of every checkpoint."""
+    config = recipe.dpo
+    pairs = load_pairs(session.checkpoint.folder) if session.checkpoint else sample_pairs(recipe, session)
+    learner = session.make_learner(
+        session.load_initial_policy(),
+        sampling=recipe.sampling.params(),
+        total_steps=num_steps(len(pairs), config.minibatch_size, config.num_epochs),
+    )
+    if not session.checkpoint:
+        with session.log.phase("score"):
+            pairs = add_reference(pairs, learner.score)
+    run_epochs(
+        session,
+        learner,
+        pairs,
+        config.minibatch_size,
+        config.num_epochs,
+        step=partial(
+            learner.step_dpo,
+            beta=config.beta,
+            positive_lambda=config.positive_lambda,
+            label_smoothing=config.label_smoothing,
+        ),
+        seed=partial(derive_seed, recipe.seed, "dpo"),
+        once_an_epoch={"dpo/num_pairs": len(pairs)},
+        on_start=on_start,
+        save_more=partial(save_pairs, pairs),
+    )
+
+
+def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
+    """From the initial policy; how many tokens and rewards that took stands in the log's first line."""
+    engine = session.make_engine()
+    environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
+    seed = partial(derive_seed, recipe.seed)
+    with session.shutdown.interruptible(), session.log.phase("sample"):
+        sampled = sample_iteration(environment, recipe.sampling, seed=seed)
+    session.log.add(rollout_metrics(sampled) | token_metrics(engine.usage) | verdict_metrics(session.grader.verdicts))
+    pairs = make_pairs(sampled.groups, recipe.dpo, seed=seed("pairs"))
+    if not pairs:
+        raise UserError("no problem has both a right and a wrong response, so there is no pair to learn from")
+    return pairs
+
+
+def run_restem(recipe: RestEMRecipe, session: Session, on_start: OnStart) -> None:
+    engine = session.make_engine()
+    environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
+    reference = session.load_initial_policy()
+    validation = recipe.restem.validation
+    progress = session.checkpoint.progress if session.checkpoint else {}
+    on_start(recipe.restem.num_iterations)
+
+    def finish_iteration(iteration: int, accuracy: float, learner: PolicyLearner, finished: bool) -> None:
+        if finished or due(recipe.evaluation.every, iteration, recipe.restem.num_iterations):
+            session.evaluate(engine, iteration, learner)
+        session.log.write(iteration, machine())
+        if finished or due(recipe.checkpoint.every, iteration, recipe.restem.num_iterations):
+            session.save(iteration, learner, accuracy=accuracy)
+
+    run = RestEMRun(
+        recipe.seed,
+        environment,
+        recipe.sampling,
+        session.policy,
+        reference.state_dict(),
+        lambda total_steps: PolicyLearner(
+            recipe.learner, session.policy, reference, sampling=recipe.sampling.params(), total_steps=total_steps
+        ),
+        partial(
+            evaluate,
+            session.make_environment(engine, validation.params(), None),
+            validation,
+            seed=derive_seed(recipe.seed, "validation"),
+            purpose="validation",
+        ),
+        session.log,
+        session.shutdown,
+        finish_iteration,
+    )
+    restem(recipe.restem, run, first_iteration=session.completed, last_accuracy=progress.get("accuracy"))
+
+
+def run_epochs(
+    session: Session,
+    learner: PolicyLearner,
+    rows: Sequence[T],
+    minibatch_size: int,
+    num_epochs: int,
+    *,
+    step: Callable[[Sequence[T]], dict[str, float]],
+    seed: Callable[[int], int],
+    once_an_epoch: dict[str, float],
+    on_start: OnStart,
+    save_more: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs."""
+    recipe, log = session.recipe, session.log
+    total_steps = num_steps(len(rows), minibatch_size, num_epochs)
+    steps_per_epoch = total_steps // num_epochs
+    on_start(total_steps)
+    order = minibatches(rows, minibatch_size, num_epochs, seed=seed, first_step=session.completed)
+    for steps_before, minibatch in order:
+        with log.phase("update"):
+            log.add(step(minibatch))
+        completed = steps_before + 1
+        epoch, rest = divmod(completed, steps_per_epoch)
+        if rest == 0:
+            log.add(once_an_epoch | learner.memory())
+            if due(recipe.evaluation.every, epoch, num_epochs):
+                session.evaluate(session.make_engine(), completed, learner)
+        log.write(completed, machine())
+        if rest == 0 and due(recipe.checkpoint.every, epoch, num_epochs):
+            session.save(completed, learner, save_more=save_more)
+        if completed < total_steps:
+            try:
+                session.shutdown.check()
+            except Stopped:
+                session.save(completed, learner, save_more=save_more)
+                raise
+
+
+def eval_recipe(recipe: Recipe) -> Evaluation:
     """Evaluates the recipe's model on the recipe's task."""
     task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
     tokenizer, model = load_policy(recipe, task)
@@ -273,15 +257,4 @@ def eval_run(recipe: Recipe) -> Evaluation:
         return evaluate(environment, recipe.evaluation, seed=derive_seed(recipe.seed, "evaluation"))
 
 
-def longest_prompt(model: Any) -> int:
-    """In tokens, with room for one more."""
-    return (getattr(model.config, "max_position_embeddings", None) or sys.maxsize) - 1
-
-
-def machine() -> dict[str, float]:
-    return {"memory/peak_mb": runtime.peak_memory_mb()}
-
-
-def due(every: int, iteration: int, last: int) -> bool:
-    """Every so many iterations, and at the end."""
-    return iteration == last or (every > 0 and iteration % every == 0)
+RUNS = {TrainRecipe: run_train, SFTRecipe: run_sft, RestEMRecipe: run_restem, DPORecipe: run_dpo}

@@ -20,6 +20,12 @@ from vineppo.types import UserError
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
+def prepare() -> None:
+    """Once in a process, before torch allocates: an allocator that keeps pages, and no bars in the middle of ours."""
+    tune_allocator()
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving weights
+
+
 def tune_allocator() -> bool:
     """Makes glibc keep freed memory, which CPU training otherwise spends up to half its time faulting back in.
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import Field
 
-from vineppo.batch import split
 from vineppo.config import Config
 from vineppo.environment import encode_prompt
-from vineppo.learner import PolicyLearner
-from vineppo.metrics import MetricsLog
 from vineppo.seeding import derive_seed
-from vineppo.shutdown import Shutdown
-from vineppo.types import Problem, Sample, Task, UserError
+from vineppo.types import Problem, Sample, Task, UserError, make_sample
 
 
 class SFTConfig(Config):
@@ -50,30 +45,4 @@ def make_examples(
 def make_example(tokenizer: Any, problem: Problem) -> Sample:
     prompt_ids = encode_prompt(tokenizer, problem.prompt)
     response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
-    nothing = (0.0,) * len(response_ids)
-    return Sample(prompt_ids, tuple(response_ids), advantages=nothing, sampling_logprobs=nothing)
-
-
-def fine_tune(
-    config: SFTConfig,
-    *,
-    examples: Sequence[Sample],
-    learner: PolicyLearner,
-    log: MetricsLog,
-    shutdown: Shutdown,
-    finish_step: Callable[[int], None],
-    seed: int,
-    first_step: int = 0,
-) -> None:
-    """Calls `finish_step` with the number of completed optimizer steps."""
-    steps_per_epoch = config.num_steps(len(examples)) // config.num_epochs
-    minibatches: list[list[Sample]] = []
-    for step in range(first_step, config.num_steps(len(examples))):
-        epoch, position = divmod(step, steps_per_epoch)
-        if position == 0 or not minibatches:
-            minibatches = split(examples, config.minibatch_size, seed=derive_seed(seed, "sft", epoch))
-        with log.phase("update"):
-            log.add(learner.step_nll(minibatches[position]))
-        finish_step(step + 1)
-        if step + 1 < config.num_steps(len(examples)):
-            shutdown.check()
+    return make_sample(prompt_ids, tuple(response_ids))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,10 +16,10 @@ from vineppo.config import Config
 from vineppo.environment import Environment
 from vineppo.losses import whiten
 from vineppo.metrics import MetricsLog
-from vineppo.rollouts import SamplingConfig, rollout_metrics, sample_groups
+from vineppo.rollouts import SamplingConfig, rollout_metrics, sample_iteration, token_metrics, verdict_metrics
 from vineppo.seeding import derive_seed
 from vineppo.shutdown import Shutdown
-from vineppo.types import Credit, CreditEstimator, Group, Learner, Sample, Verdict
+from vineppo.types import Credit, CreditEstimator, Group, Learner, Sample
 
 
 class TrainConfig(Config):
@@ -56,9 +56,9 @@ def train(cfg: TrainConfig, run: Run, *, first_iteration: int = 0) -> None:
         usage_before, verdicts_before = Counter(environment.engine.usage), Counter(environment.grader.verdicts)
 
         with run.shutdown.interruptible():  # nothing has been learnt yet: a stop may throw this away
-            problems = environment.task.sample(run.sampling.prompts_per_iteration, seed=seed("problems"))  # [P]
             with log.phase("sample"):
-                groups = sample_groups(environment, problems, run.sampling, seed=seed("policy"))  # [P][G]
+                sampled = sample_iteration(environment, run.sampling, seed=seed)
+            groups = sampled.groups  # [P][G]
             with log.phase("credit"):
                 credits = credit.assign(groups, seed=seed("credit"))  # [P][G]  all that differs between methods
             with log.phase("score"):
@@ -71,12 +71,13 @@ def train(cfg: TrainConfig, run: Run, *, first_iteration: int = 0) -> None:
                 for minibatch in split(samples, cfg.minibatch_size, seed=seed("shuffle", epoch)):
                     if cfg.advantage_norm == "minibatch":
                         minibatch = normalize_advantages(minibatch)
-                    log.add(learner.step(minibatch))  # clipped surrogate + KL, one optimizer step
+                    if credit.ready:
+                        log.add(learner.step(minibatch))  # clipped surrogate + KL, one optimizer step
                     log.add(credit.update(minibatch))
             environment.engine.load_weights(learner.state_dict(), version=iteration + 1)
 
-        log.add(rollout_metrics(groups, len(problems)))
-        log.add(credit.metrics() | learner.mismatch(samples))
+        log.add(rollout_metrics(sampled))
+        log.add(credit.metrics() | learner.mismatch(samples) | learner.memory())
         log.add(token_metrics(environment.engine.usage - usage_before))
         log.add(verdict_metrics(environment.grader.verdicts - verdicts_before))
         run.finish_iteration(iteration + 1, groups, credits)
@@ -91,6 +92,7 @@ def to_samples(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> 
             response_ids=rollout.token_ids,
             advantages=credit.advantages,
             sampling_logprobs=rollout.completion.logprobs,
+            token_values=credit.token_values,
             returns=credit.returns,
         )
         for group, group_credits in zip(groups, credits, strict=True)
@@ -104,12 +106,3 @@ def normalize_advantages(samples: Sequence[Sample]) -> list[Sample]:
     advantages_N = torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64)
     columns = whiten(advantages_N).split(lengths)
     return [replace(sample, advantages=tuple(column.tolist())) for sample, column in zip(samples, columns, strict=True)]
-
-
-def token_metrics(usage: Counter[str]) -> dict[str, float]:
-    return {f"tokens/{purpose}": count for purpose, count in usage.items()}
-
-
-def verdict_metrics(verdicts: Counter[str]) -> dict[str, float]:
-    """Of everything that was graded, vines and majority voting included."""
-    return {f"grading/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -112,28 +113,35 @@ class Rollout:
 Group = list[Rollout]  # [G], siblings of one prompt
 
 
+def equal_rewards(group: Group) -> bool:
+    """Such a group tells its responses apart in nothing, so comparison within it gives no credit."""
+    return len({rollout.reward for rollout in group}) <= 1
+
+
 @dataclass(frozen=True)
 class Credit:
     """The advantage of every response token, checked so that it cannot sit on the wrong ones.
 
     `values`, where an estimator has them, are V(s_0) .. V(s_S) with V(s_S) = R; then the advantage of every token of
     segment j must be values[j + 1] - values[j], so segment advantages sum to R - V(s_0).
-    `returns` are critic targets.
+    A critic knows a value before every token instead, and learns from targets: `token_values`, `returns`.
     """
 
     boundaries: tuple[int, ...]  # [S+1]
     advantages: tuple[float, ...]  # [L]
     values: tuple[float, ...] | None = None  # [S+1]
+    token_values: tuple[float, ...] | None = None  # [L]
     returns: tuple[float, ...] | None = None  # [L]
 
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
         check_boundaries(self.boundaries, num_tokens)
         check_finite("advantages", self.advantages)
-        if self.returns is not None:
-            check_finite("returns", self.returns)
-            if len(self.returns) != num_tokens:
-                raise ValueError(f"returns has {len(self.returns)} entries for {num_tokens} tokens")
+        for name, column in (("token_values", self.token_values), ("returns", self.returns)):
+            if column is not None:
+                check_finite(name, column)
+                if len(column) != num_tokens:
+                    raise ValueError(f"{name} has {len(column)} entries for {num_tokens} tokens")
         if self.values is not None:
             check_finite("values", self.values)
             self._check_telescoping(self.values)
@@ -178,16 +186,23 @@ class Sample:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]  # [L]
     advantages: tuple[float, ...]  # [L]
-    sampling_logprobs: tuple[float, ...]  # [L] from the engine, for the mismatch metric only
+    sampling_logprobs: tuple[float, ...]  # [L] from the engine: the mismatch metric, importance weights
+    token_values: tuple[float, ...] | None = None  # [L] of a critic, at the start of the iteration
     returns: tuple[float, ...] | None = None  # [L]
     old_logprobs: tuple[float, ...] | None = None  # [L]
     ref_logprobs: tuple[float, ...] | None = None  # [L]
 
     def __post_init__(self) -> None:
-        for name in ("advantages", "sampling_logprobs", "returns", "old_logprobs", "ref_logprobs"):
+        for name in ("advantages", "sampling_logprobs", "token_values", "returns", "old_logprobs", "ref_logprobs"):
             column = getattr(self, name)
             if column is not None and len(column) != len(self.response_ids):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
+
+
+def make_sample(prompt_ids: tuple[int, ...], response_ids: tuple[int, ...]) -> Sample:
+    """A response without credit, as maximum likelihood and scoring take it."""
+    nothing = (0.0,) * len(response_ids)
+    return Sample(prompt_ids, response_ids, advantages=nothing, sampling_logprobs=nothing)
 
 
 def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
@@ -257,6 +272,11 @@ class Grader(Protocol):
 class CreditEstimator(Protocol):
     """All that differs between methods."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the policy should learn from the last `assign`; false while a critic warms up."""
+        ...
+
     def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:
         """Credit for every rollout, [P][G] like the groups."""
         ...
@@ -269,9 +289,13 @@ class CreditEstimator(Protocol):
         """What the last `assign` did, as `credit/name` keys."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def save(self, folder: Path) -> None:
+        """Writes what it has learnt below a checkpoint's folder."""
+        ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load(self, folder: Path) -> None:
+        """Continues from what `save` wrote."""
+        ...
 
 
 class Learner(Protocol):
@@ -287,6 +311,10 @@ class Learner(Protocol):
 
     def mismatch(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How far the engine's log-probs are from `score`'s."""
+        ...
+
+    def memory(self) -> dict[str, float]:
+        """MiB by what they hold, as `memory/name` keys."""
         ...
 
     def state_dict(self) -> Mapping[str, Any]: ...

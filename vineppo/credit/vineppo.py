@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from vineppo.config import Config
+from vineppo.credit.parts import Parts
 from vineppo.credit.spread import differences, spread
+from vineppo.credit.stateless import Stateless
 from vineppo.environment import Environment, State
 from vineppo.seeding import derive_seed
-from vineppo.types import Credit, Group, Rollout, Sample, ValueEstimate
+from vineppo.types import Credit, Group, Rollout, ValueEstimate
 
 StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
 
@@ -33,13 +35,17 @@ class VinePPOConfig(Config):
     """Estimate at most this many states of a rollout, evenly spaced from the prompt on; segments between them merge."""
 
 
-class VinePPO:
+class VinePPO(Stateless):
     Config = VinePPOConfig
 
     def __init__(self, config: VinePPOConfig, environment: Environment):
         self.config = config
         self.environment = environment
         self._metrics: dict[str, float] = {}
+
+    @classmethod
+    def make(cls, config: VinePPOConfig, parts: Parts) -> VinePPO:
+        return cls(config, parts.environment)
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
         boundaries = [[self.boundaries(rollout) for rollout in group] for group in groups]
@@ -90,17 +96,8 @@ class VinePPO:
             for key, of_state in zip(states, vines, strict=True)
         }
 
-    def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        return {}
-
     def metrics(self) -> dict[str, float]:
         return dict(self._metrics)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        assert not state, f"VinePPO keeps no state, got {list(state)}"
 
 
 def state_key(state: State) -> StateKey:

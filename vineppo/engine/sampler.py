@@ -52,10 +52,25 @@ def sample(
     return tokens_N, probs_SV[rows_N, tokens_N].log()
 
 
-def _draw_candidates(
-    probs_SV: torch.Tensor, rows_N: torch.Tensor, uniforms_N: torch.Tensor, params: SamplingParams, width: int
-) -> torch.Tensor:
-    """From the nucleus, in order of probability. No whole vocabulary is sorted: that costs as much as the model."""
+def nucleus_floor(probs_NV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """The smallest probability that top_k and top_p keep, [N]."""
+    floor_N = torch.zeros_like(probs_NV[:, 0])
+    rows, width = torch.arange(len(probs_NV), device=probs_NV.device), params.top_k or FIRST_CANDIDATES
+    while len(rows):
+        probs_SW, _, kept_SW, complete_S = _nucleus(probs_NV[rows], params, width)
+        smallest_S = probs_SW.masked_fill(~kept_SW, torch.inf).min(-1).values
+        floor_N[rows] = smallest_S.to(floor_N.dtype)
+        rows, width = rows[~complete_S], width * 16
+    return floor_N
+
+
+def _nucleus(
+    probs_SV: torch.Tensor, params: SamplingParams, width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The `width` likeliest tokens: their probabilities, ids, which are kept, and which rows hold all that is kept.
+
+    No whole vocabulary is sorted: that costs as much as the model.
+    """
     width = min(width, probs_SV.shape[1])
     probs_SW, ids_SW = probs_SV.topk(width)
     probs_SW = probs_SW.double()
@@ -65,6 +80,14 @@ def _draw_candidates(
     kept_SW = cumulative_SW - probs_SW < params.top_p * mass_S1
     kept_SW[:, 0] = True
     complete_S = ~kept_SW[:, -1] | (width in (params.top_k, probs_SV.shape[1]))
+    return probs_SW, ids_SW, kept_SW, complete_S
+
+
+def _draw_candidates(
+    probs_SV: torch.Tensor, rows_N: torch.Tensor, uniforms_N: torch.Tensor, params: SamplingParams, width: int
+) -> torch.Tensor:
+    """From the nucleus, in order of probability."""
+    probs_SW, ids_SW, kept_SW, complete_S = _nucleus(probs_SV, params, width)
     tokens_N = ids_SW[rows_N, _invert(probs_SW.mul_(kept_SW)[rows_N], uniforms_N)]
     again_N = ~complete_S[rows_N]
     if again_N.any():

@@ -1,0 +1,80 @@
+"""DPO+ (DPO-positive): offline preference learning from pairs of right and wrong responses of the initial policy.
+
+Pal et al. 2024, "Smaug"; constants of the paper's baseline. positive_lambda = 0 is plain DPO (Rafailov et al. 2023).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.learner import Pair
+from vineppo.seeding import derive_seed
+from vineppo.types import Group, Rollout, Sample, make_sample
+
+
+class DPOConfig(Config):
+    beta: float = Field(default=0.1, gt=0)
+    positive_lambda: float = Field(default=50.0, ge=0)
+    """Weight of the penalty for right responses that become less likely than they were."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    reward_threshold: float = Field(default=0.5, gt=0, le=1)
+    """Reward from which a response is the better one of a pair."""
+    max_pairs_per_problem: int = Field(default=64, ge=1)
+    num_epochs: int = Field(default=3, ge=1)
+    minibatch_size: int = Field(default=64, ge=1)
+    """Pairs per optimizer step."""
+
+
+def make_pairs(groups: Sequence[Group], config: DPOConfig, *, seed: int) -> list[Pair]:
+    """Every right with every wrong response to a problem, both distinct; a uniform draw where these are too many.
+
+    Problems that lack either kind have none.
+    """
+    pairs: list[Pair] = []
+    for group in groups:
+        right = distinct([rollout for rollout in group if rollout.reward >= config.reward_threshold])
+        wrong = distinct([rollout for rollout in group if rollout.reward < config.reward_threshold])
+        number = min(config.max_pairs_per_problem, len(right) * len(wrong))
+        draw = random.Random(derive_seed(seed, group[0].problem.id))
+        for index in sorted(draw.sample(range(len(right) * len(wrong)), number)):
+            chosen, rejected = divmod(index, len(wrong))
+            pairs.append(Pair(right[chosen], wrong[rejected]))
+    return pairs
+
+
+def distinct(rollouts: Sequence[Rollout]) -> list[Sample]:
+    """In the order they were sampled."""
+    return [make_sample(*key) for key in dict.fromkeys((r.prompt_ids, r.token_ids) for r in rollouts)]
+
+
+def add_reference(pairs: Sequence[Pair], score: Callable[[Sequence[Sample]], list[Sample]]) -> list[Pair]:
+    """The pairs with reference log-probs; a response that is in several pairs is scored once."""
+    responses = list(
+        {(s.prompt_ids, s.response_ids): s for pair in pairs for s in (pair.chosen, pair.rejected)}.values()
+    )
+    scored = {(s.prompt_ids, s.response_ids): s for s in score(responses)}
+    return [
+        Pair(*(scored[sample.prompt_ids, sample.response_ids] for sample in (pair.chosen, pair.rejected)))
+        for pair in pairs
+    ]
+
+
+def save_pairs(pairs: Sequence[Pair], folder: Path) -> None:
+    rows = [[(s.prompt_ids, s.response_ids, s.ref_logprobs) for s in (p.chosen, p.rejected)] for p in pairs]
+    with (folder / "pairs.pt").open("wb") as file:
+        torch.save(rows, file)
+
+
+def load_pairs(folder: Path) -> list[Pair]:
+    rows = torch.load(folder / "pairs.pt", weights_only=True)
+    return [
+        Pair(*(replace(make_sample(prompt, response), ref_logprobs=ref) for prompt, response, ref in row))
+        for row in rows
+    ]
