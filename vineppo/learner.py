@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -85,16 +85,25 @@ class PolicyLearner:
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples with the log-probs that this policy, and the reference, give their responses.
+        """The samples with the log-probs that this policy, and the reference, give their responses, and the mass kept.
 
         From the training forward, never from the engine: the first ratio of an iteration is 1 to rounding.
         """
-        old = self._logprobs(self.model, samples)
-        ref = self._logprobs(self.reference, samples) if self.reference is not None else [None] * len(samples)
-        return [
-            replace(sample, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
-            for sample, old_logprobs, ref_logprobs in zip(samples, old, ref, strict=True)
-        ]
+        scored = list(samples)
+        for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
+            chosen = [samples[i] for i in indices]
+            read_N3 = self._read(self.model, chosen, mass=self.cuts_support)
+            old = self._rows(chosen, self._logprobs(read_N3))
+            masses = self._rows(chosen, read_N3[:, 2])
+            refs = (
+                self._rows(chosen, self._forward(self.reference, chosen)[0])
+                if self.reference is not None
+                else [None] * len(chosen)
+            )
+            for i, *columns in zip(indices, old, refs, masses, strict=True):
+                names = ("old_logprobs", "ref_logprobs", "kept_logmass")
+                scored[i] = replace(samples[i], **dict(zip(names, columns, strict=True)))
+        return scored
 
     def step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
         """One optimizer step on the clipped surrogate (by default the mean over tokens), less the entropy bonus, plus
@@ -212,17 +221,15 @@ class PolicyLearner:
         Over scored samples. The engine reports the full softmax, so under `renormalize_nucleus` the logarithm of the
         kept mass is taken off the difference.
         """
-        masses = self._kept_logmasses(samples) if self.cuts_support else [(0.0,) * len(s.response_ids) for s in samples]
-        renormalized = self.config.renormalize_nucleus
-        differences = [
-            abs(sampled - (mass if renormalized else 0.0) - old)
-            for sample, of_sample in zip(samples, masses, strict=True)
-            for sampled, old, mass in zip(sample.sampling_logprobs, sample.old_logprobs or (), of_sample, strict=True)
-        ]
+        masses = [mass for sample in samples for mass in sample.kept_logmass or ()]
+        olds = [old for sample in samples for old in sample.old_logprobs or ()]
+        sampled = [logprob for sample in samples for logprob in sample.sampling_logprobs]
+        taken_off = masses if self.config.renormalize_nucleus else [0.0] * len(masses)
+        differences = [abs(s - off - old) for s, off, old in zip(sampled, taken_off, olds, strict=True)]
         return {
             "policy/engine_logprob_diff_mean": fmean(differences),
             "policy/engine_logprob_diff_max": max(differences),
-            "policy/kept_mass_mean": fmean(math.exp(mass) for of_sample in masses for mass in of_sample),
+            "policy/kept_mass_mean": fmean(map(math.exp, masses)),
         }
 
     def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
@@ -252,32 +259,19 @@ class PolicyLearner:
     def load_trainer_state(self, state: Mapping[str, Any]) -> None:
         self.stepper.load_state_dict(state)
 
-    def _logprobs(self, model: Any, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
-        return self._rows(samples, lambda chosen: self._forward(model, chosen)[0])
-
-    @torch.no_grad()
-    def _kept_logmasses(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
-        return self._rows(samples, lambda chosen: self._read(self.model, chosen, mass=True)[:, 2])
-
-    def _rows(
-        self, samples: Sequence[Sample], column: Callable[[list[Sample]], torch.Tensor]
-    ) -> list[tuple[float, ...]]:
-        """`column` over microbatches, back in the samples' order."""
-        rows: list[tuple[float, ...]] = [()] * len(samples)
-        for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
-            chosen = [samples[i] for i in indices]
-            parts = column(chosen).split([len(sample.response_ids) for sample in chosen])
-            for i, part in zip(indices, parts, strict=True):
-                rows[i] = tuple(part.tolist())
-        return rows
-
     def _forward(
         self, model: Any, samples: Sequence[Sample], *, entropy: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs and entropies of the responses, flattened to [N]."""
         renormalized = self.config.renormalize_nucleus and self.cuts_support
-        logprobs_N, entropies_N, masses_N = self._read(model, samples, entropy=entropy, mass=renormalized).unbind(1)
-        return logprobs_N - masses_N, entropies_N
+        read_N3 = self._read(model, samples, entropy=entropy, mass=renormalized)
+        return self._logprobs(read_N3), read_N3[:, 1]
+
+    def _logprobs(self, read_N3: torch.Tensor) -> torch.Tensor:
+        return read_N3[:, 0] - read_N3[:, 2] if self.config.renormalize_nucleus else read_N3[:, 0]
+
+    def _rows(self, samples: Sequence[Sample], column_N: torch.Tensor) -> list[tuple[float, ...]]:
+        return [tuple(part.tolist()) for part in column_N.split([len(sample.response_ids) for sample in samples])]
 
     def _read(
         self, model: Any, samples: Sequence[Sample], *, entropy: bool = False, mass: bool = False

@@ -191,11 +191,15 @@ class Sample:
     returns: tuple[float, ...] | None = None  # [L]
     old_logprobs: tuple[float, ...] | None = None  # [L]
     ref_logprobs: tuple[float, ...] | None = None  # [L]
+    kept_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
 
     def __post_init__(self) -> None:
-        for name in ("advantages", "sampling_logprobs", "token_values", "returns", "old_logprobs", "ref_logprobs"):
-            column = getattr(self, name)
-            if column is not None and len(column) != len(self.response_ids):
+        for name, column in vars(self).items():
+            if (
+                name not in ("prompt_ids", "response_ids")
+                and column is not None
+                and len(column) != len(self.response_ids)
+            ):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
 
 
