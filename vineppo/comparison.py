@@ -54,12 +54,12 @@ def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[
 
 def read_run(folder: Path, initial: float | None) -> dict[str, Any]:
     """One run: its evaluations as points on every axis, its memory, and its seconds per iteration by phase."""
-    try:
-        recipe = read_toml(folder / "recipe.toml")
-        metrics, timings = (read_lines(folder / name) for name in (METRICS, TIMINGS))
-        environment = json.loads((folder / "environment.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: not a run ({error.filename} is missing)") from None
+    for name in ("recipe.toml", "environment.json", METRICS, TIMINGS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: not a run ({name} is missing)")
+    recipe = read_toml(folder / "recipe.toml")
+    metrics, timings = (read_lines(folder / name) for name in (METRICS, TIMINGS))
+    environment = json.loads((folder / "environment.json").read_text())
     points = [point | {"seed": recipe["seed"]} for point in read_points(metrics, timings, initial)]
     if not points:
         raise UserError(f"{folder}: this run has no evaluation yet")
@@ -201,8 +201,8 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
             [[name, show(m["kl_at_equal_accuracy"]), m["kl_at_equal_accuracy"]["n"]] for name, m in methods.items()],
         )),
         ("Memory, MiB", breakdown(methods, "memory_mb")),
-        ("Seconds per iteration", breakdown(methods, "seconds_per_iteration")),
-        ("Generated tokens per iteration", breakdown(methods, "tokens_per_iteration")),
+        ("Seconds per iteration (DPO+: per optimizer step)", breakdown(methods, "seconds_per_iteration")),
+        ("Generated tokens per iteration (DPO+: per optimizer step)", breakdown(methods, "tokens_per_iteration")),
     ]  # fmt: skip
     return "\n".join(f"## {title}\n\n{text}\n" for title, text in sections)
 
