@@ -16,7 +16,7 @@ def write_run(root: Path, method: str, seed: int, accuracies: list[float], *, vi
     """Every iteration: 4 steps, 8 rollouts, 100 tokens, 2 s of work and, where accuracy is known, an evaluation."""
     folder = root / f"{method}-{seed}"
     folder.mkdir(parents=True)
-    (folder / "recipe.toml").write_text(f'name = "{method}"\nseed = {seed}\n')
+    (folder / "recipe.toml").write_text(f'name = "{method}"\nseed = {seed}\n[credit]\nname = "{method}"\n')
     (folder / "environment.json").write_text(json.dumps({"device": "cpu", "num_threads": 1, "commit": "abc"}))
     metrics, timings = [], []
     for i, accuracy in enumerate(accuracies, 1):

@@ -22,8 +22,6 @@ from vineppo.types import UserError
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 AXES = ("iteration", "steps", "rollouts", "tokens", "seconds")
 NOT_TRAINING = {"seconds/evaluate", "seconds/checkpoint"}
-BASELINE = "ppo"
-OURS = "vineppo"
 
 
 def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[str, Any]:
@@ -34,22 +32,26 @@ def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[
     for run in runs:
         methods.setdefault(run["method"], []).append(run)
     peaks = {method: fmean(run["peak"] for run in of_method) for method, of_method in methods.items()}
+    ours, baseline = (named_first(runs, credit) for credit in ("vineppo", "ppo"))
+    target = peaks.get(baseline)
     level = min(peaks.values())
     return {
         "initial_accuracy": initial,
         "equal_accuracy": level,
-        "target": peaks.get(BASELINE),
-        "methods": {
-            method: summarize(of_method, target=peaks.get(BASELINE), level=level)
-            for method, of_method in methods.items()
-        },
+        "target": target,
+        "methods": {method: summarize(of_method, target=target, level=level) for method, of_method in methods.items()},
         "differences": {
-            method: paired(methods[OURS], of_method)
+            method: paired(methods[ours], of_method)
             for method, of_method in methods.items()
-            if OURS in methods and method != OURS
+            if ours in methods and method != ours
         },
         "runs": runs,
     }
+
+
+def named_first(runs: Sequence[Mapping[str, Any]], credit: str) -> str:
+    """The method (a recipe's name) that is first to use this credit estimator; "" if none does."""
+    return next((run["method"] for run in runs if run["credit"] == credit), "")
 
 
 def read_run(folder: Path, initial: float | None) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def read_run(folder: Path, initial: float | None) -> dict[str, Any]:
     return {
         "folder": folder.name,
         "method": recipe["name"],
+        "credit": recipe.get("credit", {}).get("name"),
         "seed": recipe["seed"],
         "num_iterations": len(metrics),
         "points": points,
