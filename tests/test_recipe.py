@@ -3,11 +3,16 @@ from pathlib import Path
 import pytest
 
 from vineppo.config import diff, flatten, write_toml
+from vineppo.credit.ppo import PPOConfig
 from vineppo.quickstart import SFT, VINEPPO
 from vineppo.recipe import DPORecipe, RestEMRecipe, SFTRecipe, TrainRecipe, load_any_recipe, load_recipe, make_recipe
+from vineppo.stepper import StepperConfig
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 COMPARE = Path(__file__).parent.parent / "recipes" / "compare"
+PAPER = Path(__file__).parent.parent / "recipes" / "paper"
+LOOP = ("vineppo", "ppo", "grpo", "rloo")
+EXPERIMENTS = [f"{model}-{dataset}" for model in ("rho-math-1b", "deepseek-math-7b") for dataset in ("math", "gsm8k")]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -45,29 +50,140 @@ def test_all_six_methods_start_alike_and_sample_as_many_rollouts():
         assert recipe.evaluation.model_copy(update={"every": 0}) == ours.evaluation.model_copy(update={"every": 0})
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "paper"], ids=lambda path: path.stem)
-def test_paper_recipes_have_the_paper_code_s_numbers(path):
-    recipe = flatten(load_recipe(path).model_dump(mode="json"))
-    numbers = {
-        "sampling.prompts_per_iteration": 64,
-        "sampling.group_size": 8,
-        "sampling.temperature": 0.6,
-        "sampling.top_p": 0.9,
-        "sampling.max_new_tokens": 1024,
-        "credit.num_vines": 9,
-        "train.num_epochs": 2,
-        "train.minibatch_size": 64,
-        "train.num_iterations": 650 if "gsm8k" in path.stem else 1000,
-        "learner.clip_eps_low": 0.2,
-        "learner.kl_coef": 1e-4,
-        "learner.kl_estimator": "k3",
-        "learner.optim.lr": 1e-6,
-        "learner.optim.warmup_ratio": 0.03,
-        "learner.optim.max_grad_norm": 1.0,
-        "evaluation.num_samples": 16,
-        "evaluation.temperature": 0.35,
+ALIKE = {
+    "sampling.temperature": 0.6,
+    "sampling.top_p": 0.9,
+    "sampling.max_new_tokens": 1024,
+    "learner.optim.lr": 1e-6,
+    "learner.optim.schedule": "linear",
+    "learner.optim.warmup_ratio": 0.03,
+    "learner.optim.weight_decay": 0.0,
+    "learner.optim.max_grad_norm": 1.0,
+    "evaluation.split": "test",
+    "evaluation.num_samples": 16,
+    "evaluation.temperature": 0.35,
+    "evaluation.top_p": 0.9,
+}
+LOOP_ALIKE = {
+    "sampling.prompts_per_iteration": 64,
+    "sampling.group_size": 8,
+    "train.num_epochs": 2,
+    "train.minibatch_size": 64,
+    "train.advantage_norm": "minibatch",
+    "learner.clip_eps_low": 0.2,
+    "learner.clip_eps_high": 0.2,
+    "learner.kl_coef": 1e-4,
+    "learner.kl_estimator": "k3",
+    "learner.kl_clamp": 10.0,
+    "learner.loss_aggregation": "token",
+    "evaluation.every": 10,
+    "checkpoint.every": 10,
+}
+
+
+def numbers_of(method, *, gsm8k):
+    """What the method and the data set decide."""
+    whole_split = 7100 if gsm8k else 11500
+    iterations = {"train.num_iterations": 650 if gsm8k else 1000}
+    return {
+        "vineppo": iterations
+        | {
+            "credit.num_vines": 9,
+            "credit.vine_budget": "full",
+            "credit.max_states_per_rollout": 25 if gsm8k else None,
+        },
+        "ppo": iterations
+        | {
+            "credit.gamma": 1.0,
+            "credit.gae_lambda": 1.0,
+            "credit.warmup_iterations": 0,
+            "credit.bootstrap_truncated": False,
+            "credit.critic.value_clip_eps": 0.2,
+            "credit.critic.optim.lr": 1e-6,
+            "credit.critic.optim.schedule": "linear",
+            "credit.critic.optim.warmup_ratio": 0.03,
+            "credit.critic.optim.weight_decay": 0.0,
+            "credit.critic.optim.max_grad_norm": 1.0,
+        },
+        "grpo": iterations | {"credit.divide_by_std": True},
+        "rloo": iterations,
+        "restem": {
+            "sampling.prompts_per_iteration": whole_split,
+            "sampling.group_size": 8,
+            "restem.num_iterations": 10,
+            "restem.max_responses_per_problem": 10,
+            "restem.reward_threshold": 1.0,
+            "restem.num_epochs": 8,
+            "restem.minibatch_size": 64,
+            "restem.candidates_every": 500,
+            "restem.select": "first_dip",
+            "restem.stop_without_gain": False,
+            "restem.validation.split": "validation",
+            "restem.validation.num_problems": None,
+            "restem.validation.num_samples": 16,
+            "restem.validation.temperature": 0.35,
+            "restem.validation.top_p": 0.9,
+            "learner.loss_aggregation": "sequence",
+        },
+        "dpo": {
+            "sampling.prompts_per_iteration": whole_split,
+            "sampling.group_size": 64,
+            "dpo.beta": 0.3 if gsm8k else 0.1,
+            "dpo.positive_lambda": 50.0,
+            "dpo.label_smoothing": 0.0,
+            "dpo.reward_threshold": 0.5,
+            "dpo.max_pairs_per_problem": 64,
+            "dpo.num_epochs": 3,
+            "dpo.minibatch_size": 64,
+        },
+    }[method]
+
+
+@pytest.mark.parametrize("method", [*LOOP, "restem", "dpo"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_paper_recipes_have_the_paper_code_s_numbers(experiment, method):
+    recipe = load_any_recipe(PAPER / f"{experiment}-{method}.toml")
+    assert recipe.name == f"{experiment}-{method}"
+    values = flatten(recipe.model_dump(mode="json"))
+    numbers = ALIKE | (LOOP_ALIKE if method in LOOP else {}) | numbers_of(method, gsm8k="gsm8k" in experiment)
+    assert {key: values.get(key) for key in numbers} == numbers
+
+
+def test_there_is_a_paper_recipe_for_every_method_and_experiment():
+    names = {f"{experiment}-{method}" for experiment in EXPERIMENTS for method in (*LOOP, "restem", "dpo")}
+    assert {path.stem for path in PAPER.iterdir()} == names
+    assert len(names) == 24
+
+
+@pytest.mark.parametrize("method", LOOP[1:])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_paper_recipes_of_the_loop_differ_in_credit_alone(experiment, method):
+    ours, theirs = (load_recipe(PAPER / f"{experiment}-{name}.toml") for name in ("vineppo", method))
+    changed = diff(ours, theirs)
+    assert changed["credit.name"] == ("vineppo", method)
+    assert {key.split(".")[0] for key in changed} == {"name", "credit"}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_ppo_s_critic_learns_like_the_policy(experiment):
+    recipe = load_recipe(PAPER / f"{experiment}-ppo.toml")
+    assert isinstance(recipe.credit, PPOConfig)
+    shared = StepperConfig.model_fields
+    assert {key: getattr(recipe.credit.critic, key) for key in shared} == {
+        key: getattr(recipe.learner, key) for key in shared
     }
-    assert {key: recipe[key] for key in numbers} == numbers
+
+
+@pytest.mark.parametrize("method", ["restem", "dpo"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_paper_recipes_outside_the_loop_share_all_that_is_not_the_method(experiment, method):
+    ours, theirs = (load_any_recipe(PAPER / f"{experiment}-{name}.toml") for name in ("vineppo", method))
+    assert isinstance(theirs, RestEMRecipe | DPORecipe)
+    for section in ("seed", "device", "task", "model", "engine", "grading", "metrics"):
+        assert getattr(theirs, section) == getattr(ours, section)
+    assert theirs.learner.optim == ours.learner.optim
+    assert theirs.evaluation.model_copy(update={"every": 10}) == ours.evaluation
+    assert theirs.evaluation.every == theirs.checkpoint.every == 1
 
 
 def test_quickstart_recipes_are_valid():
