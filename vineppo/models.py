@@ -139,7 +139,7 @@ def value_head(critic: Any) -> torch.nn.Linear:
 
 def token_values(critic: Any, batch: Batch) -> torch.Tensor:
     """V of the state before every action token, [N], in fp32 or wider."""
-    output = critic(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT)
+    output = critic(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     values_N = output.logits[..., 0][batch.action_mask_BT]
     return values_N if values_N.dtype == torch.float64 else values_N.float()
 

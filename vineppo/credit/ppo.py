@@ -39,7 +39,8 @@ class PPO:
     def __init__(self, config: PPOConfig, critic: Critic):
         self.config = config
         self.critic = critic
-        self.num_iterations = 0  # for which credit was assigned
+        self.num_iterations = 0  # in which the critic learnt
+        self._assigned = 0  # the iteration, from 1, that credit was last assigned for; a stop may throw it away
         self._metrics: dict[str, float] = {}
 
     @classmethod
@@ -49,13 +50,13 @@ class PPO:
 
     @property
     def ready(self) -> bool:
-        return self.num_iterations > self.config.warmup_iterations
+        return self._assigned > self.config.warmup_iterations
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
         rollouts = [rollout for group in groups for rollout in group]
         values = self.critic.values([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts])
         credits = [self.credit(*pair) for pair in zip(rollouts, values, strict=True)]
-        self.num_iterations += 1
+        self._assigned = self.num_iterations + 1
         self._metrics = credit_metrics(rollouts, credits)
         rows = iter(credits)
         return [[next(rows) for _ in group] for group in groups]
@@ -72,6 +73,7 @@ class PPO:
         return Credit(rollout.boundaries, tuple(advantages), token_values=tuple(values[:-1]), returns=returns)
 
     def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
+        self.num_iterations = self._assigned
         return self.critic.step(minibatch)
 
     def metrics(self) -> dict[str, float]:
