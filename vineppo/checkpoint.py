@@ -30,7 +30,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 class CheckpointConfig(Config):
     every: int = Field(default=1, ge=0)
-    """Iterations (epochs, for SFT) between checkpoints; 0 keeps only the one at the end."""
+    """Iterations (epochs, for SFT and DPO+) between checkpoints; 0 keeps only the one at the end."""
     keep_last: int = Field(default=2, ge=1)
     keep_every: int = Field(default=0, ge=0)
     """Besides the last ones, keep every checkpoint whose iteration this divides; 0 keeps none."""

@@ -30,7 +30,7 @@ class EvaluationConfig(Config):
     """The defaults are the paper's: 16 samples of at most 1,024 tokens at temperature 0.35 and top_p 0.9."""
 
     every: int = Field(default=0, ge=0)
-    """Iterations (epochs, for SFT) between evaluations; 0 evaluates only at the end."""
+    """Iterations (epochs, for SFT and DPO+) between evaluations; 0 evaluates only at the end."""
     split: str = "test"
     num_problems: int | None = Field(default=None, ge=1)
     """The first so many of the split; by default all."""
