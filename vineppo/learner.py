@@ -129,6 +129,8 @@ class PolicyLearner:
             )
             if config.max_importance is not None:
                 importance_N = torch.exp(old_N - column("sampling_logprobs"))
+                if config.renormalize_nucleus:  # the engine's are of the full softmax
+                    importance_N = importance_N * torch.exp(column("kept_logmass"))
                 losses_N = losses_N * importance_N.clamp(max=config.max_importance)
                 largest["importance"] = max(largest["importance"], importance_N.max().item())
             loss = (weights_N * (losses_N - config.entropy_coef * entropies_N)).sum()
