@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from vineppo.engine.sampler import as_int64, draw_uniforms, sample
+from vineppo.engine.sampler import FIRST_CANDIDATES, as_int64, draw_uniforms, nucleus_floor, sample
 from vineppo.types import SamplingParams
 
 DRAWS = 100_000
@@ -50,6 +50,56 @@ def test_frequencies_are_those_of_the_exact_distribution(vocab, temperature, top
     observed, expected = observed[expected > 0].numpy(), expected[expected > 0].numpy()
     if len(observed) > 1:
         assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
+
+
+def sorted_floor(probs_V, params):
+    """The last kept probability when all are sorted: top_k first, then top_p of what is left."""
+    kept = sorted(probs_V.tolist(), reverse=True)[: params.top_k or None]
+    enough = params.top_p * (sum(kept) if params.top_k else 1.0)
+    total = 0.0
+    for probability in kept:
+        total += probability
+        if total >= enough:
+            return probability
+    return kept[-1]
+
+
+def make_probs(vocab, dtype=torch.float64):
+    """From peaked to nearly flat, in no order; all probabilities of a row differ."""
+    logits_NV = torch.randn(12, vocab, dtype=dtype, generator=torch.Generator().manual_seed(vocab))
+    return (logits_NV * torch.linspace(8, 0.05, 12)[:, None]).softmax(-1)
+
+
+@pytest.mark.parametrize("vocab", [50, 5000])
+@pytest.mark.parametrize(
+    ("top_p", "top_k"), [(0.9, 0), (0.3, 0), (0.999, 0), (1, 7), (1, 300), (0.8, 40), (1e-6, 0), (0.5, 9000)]
+)
+def test_the_floor_of_the_nucleus_is_that_of_sorting(vocab, top_p, top_k):
+    params = SamplingParams(0.7, top_p, top_k)
+    probs_NV = make_probs(vocab)
+    floor_N = nucleus_floor(probs_NV, params)
+    for probs_V, floor in zip(probs_NV, floor_N, strict=True):
+        assert floor == sorted_floor(probs_V, params)
+    if vocab == 5000 and top_p in (0.9, 0.999):
+        sizes = (probs_NV >= floor_N[:, None]).sum(-1)
+        assert sizes.min() < FIRST_CANDIDATES < 16 * FIRST_CANDIDATES < sizes.max()  # found at every width
+    for row in (0, 6, 11):
+        assert nucleus_floor(probs_NV[row : row + 1], params) == floor_N[row]
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.9, 0), (0.6, 0), (1, 7), (0.8, 200)])
+def test_what_is_drawn_is_what_the_floor_keeps(top_p, top_k):
+    """The learner's nucleus is the engine's: no draw is below it, and its likeliest and its last token are drawn."""
+    params = SamplingParams(1, top_p, top_k)
+    logits_V = torch.randn(2000, generator=torch.Generator().manual_seed(1)) * 3
+    probs_V = logits_V.softmax(-1)
+    floor = nucleus_floor(probs_V[None], params)[0]
+    tokens_N, _ = draw_many(logits_V, params, n=20_000)
+    assert probs_V[tokens_N].min() >= floor
+    edges_N, _ = sample(
+        logits_V[None].clone(), torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1 - 2**-53]).double(), params
+    )
+    assert probs_V[edges_N].tolist() == [probs_V.max(), floor]
 
 
 def test_uniforms_are_uniform_and_independent_of_each_other():
