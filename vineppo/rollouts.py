@@ -63,7 +63,10 @@ def sample_iteration(environment: Environment, config: SamplingConfig, *, seed: 
         again = (attempt,) if attempt else ()
         wanted = config.prompts_per_iteration - len(groups)
         problems = environment.task.sample(wanted, seed=seed("problems", *again))
-        found = sample_groups(environment, problems, config, seed=seed("policy", *again))
+        if groups and not any(map(environment.reset, problems)):
+            found = []  # of the few that were to be replaced, none fits
+        else:
+            found = sample_groups(environment, problems, config, seed=seed("policy", *again))
         kept = found if attempt == config.max_resamples else [group for group in found if not equal_rewards(group)]
         groups += kept
         num_too_long += len(problems) - len(found)
@@ -136,7 +139,7 @@ def token_metrics(usage: Counter[str]) -> dict[str, float]:
 
 
 def verdict_metrics(verdicts: Counter[str]) -> dict[str, float]:
-    """Of everything that was graded, vines and majority voting included."""
+    """Of everything that was graded, vines included; majority voting too where an evaluation is part of the method."""
     return {f"grading/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
 
 

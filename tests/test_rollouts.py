@@ -1,0 +1,134 @@
+"""Sampling an iteration: prompts that teach nothing are replaced, counted, and by the same draws every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from coin_walk import CoinWalk, make_environment
+
+from vineppo.environment import Environment
+from vineppo.rollouts import Sampled, SamplingConfig, rollout_metrics, sample_groups, sample_iteration
+from vineppo.seeding import derive_seed
+from vineppo.types import Group, Problem, UserError, equal_rewards
+
+SEED = partial(derive_seed, 3, 0)
+
+
+@pytest.fixture(scope="module")
+def environment() -> Environment:
+    return make_environment(CoinWalk())
+
+
+def config(max_resamples: int) -> SamplingConfig:
+    return SamplingConfig(prompts_per_iteration=12, group_size=3, max_new_tokens=12, max_resamples=max_resamples)
+
+
+def sample(environment: Environment, max_resamples: int) -> Sampled:
+    return sample_iteration(environment, config(max_resamples), seed=SEED)
+
+
+def numbers(groups: list[Group]) -> list:
+    return [[(r.problem.id, r.token_ids, r.completion.logprobs, r.reward, r.boundaries) for r in g] for g in groups]
+
+
+def test_without_resamples_it_is_one_call_of_sample_groups(environment):
+    sampled = sample(environment, 0)
+    problems = environment.task.sample(12, seed=SEED("problems"))
+    assert numbers(sampled.groups) == numbers(sample_groups(environment, problems, config(0), seed=SEED("policy")))
+    assert (sampled.num_groups_replaced, sampled.num_prompts_too_long) == (0, 0)
+    assert any(map(equal_rewards, sampled.groups))  # or the tests below say nothing
+
+
+def test_enough_resamples_leave_no_equal_group(environment):
+    sampled = sample(environment, 50)
+    assert len(sampled.groups) == 12
+    assert not any(map(equal_rewards, sampled.groups))
+    assert all(len(group) == 3 for group in sampled.groups)
+
+
+def test_what_told_its_responses_apart_is_kept_and_the_others_are_counted(environment):
+    """By hand, call by call: every call asks for as many new problems as are missing."""
+    kept: list[Group] = []
+    num_replaced = 0
+    for attempt in range(3):
+        again = (attempt,) if attempt else ()
+        problems = environment.task.sample(12 - len(kept), seed=SEED("problems", *again))
+        found = sample_groups(environment, problems, config(0), seed=SEED("policy", *again))
+        if attempt < 2:
+            num_replaced += sum(map(equal_rewards, found))
+            found = [group for group in found if not equal_rewards(group)]
+        kept += found
+    sampled = sample(environment, 2)
+    assert numbers(sampled.groups) == numbers(kept)
+    assert sampled.num_groups_replaced == num_replaced > 0
+
+
+@pytest.mark.parametrize("max_resamples", [1, 2, 50])
+def test_equal_groups_are_only_left_where_the_last_call_sampled_them(environment, max_resamples):
+    first, sampled = sample(environment, 0).groups, sample(environment, max_resamples)
+    metrics = rollout_metrics(sampled)
+    num_equal = sum(map(equal_rewards, sampled.groups))
+    assert metrics["rollouts/num_equal_groups"] == num_equal < sum(map(equal_rewards, first))
+    assert metrics["rollouts/num_groups_replaced"] == sampled.num_groups_replaced >= sum(map(equal_rewards, first))
+    assert metrics["rollouts/num"] == 36
+    kept = [group for group in first if not equal_rewards(group)]
+    assert numbers(sampled.groups[: len(kept)]) == numbers(kept)
+
+
+def test_a_world_in_which_all_rewards_are_equal_keeps_what_the_last_call_found(environment):
+    class Hopeless(CoinWalk):
+        def grade(self, problem, response):
+            return replace(super().grade(problem, response), reward=0.0, verdict="wrong")
+
+    sampled = sample(make_environment(Hopeless()), 3)
+    assert sampled.num_groups_replaced == 3 * 12
+    assert len(sampled.groups) == 12
+    assert all(map(equal_rewards, sampled.groups))
+    assert {rollout.problem.id for group in sampled.groups for rollout in group} == {
+        problem.id for problem in environment.task.sample(12, seed=SEED("problems", 3))
+    }
+
+
+@pytest.mark.parametrize("max_resamples", [0, 4])
+def test_the_seed_decides_everything(environment, max_resamples):
+    """Whatever the engine generated before, and in a fresh one."""
+    first, again = sample(environment, max_resamples), sample(environment, max_resamples)
+    fresh = sample(make_environment(CoinWalk()), max_resamples)
+    for other in (again, fresh):
+        assert numbers(other.groups) == numbers(first.groups)
+        assert other.num_groups_replaced == first.num_groups_replaced
+    moved = sample_iteration(environment, config(max_resamples), seed=partial(derive_seed, 4, 0))
+    assert numbers(moved.groups) != numbers(first.groups)
+
+
+class LongPrompts(CoinWalk):
+    """Problems of `sample` calls after the first `num_short` have prompts that do not fit."""
+
+    def __init__(self, num_short: int):
+        super().__init__()
+        self.num_short, self.num_sampled = num_short, 0
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        problems = super().sample(n, seed=seed)
+        numbers = range(self.num_sampled, self.num_sampled + n)
+        self.num_sampled += n
+        return [
+            problem if number < self.num_short else replace(problem, prompt="x" * 101)
+            for problem, number in zip(problems, numbers, strict=True)
+        ]
+
+
+def test_replacements_that_do_not_fit_are_counted_and_stop_nothing():
+    sampled = sample(make_environment(LongPrompts(12)), 2)
+    whole = sample(make_environment(CoinWalk()), 0)
+    assert numbers(sampled.groups) == numbers([group for group in whole.groups if not equal_rewards(group)])
+    num_missing = 12 - len(sampled.groups)
+    assert sampled.num_groups_replaced == num_missing > 0
+    assert sampled.num_prompts_too_long == 2 * num_missing
+
+
+def test_no_prompt_that_fits_is_still_an_error():
+    with pytest.raises(UserError, match="all 12 prompts are longer than 100 tokens"):
+        sample(make_environment(LongPrompts(0)), 2)
