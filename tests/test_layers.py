@@ -12,13 +12,13 @@ LAYERS = {
     "runtime": 1, "segments": 1, "models": 1, "batch": 1, "losses": 1, "optim": 1, "environment": 1,
     "stepper": 1, "epochs": 1,
     "tasks": 2, "engine": 2, "critic": 2,
-    "learner": 3, "checkpoint": 3, "credit": 3,
+    "learner": 3, "checkpoint": 3, "credit": 3, "exact_world": 3,
     "rollouts": 4, "evaluate": 4,
-    "train": 5, "sft": 5, "dpo": 5, "restem": 5,
+    "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
     "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "comparison": 1, "compare": 9, "cli": 10,
 }  # fmt: skip
 HEAVY = {"vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
-WITHOUT_TORCH = {"types", "seeding", "config", "metrics", "shutdown", "segments", "tasks", "environment"}
+WITHOUT_TORCH = {"types", "seeding", "config", "metrics", "shutdown", "segments", "tasks", "environment", "exact_world"}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

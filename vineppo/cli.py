@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_run(commands, "train", "train with reinforcement learning", run_train)
     add_eval(commands)
     add_compare(commands)
+    add_exact(commands)
     add_config(commands)
     return parser
 
@@ -129,6 +130,19 @@ def seed_list(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0,1,2") from None
 
 
+def add_exact(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "exact",
+        help="every credit estimator against the truth, where it can be enumerated",
+        description="Measures bias and variance of values, advantages and policy gradients of VinePPO, PPO, GRPO and "
+        "RLOO in a language so small that all of them are known exactly. Under a minute on a CPU.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: 0)")
+    parser.add_argument("--batches", type=int, default=200, help="of 24 rollouts (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    parser.set_defaults(run=run_exact)
+
+
 def add_config(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("config", help="show a recipe with every default, or the difference between two")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -196,12 +210,16 @@ def run_eval(args: argparse.Namespace) -> None:
     recipe = load_any_recipe(args.recipe, args.overrides)
     if args.model:
         recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
-    if args.json and not args.json.parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_json(args.json)
     text = json.dumps(eval_recipe(recipe).to_json(), indent=1)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")
+
+
+def check_json(path: Path | None) -> None:
+    if path and not path.parent.is_dir():
+        raise UserError(f"--json {path}: there is no folder {path.parent}")
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -217,6 +235,13 @@ def run_compare(args: argparse.Namespace) -> None:
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
     print(accuracy_table(comparison["methods"]))
     print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
+
+
+def run_exact(args: argparse.Namespace) -> None:
+    from vineppo.exact import exact
+
+    check_json(args.json)
+    exact(args.batches, args.seed, args.json)
 
 
 def show_config(args: argparse.Namespace) -> None:
