@@ -99,7 +99,7 @@ def add_eval(commands: argparse._SubParsersAction) -> None:
         "eval",
         help="pass@1, pass@k and maj@k of a model, with intervals",
         description="Evaluates a model on the recipe's task as its [evaluation] section says.",
-        epilog="example: vineppo eval recipes/gsm8k-smollm2/vineppo.toml --model models/smollm2-135m evaluation.num_samples=1",
+        epilog="example: vineppo eval recipes/gsm8k-smollm2/vineppo.toml --model models/smollm2-135m",
     )
     add_recipe(parser)
     parser.add_argument("--model", help="evaluate this model (folder, hub name or GGUF) instead of the recipe's own")
