@@ -60,8 +60,18 @@ class RestEMRun:
     """Of the weights the engine holds."""
     log: MetricsLog
     shutdown: Shutdown
-    finish_iteration: Callable[[int, float, PolicyLearner, bool], None]
-    """Called with the number of completed iterations, the selected validation accuracy, and whether it was the last."""
+    finish_iteration: Callable[[Progress, PolicyLearner, dict[str, Any]], None]
+    """Called with how far the run is, the learner of the refit, and the policy's weights."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run needs besides the policy in order to go on."""
+
+    iteration: int = 0  # completed
+    accuracy: float | None = None  # of the policy, on validation problems
+    initial_accuracy: float | None = None  # of the policy that training started from
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,13 @@ class Candidate:
     weights: dict[str, Any]
 
 
-def restem(cfg: RestEMConfig, run: RestEMRun, *, first_iteration: int = 0, last_accuracy: float | None = None) -> None:
+def restem(cfg: RestEMConfig, run: RestEMRun, *, progress: Progress = Progress()) -> None:
     """An iteration is only kept when it is complete: a stop inside of one throws it away."""
     environment, engine, log = run.environment, run.environment.engine, run.log
-    initial: Candidate | None = None
-    for iteration in range(first_iteration, cfg.num_iterations):
+    initial_accuracy = progress.initial_accuracy
+    for iteration in range(progress.iteration, cfg.num_iterations):
+        if progress.finished:
+            return
         seed = partial(derive_seed, run.seed, iteration)
         usage_before, verdicts_before = Counter(engine.usage), Counter(environment.grader.verdicts)
         with run.shutdown.interruptible():
@@ -84,8 +96,9 @@ def restem(cfg: RestEMConfig, run: RestEMRun, *, first_iteration: int = 0, last_
             examples = keep_right(sampled.groups, cfg)
             learner = run.make_learner(num_steps(len(examples), cfg.minibatch_size, cfg.num_epochs))
             run.policy.load_state_dict(run.initial_weights)
-            if initial is None:
-                initial = Candidate(0, validate(run, iteration), run.initial_weights)
+            if initial_accuracy is None:
+                initial_accuracy = validate(run, iteration)
+            initial = Candidate(0, initial_accuracy, run.initial_weights)
             refitted = refit(cfg, run, learner, examples, iteration=iteration)
             chosen = select(chain([initial], refitted), cfg.select)
         run.policy.load_state_dict(chosen.weights)
@@ -96,12 +109,10 @@ def restem(cfg: RestEMConfig, run: RestEMRun, *, first_iteration: int = 0, last_
         log.add({"restem/validation_accuracy": chosen.accuracy})
         log.add(token_metrics(engine.usage - usage_before))
         log.add(verdict_metrics(environment.grader.verdicts - verdicts_before))
-        no_gain = last_accuracy is not None and chosen.accuracy <= last_accuracy
+        no_gain = progress.accuracy is not None and chosen.accuracy <= progress.accuracy
         finished = iteration + 1 == cfg.num_iterations or (cfg.stop_without_gain and no_gain)
-        run.finish_iteration(iteration + 1, chosen.accuracy, learner, finished)
-        if finished:
-            return
-        last_accuracy = chosen.accuracy
+        progress = Progress(iteration + 1, chosen.accuracy, initial_accuracy, finished)
+        run.finish_iteration(progress, learner, chosen.weights)
 
 
 def keep_right(groups: Sequence[Group], cfg: RestEMConfig) -> list[Sample]:

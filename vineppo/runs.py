@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vineppo.checkpoint import checkpoint_folders
 from vineppo.credit import CREDIT
@@ -18,7 +19,7 @@ from vineppo.evaluate import Evaluation, evaluate
 from vineppo.learner import Pair, PolicyLearner
 from vineppo.metrics import Sink
 from vineppo.recipe import DPORecipe, Recipe, RestEMRecipe, SFTRecipe, TrainRecipe
-from vineppo.restem import RestEMRun, restem
+from vineppo.restem import Progress, RestEMRun, restem
 from vineppo.rollouts import rollout_metrics, sample_iteration, save_rollouts, token_metrics, verdict_metrics
 from vineppo.seeding import derive_seed
 from vineppo.session import Say, Session, due, load_policy, longest_prompt, machine, open_session
@@ -175,15 +176,22 @@ def run_restem(recipe: RestEMRecipe, session: Session, on_start: OnStart) -> Non
     environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
     reference = session.load_initial_policy()
     validation = recipe.restem.validation
-    progress = session.checkpoint.progress if session.checkpoint else {}
+    stored = session.checkpoint.progress if session.checkpoint else {}
+    progress = Progress(**{field.name: stored[field.name] for field in fields(Progress) if field.name in stored})
+    weights: dict[str, Any] = {}  # of the last completed iteration
     on_start(recipe.restem.num_iterations)
 
-    def finish_iteration(iteration: int, accuracy: float, learner: PolicyLearner, finished: bool) -> None:
-        if finished or due(recipe.evaluation.every, iteration, recipe.restem.num_iterations):
-            session.evaluate(engine, iteration, learner)
-        session.log.write(iteration, machine())
-        if finished or due(recipe.checkpoint.every, iteration, recipe.restem.num_iterations):
-            session.save(iteration, learner, accuracy=accuracy)
+    def finish_iteration(now: Progress, learner: PolicyLearner, chosen: dict[str, Any]) -> None:
+        nonlocal progress, weights
+        if now.finished or due(recipe.evaluation.every, now.iteration, recipe.restem.num_iterations):
+            session.evaluate(engine, now.iteration, learner)
+        session.log.write(now.iteration, machine())
+        progress, weights = now, chosen
+        if now.finished or due(recipe.checkpoint.every, now.iteration, recipe.restem.num_iterations):
+            save()
+
+    def save() -> None:
+        session.save(learner=None, **asdict(progress))  # every refit begins with a fresh optimizer
 
     run = RestEMRun(
         recipe.seed,
@@ -205,7 +213,13 @@ def run_restem(recipe: RestEMRecipe, session: Session, on_start: OnStart) -> Non
         session.shutdown,
         finish_iteration,
     )
-    restem(recipe.restem, run, first_iteration=session.completed, last_accuracy=progress.get("accuracy"))
+    try:
+        restem(recipe.restem, run, progress=progress)
+    except Stopped:
+        if weights:  # the refit that was under way is lost
+            session.policy.load_state_dict(weights)
+            save()
+        raise
 
 
 def run_epochs(

@@ -93,11 +93,13 @@ class Session:
     def save(
         self,
         iteration: int,
-        learner: PolicyLearner,
+        learner: PolicyLearner | None,
         *,
         save_more: Callable[[Path], None] = lambda folder: None,
-        **progress: float,
+        **progress: Any,
     ) -> None:
+        """Without a learner where the run goes on with a fresh one. `progress` comes back with the checkpoint."""
+
         def save_models(folder: Path) -> None:
             save_model(self.policy, self.tokenizer, folder)
             save_more(folder)
@@ -106,7 +108,7 @@ class Session:
             save_checkpoint(
                 self.folder / "checkpoints",
                 save_models=save_models,
-                state={"learner": learner.trainer_state()},
+                state={"learner": learner.trainer_state()} if learner else {},
                 progress={"iteration": iteration, "seed": self.recipe.seed, **progress},
                 config=self.recipe.checkpoint,
             )
