@@ -331,7 +331,7 @@ def test_importance_is_policy_over_engine_whether_renormalised_or_not(renormaliz
 def sample_from(engine_name: str, model: Any, params: SamplingParams) -> list[Sample]:
     engine_class = ENGINES[engine_name]
     engine = engine_class(engine_class.Config(dtype="float32"), model, make_symbol_tokenizer("abcdefghijklmnopq"))
-    requests = [Request(sample.prompt_ids, 12, seed) for seed, sample in enumerate(make_samples(40))]
+    requests = [Request(sample.prompt_ids, 12, seed) for seed, sample in enumerate(make_samples(16))]
     completions = engine.generate(requests, params, purpose="policy")
     return [
         replace(make_sample(request.prefix_ids, completion.token_ids), sampling_logprobs=completion.logprobs)

@@ -210,12 +210,9 @@ def test_resuming_a_finished_run_changes_nothing(wholes, name):
 @pytest.mark.parametrize(
     ("name", "owner", "method", "call", "lines"),
     [
-        ("vineppo", TorchEngine, "generate", 1, 0),  # while the first rollouts are sampled
         ("vineppo", TorchEngine, "generate", 8, 2),  # vines, of any iteration
         ("ppo", PolicyLearner, "score", 1, 0),  # credit has been assigned, nothing has been learnt from it
-        ("ppo", PolicyLearner, "score", 3, 2),
         ("ppo", PPO, "update", 1, 1),  # within an update: the iteration is finished first
-        ("restem", TorchEngine, "generate", 1, 0),
         ("restem", PolicyLearner, "step_nll", 2, 0),  # in the first refit: nothing to keep yet
         ("restem", PolicyLearner, "step_nll", 11, None),  # in a later one
         ("dpo", TorchEngine, "generate", 1, 0),  # while pairs are sampled: nothing to keep yet

@@ -61,15 +61,6 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """These models are far too small for two threads to meet after every operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_symbol_tokenizer(ALPHABET)  # 42 tokens, fewer than the models' 64
