@@ -62,7 +62,9 @@ def sample_iteration(environment: Environment, config: SamplingConfig, *, seed: 
     for attempt in range(config.max_resamples + 1):
         again = (attempt,) if attempt else ()
         wanted = config.prompts_per_iteration - len(groups)
-        problems = environment.task.sample(wanted, seed=seed("problems", *again))
+        drawn = environment.task.sample(wanted, seed=seed("problems", *again))
+        taken = {group[0].problem.id for group in groups}
+        problems = [problem for problem in drawn if problem.id not in taken]
         if groups and not any(map(environment.reset, problems)):
             found = []  # of the few that were to be replaced, none fits
         else:

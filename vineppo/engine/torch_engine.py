@@ -31,7 +31,9 @@ from vineppo.runtime import pick_dtype
 from vineppo.types import Completion, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
-NEVER_CONTINUED = frozenset({"vine", "eval", "reference"})  # purposes whose completions no later request extends
+NEVER_CONTINUED = frozenset(
+    {"vine", "eval", "validation", "reference"}
+)  # purposes whose completions no later request extends
 
 
 class TorchEngineConfig(Config):
