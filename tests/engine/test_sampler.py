@@ -25,8 +25,13 @@ def exact_distribution(logits_V, params):
 
 
 def draw_many(logits_V, params, n=DRAWS):
-    uniforms_N = draw_uniforms(torch.arange(n), torch.zeros(n, dtype=torch.int64))
-    return sample(logits_V[None].clone(), torch.zeros(n, dtype=torch.int64), uniforms_N, params)
+    """In parts, as N x 2000 float64 numbers would be gigabytes."""
+    parts = []
+    for seeds_N in torch.arange(n).split(10_000):
+        uniforms_N = draw_uniforms(seeds_N, torch.zeros_like(seeds_N))
+        parts.append(sample(logits_V[None].clone(), torch.zeros_like(seeds_N), uniforms_N, params))
+    tokens, logprobs = zip(*parts, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
 
 
 @pytest.mark.parametrize("vocab", [50, 2000])
