@@ -53,6 +53,11 @@ def num_tokens(sample: Sample) -> int:
     return len(sample.prompt_ids) + len(sample.response_ids)
 
 
+def by_response(samples: Sequence[Sample], column_N: torch.Tensor) -> list[tuple[float, ...]]:
+    """What the action targets of a collated batch have, flattened, back as one [L] for each response."""
+    return [tuple(part.tolist()) for part in column_N.split([len(sample.response_ids) for sample in samples])]
+
+
 def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices of rows, longest first, in groups whose padded size stays within `max_tokens`.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from vineppo.batch import collate, microbatches, num_tokens
+from vineppo.batch import by_response, collate, microbatches, num_tokens
 from vineppo.losses import clipped_value_loss
 from vineppo.models import load_critic_model, token_values
 from vineppo.stepper import Stepper, StepperConfig
@@ -35,9 +35,8 @@ class Critic:
         rows: list[tuple[float, ...]] = [()] * len(samples)
         for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
             chosen = [samples[i] for i in indices]
-            parts = self._forward(chosen).split([len(sample.response_ids) for sample in chosen])
-            for i, part in zip(indices, parts, strict=True):
-                rows[i] = tuple(part.tolist())
+            for i, row in zip(indices, by_response(chosen, self._forward(chosen)), strict=True):
+                rows[i] = row
         return rows
 
     def step(self, minibatch: Sequence[Sample]) -> dict[str, float]:

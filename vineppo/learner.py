@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from vineppo.batch import collate, microbatches, num_tokens
+from vineppo.batch import by_response, collate, microbatches, num_tokens
 from vineppo.engine.sampler import nucleus_floor
 from vineppo.losses import KLEstimator, clipped_policy_loss, dpo_loss, kl_to_reference
 from vineppo.models import read_tokens
@@ -93,10 +93,10 @@ class PolicyLearner:
         for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
             chosen = [samples[i] for i in indices]
             read_N3 = self._read(self.model, chosen, mass=self.cuts_support)
-            old = self._rows(chosen, self._logprobs(read_N3))
-            masses = self._rows(chosen, read_N3[:, 2])
+            old = by_response(chosen, self._logprobs(read_N3))
+            masses = by_response(chosen, read_N3[:, 2])
             refs = (
-                self._rows(chosen, self._forward(self.reference, chosen)[0])
+                by_response(chosen, self._forward(self.reference, chosen)[0])
                 if self.reference is not None
                 else [None] * len(chosen)
             )
@@ -271,9 +271,6 @@ class PolicyLearner:
 
     def _logprobs(self, read_N3: torch.Tensor) -> torch.Tensor:
         return read_N3[:, 0] - read_N3[:, 2] if self.config.renormalize_nucleus else read_N3[:, 0]
-
-    def _rows(self, samples: Sequence[Sample], column_N: torch.Tensor) -> list[tuple[float, ...]]:
-        return [tuple(part.tolist()) for part in column_N.split([len(sample.response_ids) for sample in samples])]
 
     def _read(
         self, model: Any, samples: Sequence[Sample], *, entropy: bool = False, mass: bool = False

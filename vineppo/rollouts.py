@@ -130,10 +130,7 @@ def rollout_metrics(sampled: Sampled) -> dict[str, float]:
         "rollouts/length_mean": fmean(len(rollout.token_ids) for rollout in rollouts),
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
     }
-    return metrics | {
-        f"grades/num_{verdict}": verdicts[verdict]
-        for verdict in ("correct", "wrong", "unparseable", "timeout", "crashed")
-    }
+    return metrics | {f"grades/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
 
 
 def token_metrics(usage: Counter[str]) -> dict[str, float]:

@@ -92,13 +92,12 @@ class Stepper:
         grad_norm = clip_gradients(self.parameters, self.config.optim.max_grad_norm)
         self.gradient_bytes = sum(p.grad.nbytes for p in self.parameters if p.grad is not None)
         lr = learning_rate(self.config.optim, self.num_steps, self.total_steps)
-        reason = (
-            "the loss is not finite"
-            if not math.isfinite(total)
-            else "the gradient is not finite"
-            if not math.isfinite(grad_norm)
-            else veto()
-        )
+        if not math.isfinite(total):
+            reason = "the loss is not finite"
+        elif not math.isfinite(grad_norm):
+            reason = "the gradient is not finite"
+        else:
+            reason = veto()
         if reason is None:
             self._apply(lr)
         else:

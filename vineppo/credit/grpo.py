@@ -13,10 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.credit.parts import Parts
-from vineppo.credit.spread import group_credits, group_metrics
-from vineppo.credit.stateless import Stateless
-from vineppo.types import Credit, Group
+from vineppo.credit.siblings import Siblings
 
 
 class GRPOConfig(Config):
@@ -27,27 +24,11 @@ class GRPOConfig(Config):
     """Added to the standard deviation."""
 
 
-class GRPO(Stateless):
+class GRPO(Siblings):
     Config = GRPOConfig
-
-    def __init__(self, config: GRPOConfig):
-        self.config = config
-        self._metrics: dict[str, float] = {}
-
-    @classmethod
-    def make(cls, config: GRPOConfig, parts: Parts) -> GRPO:
-        return cls(config)
-
-    def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
-        credits = group_credits(groups, self.advantages)
-        self._metrics = group_metrics(credits)
-        return credits
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:  # [G]
         """(r - mean) / (std + eps), with the standard deviation of the group itself (no Bessel correction)."""
         mean = fmean(rewards)
         scale = pstdev(rewards) + self.config.std_eps if self.config.divide_by_std else 1.0
         return [(reward - mean) / scale for reward in rewards]
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._metrics)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, pstdev, pvariance
+from statistics import pvariance
 from typing import Literal
 
 from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.credit.parts import Parts
+from vineppo.credit.spread import advantage_metrics, value_metrics
 from vineppo.critic import Critic, CriticConfig
 from vineppo.losses import compute_gae
 from vineppo.models import make_critic_model
@@ -93,10 +94,7 @@ def credit_metrics(rollouts: Sequence[Rollout], credits: Sequence[Credit]) -> di
     errors = [reward - value for reward, value in zip(rewards, values, strict=True)]
     spread = pvariance(rewards)
     return {
-        "credit/value_mean": fmean(values),
-        "credit/value_std": pstdev(values),
-        "credit/initial_value_mean": fmean(credit.token_values[0] for credit in credits if credit.token_values),
-        "credit/advantage_std": pstdev(advantages),
-        "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),
+        **value_metrics(values, [credit.token_values[0] for credit in credits if credit.token_values]),
+        **advantage_metrics(advantages),
         "critic/explained_variance": 1 - pvariance(errors) / spread if spread else 0.0,
     }

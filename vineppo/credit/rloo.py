@@ -11,34 +11,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 from vineppo.config import Config
-from vineppo.credit.parts import Parts
-from vineppo.credit.spread import group_credits, group_metrics
-from vineppo.credit.stateless import Stateless
-from vineppo.types import Credit, Group
+from vineppo.credit.siblings import Siblings
 
 
 class RLOOConfig(Config):
     name: Literal["rloo"] = "rloo"
 
 
-class RLOO(Stateless):
+class RLOO(Siblings):
     Config = RLOOConfig
 
-    def __init__(self, config: RLOOConfig):
-        self.config = config
-        self._metrics: dict[str, float] = {}
-
-    @classmethod
-    def make(cls, config: RLOOConfig, parts: Parts) -> RLOO:
-        return cls(config)
-
-    def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
-        credits = group_credits(groups, leave_one_out)
-        self._metrics = group_metrics(credits)
-        return credits
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._metrics)
+    def advantages(self, rewards: Sequence[float]) -> list[float]:  # [G]
+        return leave_one_out(rewards)
 
 
 def leave_one_out(rewards: Sequence[float]) -> list[float]:  # [G]

@@ -1,12 +1,10 @@
-"""From values at boundaries, or one number for a response, to advantages of tokens."""
+"""From values at boundaries to advantages of tokens, and what is reported of both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, pstdev
-
-from vineppo.types import Credit, Group, equal_rewards
 
 
 def differences(values: Sequence[float]) -> tuple[float, ...]:
@@ -20,29 +18,18 @@ def spread(per_segment: Sequence[float], boundaries: Sequence[int]) -> tuple[flo
     return tuple(number for number, length in zip(per_segment, lengths, strict=True) for _ in range(length))
 
 
-def group_credits(
-    groups: Sequence[Group], advantages_of: Callable[[Sequence[float]], list[float]]
-) -> list[list[Credit]]:  # [P][G]
-    """`advantages_of` maps the rewards of siblings [G] to their advantages [G], which all their tokens get.
-
-    Siblings with equal rewards have advantage 0 exactly.
-    """
-    return [
-        [
-            Credit(rollout.boundaries, (advantage,) * len(rollout.token_ids))
-            for rollout, advantage in zip(
-                group,
-                [0.0] * len(group) if equal_rewards(group) else advantages_of([r.reward for r in group]),
-                strict=True,
-            )
-        ]
-        for group in groups
-    ]
-
-
-def group_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
-    advantages = [credit.advantages[0] for of_group in credits for credit in of_group]
+def advantage_metrics(advantages: Sequence[float]) -> dict[str, float]:
+    """Before whitening, each as often as its estimator tells it from others."""
     return {
         "credit/advantage_std": pstdev(advantages),
         "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),
+    }
+
+
+def value_metrics(values: Sequence[float], initial_values: Sequence[float]) -> dict[str, float]:
+    """Of all states of an iteration, and of its prompts."""
+    return {
+        "credit/value_mean": fmean(values),
+        "credit/value_std": pstdev(values),
+        "credit/initial_value_mean": fmean(initial_values),
     }

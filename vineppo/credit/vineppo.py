@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean, pstdev
 from typing import Literal
 
 from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.credit.parts import Parts
-from vineppo.credit.spread import differences, spread
+from vineppo.credit.spread import advantage_metrics, differences, spread, value_metrics
 from vineppo.credit.stateless import Stateless
 from vineppo.environment import Environment, State
 from vineppo.seeding import derive_seed
@@ -119,10 +118,7 @@ def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
     values = [value for credit in flat if credit.values for value in credit.values[:-1]]
     advantages = [credit.advantages[start] for credit in flat for start in credit.boundaries[:-1]]
     return {
-        "credit/value_mean": fmean(values),
-        "credit/value_std": pstdev(values),
-        "credit/initial_value_mean": fmean(credit.values[0] for credit in flat if credit.values),
-        "credit/advantage_std": pstdev(advantages),
-        "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),
+        **value_metrics(values, [credit.values[0] for credit in flat if credit.values]),
+        **advantage_metrics(advantages),
         "credit/num_states": len(values),
     }

@@ -31,9 +31,8 @@ from vineppo.runtime import pick_dtype
 from vineppo.types import Completion, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
-NEVER_CONTINUED = frozenset(
-    {"vine", "eval", "validation", "reference"}
-)  # purposes whose completions no later request extends
+# Purposes whose completions no later request extends.
+NEVER_CONTINUED = frozenset({"vine", "eval", "validation", "reference"})
 
 
 class TorchEngineConfig(Config):
