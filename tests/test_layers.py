@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = {
-    "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0,
+    "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0, "charts": 0,
     "runtime": 1, "segments": 1, "models": 1, "batch": 1, "losses": 1, "optim": 1, "environment": 1,
     "stepper": 1, "epochs": 1,
     "tasks": 2, "engine": 2, "critic": 2,
@@ -17,8 +17,19 @@ LAYERS = {
     "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
     "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "comparison": 1, "compare": 9, "cli": 10,
 }  # fmt: skip
-HEAVY = {"vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
-WITHOUT_TORCH = {"types", "seeding", "config", "metrics", "shutdown", "segments", "tasks", "environment", "exact_world"}
+HEAVY = {"vl_convert", "vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
+WITHOUT_TORCH = {
+    "charts",
+    "types",
+    "seeding",
+    "config",
+    "metrics",
+    "shutdown",
+    "segments",
+    "tasks",
+    "environment",
+    "exact_world",
+}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

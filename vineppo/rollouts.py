@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import get_args
@@ -22,7 +22,17 @@ from vineppo.config import Config
 from vineppo.environment import Ending, Environment, State
 from vineppo.seeding import derive_seed
 from vineppo.segments import decode_pieces, token_boundaries
-from vineppo.types import Credit, Group, Problem, Rollout, SamplingParams, UserError, Verdict, equal_rewards
+from vineppo.types import (
+    Credit,
+    Group,
+    Problem,
+    Rollout,
+    SamplingParams,
+    UserError,
+    ValueEstimate,
+    Verdict,
+    equal_rewards,
+)
 
 
 class SamplingConfig(Config):
@@ -143,17 +153,22 @@ def verdict_metrics(verdicts: Counter[str]) -> dict[str, float]:
 
 
 def save_rollouts(
-    path: Path, groups: Sequence[Group], credits: Sequence[Sequence[Credit]], environment: Environment
+    path: Path,
+    groups: Sequence[Group],
+    credits: Sequence[Sequence[Credit]],
+    environment: Environment,
+    *,
+    num_vines: int,
 ) -> None:
-    """A rollout per line, with every segment's text, the values at its ends and its mean advantage."""
+    """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
         for group, group_credits in zip(groups, credits, strict=True):
             for rollout, credit in zip(group, group_credits, strict=True):
-                file.write((json.dumps(describe(rollout, credit, environment)) + "\n").encode())
+                file.write((json.dumps(describe(rollout, credit, environment, num_vines)) + "\n").encode())
 
 
-def describe(rollout: Rollout, credit: Credit, environment: Environment) -> dict[str, object]:
+def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vines: int) -> dict[str, object]:
     pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
     bounds = credit.boundaries
     return {
@@ -167,7 +182,14 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment) -> dict
         "num_tokens": [b - a for a, b in pairwise(bounds)],
         "advantages": [fmean(credit.advantages[a:b]) for a, b in pairwise(bounds)],
         "values": boundary_values(rollout, credit),
+        "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
     }
+
+
+def some_vines(estimate: ValueEstimate, n: int) -> list[dict[str, object]]:
+    """The first n, which are as good as any n."""
+    vines = zip(estimate.texts, estimate.rewards, strict=False)
+    return [{"text": text, "reward": reward} for text, reward in islice(vines, n)]
 
 
 def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # [S+1]

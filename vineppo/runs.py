@@ -77,7 +77,9 @@ def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
         if due(recipe.evaluation.every, iteration, last):
             session.evaluate(engine, iteration, learner)
         if due(recipe.train.save_rollouts_every, iteration, last):
-            save_rollouts(session.rollouts_file(iteration), groups, credits, environment)
+            save_rollouts(
+                session.rollouts_file(iteration), groups, credits, environment, num_vines=recipe.train.save_vines
+            )
         session.log.write(iteration, machine())
         completed = iteration
         if due(recipe.checkpoint.every, iteration, last):

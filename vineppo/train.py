@@ -32,6 +32,8 @@ class TrainConfig(Config):
     """Tokens over which advantages are whitened. The reference implementation whitens every microbatch alone."""
     save_rollouts_every: int = Field(default=1, ge=0)
     """Iterations between files under rollouts/; 0 writes only the last."""
+    save_vines: int = Field(default=3, ge=0)
+    """Vines of every state that those files hold."""
 
 
 @dataclass(frozen=True)

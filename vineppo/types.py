@@ -119,12 +119,36 @@ def equal_rewards(group: Group) -> bool:
 
 
 @dataclass(frozen=True)
+class ValueEstimate:
+    """Monte-Carlo value of one state: the rewards of the vines sampled from it."""
+
+    problem_id: str
+    prefix_ids: tuple[int, ...]
+    rewards: tuple[float, ...]  # [K]
+    texts: tuple[str, ...] = ()  # [K] what each vine wrote after the state, to be read; may be left out
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.rewards) / len(self.rewards)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, from the unbiased sample variance; nan for one vine."""
+        num_vines = len(self.rewards)
+        if num_vines < 2:
+            return math.nan
+        squares = math.fsum((reward - self.mean) ** 2 for reward in self.rewards)
+        return math.sqrt(squares / (num_vines - 1) / num_vines)
+
+
+@dataclass(frozen=True)
 class Credit:
     """The advantage of every response token, checked so that it cannot sit on the wrong ones.
 
     `values`, where an estimator has them, are V(s_0) .. V(s_S) with V(s_S) = R; then the advantage of every token of
     segment j must be values[j + 1] - values[j], so segment advantages sum to R - V(s_0).
     A critic knows a value before every token instead, and learns from targets: `token_values`, `returns`.
+    `estimates`, where values were measured, are what V(s_0) .. V(s_{S-1}) are the means of.
     """
 
     boundaries: tuple[int, ...]  # [S+1]
@@ -132,6 +156,7 @@ class Credit:
     values: tuple[float, ...] | None = None  # [S+1]
     token_values: tuple[float, ...] | None = None  # [L]
     returns: tuple[float, ...] | None = None  # [L]
+    estimates: tuple[ValueEstimate, ...] | None = None  # [S]
 
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
@@ -155,28 +180,6 @@ class Credit:
                 raise ValueError(
                     f"advantages of segment {j} (tokens {start}..{end - 1}) are not values[{j + 1}] - values[{j}]"
                 )
-
-
-@dataclass(frozen=True)
-class ValueEstimate:
-    """Monte-Carlo value of one state: the rewards of the vines sampled from it."""
-
-    problem_id: str
-    prefix_ids: tuple[int, ...]
-    rewards: tuple[float, ...]  # [K]
-
-    @property
-    def mean(self) -> float:
-        return math.fsum(self.rewards) / len(self.rewards)
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean, from the unbiased sample variance; nan for one vine."""
-        num_vines = len(self.rewards)
-        if num_vines < 2:
-            return math.nan
-        squares = math.fsum((reward - self.mean) ** 2 for reward in self.rewards)
-        return math.sqrt(squares / (num_vines - 1) / num_vines)
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import gzip
+import json
 import math
 from statistics import fmean, variance
 
@@ -6,7 +8,7 @@ from coin_walk import CoinWalk, exact_value, height, make_environment
 
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at
 from vineppo.environment import State
-from vineppo.rollouts import SamplingConfig, sample_groups
+from vineppo.rollouts import SamplingConfig, sample_groups, save_rollouts
 from vineppo.types import Group, Rollout
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
@@ -110,3 +112,26 @@ def test_vines_are_counted_and_truncated_ones_earn_nothing(environment):
         environment.engine.usage["vine"] - before >= metrics["credit/num_vines"] - metrics["credit/num_vines_truncated"]
     )
     assert 0 < metrics["credit/num_vines_truncated"] < metrics["credit/num_vines"]
+
+
+def test_the_rollouts_file_holds_the_vines_that_values_are_the_means_of(environment, groups, tmp_path):
+    credits = VinePPO(VinePPOConfig(num_vines=3), environment).assign(groups, seed=3)
+    save_rollouts(tmp_path / "all.jsonl.gz", groups, credits, environment, num_vines=9)
+    save_rollouts(tmp_path / "two.jsonl.gz", groups, credits, environment, num_vines=2)
+    everything, two = (
+        [json.loads(line) for line in gzip.decompress((tmp_path / name).read_bytes()).splitlines()]
+        for name in ("all.jsonl.gz", "two.jsonl.gz")
+    )
+    task = environment.task
+    problems = {rollout.problem.id: rollout.problem for group in groups for rollout in group}
+    for line, short in zip(everything, two, strict=True):
+        written = ""
+        for segment, vines, value in zip(line["segments"], line["vines"], line["values"], strict=False):
+            assert fmean(vine["reward"] for vine in vines) == pytest.approx(value)
+            for vine in vines:
+                response = written + vine["text"]
+                if len(response) < SAMPLING.max_new_tokens:  # else the budget may have cut it off
+                    assert task.grade(problems[line["problem"]], response).reward == vine["reward"]
+            written += segment
+        assert len(line["vines"]) == len(line["segments"])
+        assert short["vines"] == [vines[:2] for vines in line["vines"]]

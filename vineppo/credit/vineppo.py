@@ -91,8 +91,12 @@ class VinePPO(Stateless):
             "credit/num_vines_truncated": reasons["length"],
         }
         return {
-            key: ValueEstimate(*key, tuple(vine.grade.reward for vine in of_state))
-            for key, of_state in zip(states, vines, strict=True)
+            key: ValueEstimate(
+                *key,
+                rewards=tuple(vine.grade.reward for vine in of_state),
+                texts=tuple(self.environment.continuation(state, vine) for vine in of_state),
+            )
+            for (key, (state, _)), of_state in zip(states.items(), vines, strict=True)
         }
 
     def metrics(self) -> dict[str, float]:
@@ -109,8 +113,9 @@ def state_at(rollout: Rollout, boundary: int) -> tuple[StateKey, State]:
 
 
 def make_credit(rollout: Rollout, boundaries: tuple[int, ...], estimates: Mapping[StateKey, ValueEstimate]) -> Credit:
-    values = (*(estimates[state_at(rollout, b)[0]].mean for b in boundaries[:-1]), rollout.reward)
-    return Credit(boundaries, spread(differences(values), boundaries), values)
+    measured = tuple(estimates[state_at(rollout, b)[0]] for b in boundaries[:-1])
+    values = (*(estimate.mean for estimate in measured), rollout.reward)
+    return Credit(boundaries, spread(differences(values), boundaries), values, estimates=measured)
 
 
 def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
