@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_run(commands, "train", "train with reinforcement learning", run_train)
     add_eval(commands)
     add_compare(commands)
+    add_analyze(commands)
     add_exact(commands)
     add_config(commands)
     return parser
@@ -128,6 +129,23 @@ def seed_list(text: str) -> list[int]:
         return [int(seed) for seed in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0,1,2") from None
+
+
+def add_analyze(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "analyze",
+        help="the paper's analyses of values and credit, on your runs",
+        description="Measures what a run's estimators are worth: against reference values of many vines, by ranking of "
+        "next steps, by the variance of their gradients, and more. Every checkpoint that a run has kept is analysed. "
+        "Writes KIND.json and its figures; reference values are kept, so that a stopped analysis continues.",
+        epilog="example: vineppo analyze runs/quickstart/vineppo --kind value_accuracy num_problems=32",
+    )
+    parser.add_argument(
+        "sources", nargs="+", metavar="RUN", help="folders of runs, and KEY=VALUE: how much is measured"
+    )
+    parser.add_argument("--kind", required=True, help="one of the kinds in docs/analyses.md, or all")
+    parser.add_argument("--out", type=Path, help="folder (default: analysis/ in the first run's)")
+    parser.set_defaults(run=run_analyze, overrides=[])
 
 
 def add_exact(commands: argparse._SubParsersAction) -> None:
@@ -235,6 +253,18 @@ def run_compare(args: argparse.Namespace) -> None:
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
     print(accuracy_table(comparison["methods"]))
     print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
+
+
+def run_analyze(args: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.analysis import analyze, kinds_called
+
+    overrides = [*args.overrides, *(source for source in args.sources if "=" in source)]
+    runs = [Path(source) for source in args.sources if "=" not in source]
+    if not runs:
+        raise UserError("analyze needs at least one run folder")
+    for kind in kinds_called(args.kind):
+        print(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"))
 
 
 def run_exact(args: argparse.Namespace) -> None:

@@ -93,6 +93,17 @@ class Arithmetic:
     def segment(self, response: str) -> list[int]:
         return cut_lines(response, joins_previous="####")
 
+    def judge_steps(self, problem: Problem, response: str) -> list[bool]:
+        """Whether each line carries on from the one before with the problem's next operation and the right result."""
+        start, *steps = problem.prompt.split()
+        carried, rights = start, []
+        for line, step in zip(response.splitlines(), steps, strict=False):
+            right = line == f"{carried} {step}={self.apply(step[1:], int(carried))}"
+            rights.append(right)
+            result = line.rpartition("=")[2]
+            carried = result if right or result.isdecimal() else carried
+        return rights
+
     def _problems(self, split: str, seed: int) -> Iterator[Problem]:
         """Distinct problems of a split. The problem's own text decides which split it is in, so none is in two."""
         seen: set[str] = set()

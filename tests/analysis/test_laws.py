@@ -1,0 +1,204 @@
+"""Laws of the numbers: a perfect estimator scores 1, a random one chance, and intervals cover the truth."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from coin_walk import CoinWalk, exact_value, height, make_environment
+
+from vineppo.analysis.action_ranking import ranking
+from vineppo.analysis.gradient_variance import statistics
+from vineppo.analysis.intervals import bootstrap, weighted_mean
+from vineppo.analysis.measured import Measured, vine_rewards
+from vineppo.analysis.num_vines import advantages, theory
+from vineppo.analysis.reference_values import ReferenceValues
+from vineppo.analysis.result import over_seeds
+from vineppo.analysis.signal_to_noise import AFTER, FIRST_WRONG, RIGHT, kinds_of, signal
+from vineppo.analysis.value_accuracy import accuracy
+from vineppo.environment import State
+from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+from vineppo.types import Problem
+
+DRAW = np.random.default_rng(0)
+
+
+def estimates(found: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
+    return {name: numbers["estimate"] for name, numbers in found.items()}
+
+
+def test_a_perfect_estimator_of_values_has_no_error():
+    true = DRAW.uniform(size=60)
+    found = estimates(accuracy(true, true, [f"p{i // 3}" for i in range(60)], seed=0))
+    assert (found["mae"], found["rmse"], found["bias"]) == (0, 0, 0)
+    assert found["correlation"] == pytest.approx(1)
+    assert found["within_0.05"] == found["within_0.1"] == found["within_0.2"] == 1
+
+
+def test_accuracy_is_what_it_says():
+    found = estimates(accuracy(np.array([0.5, 0.5, 0.5]), np.array([0.45, 0.2, 0.6]), ["a", "b", "c"], seed=0))
+    assert found["mae"] == pytest.approx((0.05 + 0.3 + 0.1) / 3)
+    assert found["bias"] == pytest.approx((0.05 + 0.3 - 0.1) / 3)
+    assert found["rmse"] == pytest.approx(math.sqrt((0.05**2 + 0.3**2 + 0.1**2) / 3))
+    assert found["within_0.05"] == pytest.approx(1 / 3)
+    assert found["within_0.1"] == pytest.approx(2 / 3)
+    assert found["correlation"] is None  # a constant has none
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Means of 40 problems with 3 states each that share an effect; 300 simulations, standard error 1.3 %."""
+    covered = naive = 0
+    clusters = np.repeat(np.arange(40), 3)
+    for seed in range(300):
+        draw = np.random.default_rng(seed)
+        values = np.repeat(draw.normal(size=40), 3) + 0.3 * draw.normal(size=120)
+
+        def mean(weights: np.ndarray, values: np.ndarray = values) -> np.ndarray:
+            return np.array([weighted_mean(values, weights)])
+
+        (found,) = bootstrap(mean, list(clusters), seed=seed)
+        assert found["low"] is not None
+        assert found["high"] is not None
+        covered += found["low"] < 0 < found["high"]
+        naive += abs(values.mean()) < 1.96 * values.std() / math.sqrt(120)
+    assert 0.90 < covered / 300 < 0.98
+    assert naive / 300 < 0.85  # what states taken for independent would claim
+
+
+def test_perfect_and_random_rankings():
+    true = DRAW.permuted(np.tile(np.arange(5) / 5, (4000, 1)), axis=1)
+    problems = [f"p{i}" for i in range(4000)]
+    perfect = estimates(ranking(true, true, problems, seed=0))
+    assert (perfect["top_1"], perfect["pairs"]) == (1, 1)
+    assert perfect["top_1_chance"] == pytest.approx(0.2)
+    reverse = estimates(ranking(-true, true, problems, seed=0))
+    assert (reverse["top_1"], reverse["pairs"]) == (0, 0)
+    random = estimates(ranking(DRAW.uniform(size=true.shape), true, problems, seed=0))
+    assert random["top_1"] == pytest.approx(0.2, abs=4 * math.sqrt(0.16 / 4000))
+    assert random["pairs"] == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(4000))
+    undecided = estimates(ranking(np.zeros_like(true), true, problems, seed=0))
+    assert undecided["top_1"] == pytest.approx(0.2)
+    assert undecided["pairs"] == 0.5
+
+
+def test_equal_references_are_no_test_of_an_order():
+    true = np.array([[0.5, 0.5, 0.1], [0.3, 0.3, 0.3]])
+    found = estimates(ranking(np.array([[0.9, 0.2, 0.5], [0.1, 0.2, 0.3]]), true, ["a", "b"], seed=0))
+    assert found["top_1"] == 1
+    assert found["top_1_chance"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["pairs"] == pytest.approx(1 / 2)  # (0, 2) rightly, (1, 2) wrongly
+
+
+def walk_states() -> list[tuple[State, int]]:
+    problem = Problem("walk", "x", "up")
+    tokenizer = make_environment().tokenizer
+    prompt = tuple(tokenizer.encode("x"))
+    texts = ["", "u", "d", "uu", "ud", "dd", "uud", "udu"]
+    return [(State(problem, prompt, tuple(tokenizer.encode(text))), 12 - len(text)) for text in texts]
+
+
+def true_values() -> np.ndarray:
+    texts = ["", "u", "d", "uu", "ud", "dd", "uud", "udu"]
+    return np.array([exact_value(height(text), 12 - len(text)) for text in texts])
+
+
+def test_reference_values_approach_the_exact_ones(tmp_path):
+    environment = make_environment()
+    states = walk_states()
+    references = ReferenceValues(tmp_path, "weights", environment, 2000, seed=0)
+    values = references.values([s for s, _ in states], [b for _, b in states])
+    p = true_values()
+    assert np.abs(values - p).max() < 4 * np.sqrt(p * (1 - p) / 2000).max()
+
+
+def test_k_vines_err_as_theory_says():
+    """8 states, 400 independent draws of K = 9 each: the mean square has a relative standard error of about 3 %."""
+    subject: Any = SimpleNamespace(environment=make_environment())
+    p = true_values()
+    errors = [vine_rewards(subject, walk_states(), 9, seed=seed).mean(axis=1) - p for seed in range(400)]
+    expected = p * (1 - p) / 9
+    assert np.mean(np.square(errors)) == pytest.approx(expected.mean(), rel=0.1)
+    assert np.mean(errors, axis=0) == pytest.approx(0, abs=4 * math.sqrt(expected.max() / 400))
+    exact_reference = theory(p, 9, 10**9)
+    assert exact_reference == pytest.approx(math.sqrt(expected.mean()))
+
+
+def test_references_are_measured_once_and_survive_a_torn_line(tmp_path):
+    states = walk_states()
+    asked = [s for s, _ in states], [b for _, b in states]
+    first = make_environment()
+    values = ReferenceValues(tmp_path, "weights", first, 16, seed=0).values(*asked)
+    assert first.engine.usage["reference"] > 0
+    (file,) = tmp_path.iterdir()
+    file.write_text(file.read_text()[:-5])
+    again = make_environment()
+    assert ReferenceValues(tmp_path, "weights", again, 16, seed=0).values(*asked) == values
+    assert 0 < again.engine.usage["reference"] < first.engine.usage["reference"]  # the torn one alone
+    third = make_environment()
+    assert ReferenceValues(tmp_path, "weights", third, 16, seed=0).values(*asked) == values
+    assert third.engine.usage["reference"] == 0
+    ReferenceValues(tmp_path, "other weights", third, 16, seed=0).values(*asked)
+    assert third.engine.usage["reference"] == first.engine.usage["reference"]
+
+
+def test_predictions_share_no_draw_with_references(tmp_path):
+    """Else a K-vine value would be judged by itself; here both have 9 vines and would be equal."""
+    environment = make_environment(CoinWalk(partial=True))
+    states = walk_states()
+    subject: Any = SimpleNamespace(environment=environment)
+    references = ReferenceValues(tmp_path, "weights", environment, 9, seed=0)
+    reference = references.values([s for s, _ in states], [b for _, b in states])
+    assert not np.allclose(vine_rewards(subject, states, 9, seed=0).mean(axis=1), reference)
+
+
+def test_advantages_of_values_add_up_within_each_response():
+    measured = Measured([], np.array([]), np.array([]), {}, np.array([0, 0, 0, 1, 1]), np.array([1.0, 1, 1, 0, 0]))
+    values = np.array([0.5, 0.6, 0.9, 0.3, 0.2])
+    assert advantages(values, measured) == pytest.approx([0.1, 0.3, 0.1, -0.1, -0.2])
+
+
+def test_noise_and_signal_of_gradients_are_the_unbiased_ones():
+    gradients = DRAW.normal(size=(12, 7)) + 2
+    found = statistics(gradients @ gradients.T, np.arange(12))
+    trace = np.trace(np.cov(gradients.T))
+    assert found["covariance_trace"] == pytest.approx(trace)
+    assert found["squared_mean"] == pytest.approx(gradients.mean(axis=0) @ gradients.mean(axis=0) - trace / 12)
+    assert found["normalized_variance"] == pytest.approx(found["covariance_trace"] / found["squared_mean"])
+
+
+def test_signal_to_noise_of_known_numbers():
+    found = estimates(signal(np.array([1.0, 1.0, 0.0, -1.0]), 1, 500, ["a", "b", "c", "d"], seed=0))
+    assert found["mean"] == pytest.approx(0.25)
+    assert found["snr"] == pytest.approx(0.25 / np.std([1, 1, 0, -1]))
+    assert found["snr2_per_1000_tokens"] == pytest.approx(2 * (0.25 / np.std([1, 1, 0, -1])) ** 2)
+    assert found["right_sign"] == pytest.approx((1 + 1 + 0.5) / 4)
+
+
+def test_steps_are_judged_by_what_they_carry_on_from():
+    task = Arithmetic(ArithmeticConfig(num_steps=(3, 3)))
+    problem = Problem("p", "9 a+3 b*7 c-4\n", "0")
+    judge = task.judge_steps
+    assert judge(problem, "9 a+3=2\n2 b*7=4\n4 c-4=0\n#### 0") == [True, True, True]
+    assert judge(problem, "9 a+3=1\n1 b*7=7\n7 c-4=3\n#### 3") == [False, True, True]
+    assert judge(problem, "9 a+3=2\n3 b*7=1\n1 c-4=7\n#### 7") == [True, False, True]  # carried wrongly
+    assert judge(problem, "9 a+3=2\n2 b*7=\n4 c-4=0") == [True, False, False]
+    assert judge(problem, "") == []
+    for solved in task.split("test")[:20]:
+        assert all(judge(solved, solved.solution))
+
+
+def test_after_the_first_wrong_step_nothing_counts_as_right():
+    three: Any = SimpleNamespace(num_segments=3)
+    assert kinds_of([True, True, True], three) == [RIGHT, RIGHT, RIGHT]
+    assert kinds_of([True, False, True], three) == [RIGHT, FIRST_WRONG, AFTER]
+    assert kinds_of([True], three) == [RIGHT, FIRST_WRONG, AFTER]
+
+
+def test_means_over_seeds_have_student_s_interval_and_one_run_keeps_its_own():
+    rows = [{"method": "a", "x": value, "low": 0.0, "high": 1.0} for value in (0.2, 0.4)]
+    rows.append({"method": "b", "x": 0.7, "low": 0.6, "high": 0.8})
+    a, b = over_seeds(rows, ("method",), "x")
+    assert a["x"] == pytest.approx(0.3)
+    assert a["high"] - a["x"] == pytest.approx(12.706 * 0.1)
+    assert (b["x"], b["low"], b["high"]) == (0.7, 0.6, 0.8)

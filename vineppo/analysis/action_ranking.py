@@ -1,0 +1,139 @@
+"""Can an estimator tell the best next step? (paper, section 7, "Identifying promising actions")"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from vineppo.analysis.intervals import bootstrap, weighted_mean
+from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vine_rewards
+from vineppo.analysis.reference_values import ReferenceValues
+from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.subject import Checkpoint, Subject, open_subject
+from vineppo.charts import bars
+from vineppo.environment import Ending, State
+from vineppo.rollouts import make_rollout
+from vineppo.seeding import derive_seed
+
+TITLE = "Ranking of next steps"
+TEXT = (
+    "From a state, distinct next segments are drawn once for all estimators; the reference value after each says how "
+    "good it is. top_1: how often an estimator's favourite is the best (or as good as the best). pairs: how often it "
+    "orders two of them rightly, a tie counting one half; pairs whose references are equal are left out. top_1_chance "
+    "is what a random choice scores; for pairs that is 0.5. Steps that end the response have a known value and are no "
+    "test, so they are left out too. Intervals: 95 %, bootstrap over problems."
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A state and the segments that may follow it, as the states that they lead to."""
+
+    state: State
+    after: list[State]
+    budgets: list[int]
+
+
+def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+    rows: list[Row] = []
+    counts: list[Row] = []
+    for checkpoint in checkpoints:
+        with open_subject(checkpoint) as subject:
+            choices, num_states = draw_choices(subject, config)
+            counts.append({**checkpoint.told, "states_tried": num_states, "states_used": len(choices)})
+            if choices:
+                rows += ranking_rows(subject, choices, config)
+    charts = {
+        name: draw(
+            bars,
+            title,
+            [row for row in rows if row["measure"] == name],
+            by=("estimator", "method"),
+            x="estimator",
+            y="estimate",
+            colour_by="method",
+        )
+        for name, title in (("top_1", "Best next step found"), ("pairs", "Pairs of next steps ordered rightly"))
+    }
+    return Result("action_ranking", TITLE, TEXT, {"ranking": rows, "states": counts}, charts)
+
+
+def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice], int]:
+    """One state per problem, at random along its response, wherever enough distinct segments follow it."""
+    rollouts = [group[0] for group in draw_groups(subject, config)]
+    draw = np.random.default_rng(derive_seed(config.seed, "states"))
+    states = [states_of(rollout)[draw.integers(rollout.num_segments)] for rollout in rollouts]
+    endings = subject.environment.branch(
+        [state for state, _ in states],
+        [budget for _, budget in states],
+        config.num_draws,
+        seed=lambda state, k: derive_seed(config.seed, "actions", state.problem.id, state.prefix_ids, k),
+        purpose="reference",
+    )
+    choices = []
+    for (state, budget), of_state in zip(states, endings, strict=True):
+        segments = dict.fromkeys(
+            segment for ending in of_state if (segment := next_segment(subject, state, ending)) is not None
+        )
+        if len(segments) >= config.num_actions:
+            taken = list(segments)[: config.num_actions]
+            after = [replace(state, response_ids=state.response_ids + segment) for segment in taken]
+            choices.append(Choice(state, after, [budget - len(segment) for segment in taken]))
+    return choices, len(states)
+
+
+def next_segment(subject: Subject, state: State, ending: Ending) -> tuple[int, ...] | None:
+    """The segment that a continuation begins with; None where it ends the response or does not begin at the state."""
+    whole = replace(ending.completion, token_ids=state.response_ids + ending.completion.token_ids)
+    rollout = make_rollout(subject.environment, state, replace(ending, completion=whole), len(whole.token_ids))
+    start = len(state.response_ids)
+    ends = [b for b in rollout.boundaries if b > start]
+    if start not in rollout.boundaries or len(ends) < 2:
+        return None
+    return rollout.token_ids[start : ends[0]]
+
+
+def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisConfig) -> list[Row]:
+    shape = (len(choices), config.num_actions)
+    after = [(state, budget) for choice in choices for state, budget in zip(choice.after, choice.budgets, strict=True)]
+    reference = ReferenceValues.of(subject, config.num_reference, seed=config.seed).values(
+        [state for state, _ in after], [budget for _, budget in after]
+    )
+    true_CA = np.array(reference).reshape(shape)
+    rewards = vine_rewards(subject, after, max(config.vines), seed=config.seed)
+    predictions = {f"VinePPO K={k}": rewards[:, :k].mean(axis=1).reshape(shape) for k in config.vines}
+    if subject.ppo:
+        values = subject.ppo.critic.values([(state.prompt_ids, state.response_ids) for state, _ in after])
+        predictions["critic"] = np.array([row[-1] for row in values]).reshape(shape)
+    problems = [choice.state.problem.id for choice in choices]
+    return [
+        {**subject.checkpoint.told, "estimator": name, "measure": measure, **found}
+        for name, predicted_CA in predictions.items()
+        for measure, found in ranking(predicted_CA, true_CA, problems, seed=config.seed).items()
+    ]
+
+
+def ranking(
+    predicted_CA: np.ndarray, true_CA: np.ndarray, problems: Sequence[str], *, seed: int
+) -> dict[str, dict[str, float | None]]:
+    """top_1, what chance has there, and pairs, of C choices among A actions."""
+    best_CA = true_CA == true_CA.max(axis=1, keepdims=True)
+    favourite_CA = predicted_CA == predicted_CA.max(axis=1, keepdims=True)
+    top_C = (best_CA & favourite_CA).sum(axis=1) / favourite_CA.sum(axis=1)  # one of equal favourites, at random
+    chance_C = best_CA.mean(axis=1)
+    pairs = list(combinations(range(true_CA.shape[1]), 2))
+    true_CP = np.stack([np.sign(true_CA[:, i] - true_CA[:, j]) for i, j in pairs], axis=1)
+    predicted_CP = np.stack([np.sign(predicted_CA[:, i] - predicted_CA[:, j]) for i, j in pairs], axis=1)
+    apart_CP = true_CP != 0
+    right_C = (((true_CP * predicted_CP + 1) / 2) * apart_CP).sum(axis=1)
+    apart_C = apart_CP.sum(axis=1)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        pairs_apart = (weights * apart_C).sum()
+        pairs_right = (weights * right_C).sum() / pairs_apart if pairs_apart else np.nan
+        return np.array([weighted_mean(top_C, weights), weighted_mean(chance_C, weights), pairs_right])
+
+    return dict(zip(("top_1", "top_1_chance", "pairs"), bootstrap(statistic, problems, seed=seed), strict=True))

@@ -1,0 +1,65 @@
+"""Errors of values along the chain: the paper finds critics worse towards the end, and Monte-Carlo better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vineppo.analysis.intervals import bootstrap, weighted_mean
+from vineppo.analysis.measured import AnalysisConfig, Measured, measure
+from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.subject import Checkpoint, open_subject
+from vineppo.charts import lines
+
+NUM_BINS = 5
+
+TITLE = "Error of values by position"
+TEXT = (
+    "Mean absolute error of each estimator against the reference, by how far along its response a state is: 0 is the "
+    "prompt, 1 the end, in fifths; a position stands for the middle of its fifth. Intervals: 95 %, bootstrap over "
+    "problems, or over seeds in the chart where there are several runs of a method."
+)
+
+
+def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+    rows: list[Row] = []
+    for checkpoint in checkpoints:
+        with open_subject(checkpoint) as subject:
+            rows += position_rows(checkpoint, measure(subject, config), seed=config.seed)
+    last = max(checkpoint.iteration for checkpoint in checkpoints)
+    shown = [row | {"of": f"{row['method']}: {row['estimator']}"} for row in rows if row["iteration"] == last]
+    chart = draw(
+        lines,
+        f"Error along the response, iteration {last}",
+        shown,
+        by=("of", "position"),
+        x="position",
+        y="mae",
+        colour_by="of",
+    )
+    return Result("by_position", TITLE, TEXT, {"error": rows}, {"error": chart})
+
+
+def position_rows(checkpoint: Checkpoint, measured: Measured, *, seed: int) -> list[Row]:
+    bins = np.minimum((measured.positions * NUM_BINS).astype(int), NUM_BINS - 1)
+    rows = []
+    for name, predicted in measured.predictions.items():
+        errors = np.abs(predicted - measured.reference)
+
+        def statistic(weights: np.ndarray, errors: np.ndarray = errors) -> np.ndarray:
+            return np.array([weighted_mean(errors[bins == i], weights[bins == i]) for i in range(NUM_BINS)])
+
+        for i, found in enumerate(bootstrap(statistic, measured.problems, seed=seed)):
+            rows.append(
+                {
+                    **checkpoint.told,
+                    "estimator": name,
+                    "position": (i + 0.5) / NUM_BINS,
+                    "states": int((bins == i).sum()),
+                    "mae": found["estimate"],
+                    "low": found["low"],
+                    "high": found["high"],
+                }
+            )
+    return rows

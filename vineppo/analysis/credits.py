@@ -1,0 +1,41 @@
+"""Credit by every estimator for the same rollouts, and the tokens that each had to sample for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vineppo.analysis.measured import AnalysisConfig
+from vineppo.analysis.subject import Subject
+from vineppo.credit.grpo import GRPO, GRPOConfig
+from vineppo.credit.rloo import RLOO, RLOOConfig
+from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.seeding import derive_seed
+from vineppo.types import Credit, CreditEstimator, Group
+
+
+@dataclass(frozen=True)
+class Credited:
+    credits: list[list[Credit]]  # [P][G]
+    num_tokens: int
+    """Sampled per rollout: the rollout itself, and its vines."""
+
+
+def credit_all(subject: Subject, groups: Sequence[Group], config: AnalysisConfig) -> dict[str, Credited]:
+    """The estimators of training, not yet whitened; PPO where the run has a critic."""
+    environment = subject.environment
+    estimators: dict[str, CreditEstimator] = {
+        **{f"VinePPO K={k}": VinePPO(VinePPOConfig(num_vines=k), environment) for k in config.vines},
+        "GRPO": GRPO(GRPOConfig()),
+        "RLOO": RLOO(RLOOConfig()),
+        **({"PPO": subject.ppo} if subject.ppo else {}),
+    }
+    num_rollouts = sum(map(len, groups))
+    own = sum(len(rollout.token_ids) for group in groups for rollout in group)
+    usage = environment.engine.usage
+    found = {}
+    for name, estimator in estimators.items():
+        before = usage["vine"]
+        credits = estimator.assign(groups, seed=derive_seed(config.seed, "credit"))
+        found[name] = Credited(credits, round((own + usage["vine"] - before) / num_rollouts))
+    return found

@@ -1,0 +1,132 @@
+"""Variance of the policy gradient by credit estimator, on common rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vineppo.analysis.credits import credit_all
+from vineppo.analysis.measured import AnalysisConfig, draw_groups
+from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.subject import Checkpoint, Subject, open_subject
+from vineppo.batch import collate, microbatches, num_tokens
+from vineppo.charts import bars
+from vineppo.models import token_logprobs
+from vineppo.train import to_samples
+from vineppo.types import Sample, UserError
+
+NUM_RESAMPLES = 1000
+
+TITLE = "Variance of the policy gradient"
+TEXT = (
+    "The problems are dealt to disjoint minibatches; each gives a gradient of the mean over tokens of advantage times "
+    "log-prob, at the policy that sampled the rollouts, so no ratio and no clipping; advantages are not whitened, "
+    "which would divide all by one number. normalized_variance is the trace of the gradients' covariance over the "
+    "squared length of their expectation, both without bias: the noise of one minibatch in units of signal. Where the "
+    "signal cannot be told from 0 it is empty. cosine is the mean cosine between gradients of two minibatches. "
+    "Intervals: 95 %, bootstrap over minibatches (pairs of a minibatch with itself left out)."
+)
+
+
+def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+    if config.num_problems % config.num_minibatches or config.num_minibatches < 4:
+        raise UserError(
+            f"gradient_variance: num_minibatches = {config.num_minibatches} must be at least 4 and divide "
+            f"num_problems = {config.num_problems}"
+        )
+    rows: list[Row] = []
+    for checkpoint in checkpoints:
+        with open_subject(checkpoint) as subject:
+            rows += variance_rows(subject, config)
+    last = max(checkpoint.iteration for checkpoint in checkpoints)
+    chart = draw(
+        bars,
+        f"Mean cosine between minibatch gradients, iteration {last}",
+        [row for row in rows if row["iteration"] == last and row["measure"] == "cosine"],
+        by=("estimator", "method"),
+        x="estimator",
+        y="estimate",
+        colour_by="method",
+    )
+    return Result("gradient_variance", TITLE, TEXT, {"gradient": rows}, {"cosine": chart})
+
+
+def variance_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
+    groups = draw_groups(subject, config)
+    size = len(groups) // config.num_minibatches
+    rows = []
+    for name, credited in credit_all(subject, groups, config).items():
+        gradients_MD = np.stack(
+            [
+                gradient(subject, to_samples(groups[i : i + size], credited.credits[i : i + size]))
+                for i in range(0, size * config.num_minibatches, size)
+            ]
+        )
+        products_MM = gradients_MD.astype(np.float64) @ gradients_MD.T.astype(np.float64)
+        rows += [
+            {
+                **subject.checkpoint.told,
+                "estimator": name,
+                "tokens_per_rollout": credited.num_tokens,
+                "measure": measure,
+                **found,
+            }
+            for measure, found in moments(products_MM, seed=config.seed).items()
+        ]
+    return rows
+
+
+def gradient(subject: Subject, samples: Sequence[Sample]) -> np.ndarray:  # [D] fp32
+    """Of the mean over tokens of A_t log pi(y_t | s_t) at the sampling temperature."""
+    model: Any = subject.model
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total_tokens = sum(len(sample.response_ids) for sample in samples)
+    model.zero_grad(set_to_none=True)
+    for indices in microbatches(list(map(num_tokens, samples)), subject.recipe.learner.microbatch_tokens):
+        chosen = [samples[i] for i in indices]
+        logprobs_N = token_logprobs(
+            model,
+            collate(chosen, device=parameters[0].device),
+            temperature=subject.recipe.sampling.temperature,
+        )
+        advantages_N = logprobs_N.new_tensor([a for sample in chosen for a in sample.advantages])
+        ((logprobs_N * advantages_N).sum() / total_tokens).backward()
+    flat = [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters]
+    return torch.cat(flat).cpu().numpy()
+
+
+def moments(products_MM: np.ndarray, *, seed: int) -> dict[str, dict[str, float | None]]:
+    """From the inner products of M independent gradients.
+
+    Two different ones multiply to the squared expectation on average, one with itself to that plus the trace of the
+    covariance.
+    """
+    num = len(products_MM)
+    draw = np.random.default_rng(seed)
+    resampled = [statistics(products_MM, draw.integers(num, size=num)) for _ in range(NUM_RESAMPLES)]
+    found = {}
+    for name, value in statistics(products_MM, np.arange(num)).items():
+        column = np.array([of[name] for of in resampled])
+        low, high = np.nanpercentile(column, [2.5, 97.5]) if np.isfinite(column).any() else (np.nan, np.nan)
+        numbers = {"estimate": value, "low": low, "high": high}
+        found[name] = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
+    return found
+
+
+def statistics(products_MM: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
+    drawn = products_MM[np.ix_(chosen, chosen)]
+    different = chosen[:, None] != chosen[None, :]
+    lengths = np.sqrt(np.diag(drawn))
+    signal = drawn[different].mean() if different.any() else np.nan
+    noise = np.diag(drawn).mean() - signal
+    scale = np.outer(lengths, lengths)
+    usable = different & (scale > 0)
+    return {
+        "squared_mean": float(signal),
+        "covariance_trace": float(noise),
+        "normalized_variance": float(noise / signal) if signal > 0 else float("nan"),
+        "cosine": float((drawn[usable] / scale[usable]).mean()) if usable.any() else float("nan"),
+    }

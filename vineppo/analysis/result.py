@@ -1,0 +1,71 @@
+"""What an analysis gives: tables of rows, charts, and how to read them. One JSON file and an SVG per chart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vineppo.charts import Chart, save_figure
+from vineppo.comparison import interval
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    kind: str
+    title: str
+    text: str
+    tables: Mapping[str, Sequence[Row]]
+    charts: Mapping[str, Chart] = field(default_factory=dict)
+
+    def save(self, folder: Path, told: Mapping[str, Any]) -> Path:
+        """`told` says what it was made from and with."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.kind}.json"
+        path.write_text(json.dumps(asdict(self) | dict(told), indent=1) + "\n")
+        for name, chart in self.charts.items():
+            save_figure(chart, folder / f"{self.kind}-{name}.svg")
+        return path
+
+
+def over_seeds(rows: Sequence[Row], by: Sequence[str], column: str) -> list[Row]:
+    """The mean of a column over the runs that share all of `by`, with Student's 95 % interval over them.
+
+    Of one run it is that run's number, with its own interval over problems where the rows have one.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    found = []
+    for key, of_group in groups.items():
+        values = [row[column] for row in of_group if row[column] is not None]
+        if not values:
+            continue
+        shared = interval(values)
+        low, high = shared["ci95"] or (of_group[0].get("low"), of_group[0].get("high"))
+        told = dict(zip(by, key, strict=True))
+        found.append({**told, column: shared["mean"], "low": low, "high": high, "runs": len(values)})
+    return found
+
+
+def with_intervals(rows: Sequence[Row]) -> bool:
+    return bool(rows) and all(row.get("low") is not None for row in rows)
+
+
+def draw(
+    chart: Callable[..., Chart],
+    title: str,
+    rows: Sequence[Row],
+    *,
+    by: Sequence[str],
+    y: str,
+    colour_by: str,
+    **how: Any,
+) -> Chart:
+    """A chart of means over seeds."""
+    pooled = over_seeds(rows, by, y)
+    return chart(title, pooled, y=y, by=colour_by, ci=with_intervals(pooled), **how)

@@ -1,0 +1,115 @@
+"""How clearly an estimator's advantages tell good steps from bad ones, where the task knows which is which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from vineppo.analysis.credits import credit_all
+from vineppo.analysis.intervals import bootstrap, weighted_mean
+from vineppo.analysis.measured import AnalysisConfig, draw_groups
+from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.subject import Checkpoint, Subject, open_subject
+from vineppo.charts import bars
+from vineppo.types import Credit, Rollout, UserError
+
+RIGHT, FIRST_WRONG, AFTER = "right step", "first wrong step", "after it"
+SIGNS = {RIGHT: 1, FIRST_WRONG: -1, AFTER: 0}
+
+TITLE = "Signal and noise of advantages"
+TEXT = (
+    "Steps of common rollouts by kind: right ones, the first wrong one, and those after it, which can change little. "
+    "snr is the mean advantage of a kind over its standard deviation, per visit of such a step; right_sign the share "
+    "of visits whose advantage has the sign that the kind should have (0 counts one half). snr2_per_1000_tokens is snr "
+    "squared times 1,000 over the tokens sampled per rollout: what the same tokens would buy if noise fell as visits "
+    "rise. Advantages before whitening, a step's mean over its tokens. Intervals: 95 %, bootstrap over problems."
+)
+
+
+def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+    rows: list[Row] = []
+    for checkpoint in checkpoints:
+        with open_subject(checkpoint) as subject:
+            rows += signal_rows(subject, config)
+    last = max(checkpoint.iteration for checkpoint in checkpoints)
+    of_last = [row for row in rows if row["iteration"] == last and row["kind"] != AFTER]
+    charts = {
+        measure: draw(
+            bars,
+            f"{title}, iteration {last}",
+            [row for row in of_last if row["measure"] == measure],
+            by=("estimator", "kind"),
+            x="estimator",
+            y="estimate",
+            colour_by="kind",
+        )
+        for measure, title in (
+            ("snr", "Signal to noise per visit"),
+            ("right_sign", "Share of right signs"),
+            ("snr2_per_1000_tokens", "Signal to noise, squared, per 1,000 sampled tokens"),
+        )
+    }
+    return Result("signal_to_noise", TITLE, TEXT, {"signal": rows}, charts)
+
+
+def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
+    judge = getattr(subject.environment.task, "judge_steps", None)
+    if judge is None:
+        raise UserError(f"signal_to_noise: task {subject.recipe.task.name} does not know which steps are right")  # type: ignore[attr-defined]
+    groups = draw_groups(subject, config)
+    kinds = [kinds_of(judge(rollout.problem, rollout.text), rollout) for group in groups for rollout in group]
+    problems = [rollout.problem.id for group in groups for rollout in group for _ in range(rollout.num_segments)]
+    flat_kinds = np.array([kind for of_rollout in kinds for kind in of_rollout])
+    rows = []
+    for name, credited in credit_all(subject, groups, config).items():
+        advantages = np.array(
+            [
+                advantage
+                for group, credits in zip(groups, credited.credits, strict=True)
+                for rollout, credit in zip(group, credits, strict=True)
+                for advantage in segment_advantages(credit, rollout)
+            ]
+        )
+        for kind, sign in SIGNS.items():
+            chosen = flat_kinds == kind
+            if chosen.any():
+                rows += [
+                    {**subject.checkpoint.told, "estimator": name, "kind": kind, "visits": int(chosen.sum()),
+                     "tokens_per_rollout": credited.num_tokens, "measure": measure, **found}
+                    for measure, found in signal(
+                        advantages[chosen], sign, credited.num_tokens,
+                        [problem for problem, yes in zip(problems, chosen, strict=True) if yes], seed=config.seed,
+                    ).items()
+                ]  # fmt: skip
+    return rows
+
+
+def kinds_of(rights: Sequence[bool], rollout: Rollout) -> list[str]:
+    """A kind for every segment; segments beyond what was judged (a missing or joined line) count as after."""
+    kinds, spoilt = [], False
+    for j in range(rollout.num_segments):
+        right = j < len(rights) and rights[j]
+        kinds.append(AFTER if spoilt else RIGHT if right else FIRST_WRONG)
+        spoilt = spoilt or not right
+    return kinds
+
+
+def segment_advantages(credit: Credit, rollout: Rollout) -> list[float]:
+    return [float(np.mean(credit.advantages[a:b])) for a, b in pairwise(rollout.boundaries)]
+
+
+def signal(
+    advantages: np.ndarray, sign: int, num_tokens: int, problems: Sequence[str], *, seed: int
+) -> dict[str, dict[str, float | None]]:
+    right = (np.sign(advantages) * sign + 1) / 2 if sign else 1.0 * (advantages == 0)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        mean = weighted_mean(advantages, weights)
+        spread = np.sqrt(weighted_mean((advantages - mean) ** 2, weights))
+        snr = mean / spread if spread > 1e-12 else np.nan
+        return np.array([mean, spread, snr, snr * abs(snr) * 1000 / num_tokens, weighted_mean(right, weights)])
+
+    names = ("mean", "std", "snr", "snr2_per_1000_tokens", "right_sign")
+    return dict(zip(names, bootstrap(statistic, problems, seed=seed), strict=True))

@@ -1,0 +1,100 @@
+"""What is analysed: one checkpoint of one training run, with everything that sampling from its policy needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vineppo import runtime
+from vineppo.checkpoint import checkpoint_folders, checksum
+from vineppo.credit.ppo import PPO, PPOConfig
+from vineppo.critic import Critic
+from vineppo.engine import ENGINES
+from vineppo.environment import Environment
+from vineppo.models import load_critic_model, load_model, load_tokenizer
+from vineppo.recipe import TrainRecipe, load_any_recipe
+from vineppo.session import longest_prompt
+from vineppo.tasks import TASKS
+from vineppo.tasks.grading import Grader
+from vineppo.types import UserError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where to find it, before anything is loaded."""
+
+    run: Path
+    recipe: TrainRecipe
+    folder: Path
+
+    @property
+    def iteration(self) -> int:
+        return int(self.folder.name.removeprefix("iteration-"))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The columns that every row about this checkpoint begins with."""
+        return {"method": self.recipe.name, "seed": self.recipe.seed, "iteration": self.iteration}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, so that what was measured of other weights is never taken for these."""
+        return "-".join(checksum(file) for file in sorted(self.folder.glob("*.safetensors")))
+
+
+@dataclass(frozen=True)
+class Subject:
+    checkpoint: Checkpoint
+    environment: Environment  # sampling as in training
+    model: Any
+    ppo: PPO | None  # with the run's own critic, where it has one
+
+    @property
+    def recipe(self) -> TrainRecipe:
+        return self.checkpoint.recipe
+
+
+def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[Checkpoint]:
+    found = []
+    for run in runs:
+        if not (run / "recipe.toml").is_file():
+            raise UserError(f"{run}: not a run (recipe.toml is missing)")
+        recipe = load_any_recipe(run / "recipe.toml")
+        if not isinstance(recipe, TrainRecipe):
+            raise UserError(f"{run}: this analysis is for runs of VinePPO, PPO, GRPO and RLOO")
+        folders = checkpoint_folders(run / "checkpoints")
+        if not folders:
+            raise UserError(f"{run}: this run has no checkpoint")
+        found += [Checkpoint(run, recipe, folder) for folder in (folders[-1:] if last_only else folders)]
+    return found
+
+
+@contextmanager
+def open_subject(checkpoint: Checkpoint) -> Iterator[Subject]:
+    recipe = checkpoint.recipe
+    device = runtime.pick_device(recipe.device)
+    tokenizer, model = load_tokenizer(str(checkpoint.folder)), load_model(str(checkpoint.folder), device=device)
+    task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
+    engine = ENGINES[recipe.engine.name](recipe.engine, model, tokenizer)  # type: ignore[attr-defined]
+    longest = longest_prompt(model)
+    with Grader(task, recipe.grading) as grader:
+        environment = Environment(
+            engine,
+            task,
+            grader,
+            tokenizer,
+            recipe.sampling.params(),
+            min(recipe.sampling.max_prompt_tokens or longest, longest),
+        )
+        yield Subject(checkpoint, environment, model, load_ppo(checkpoint, device))
+
+
+def load_ppo(checkpoint: Checkpoint, device: Any) -> PPO | None:
+    config = checkpoint.recipe.credit
+    if not isinstance(config, PPOConfig):
+        return None
+    model = load_critic_model(checkpoint.folder / "critic", device=device)
+    return PPO(config, Critic(config.critic, model, total_steps=1))

@@ -1,0 +1,133 @@
+"""How far predicted values are from reference values (paper, section 7, "Analyzing value estimation")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vineppo.analysis.intervals import bootstrap, weighted_mean
+from vineppo.analysis.measured import AnalysisConfig, Measured, measure
+from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.subject import Checkpoint, open_subject
+from vineppo.charts import bars, lines, points
+
+WITHIN = (0.05, 0.1, 0.2)
+NUM_BINS = 10
+
+TITLE = "Accuracy of value estimates"
+TEXT = (
+    "Every state of one response per problem, valued by each estimator and by many vines of its own (the reference). "
+    "within_x is the share of states whose prediction lies within x of the reference. The reference has an error, at "
+    "most 0.5 / sqrt(vines), which no estimator can get below. Intervals: 95 %, bootstrap over problems; in the charts "
+    "Student's over seeds where there are several runs of a method."
+)
+
+
+def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+    rows: list[Row] = []
+    calibration: list[Row] = []
+    scatter: list[Row] = []
+    for checkpoint in checkpoints:
+        with open_subject(checkpoint) as subject:
+            measured = measure(subject, config)
+        rows += accuracy_rows(checkpoint, measured, seed=config.seed)
+        calibration += calibration_rows(checkpoint, measured)
+        scatter = scatter_rows(measured)  # of the last one
+    accuracy = [row for row in rows if row["measure"] == "within_0.05"]
+    last = max(checkpoint.iteration for checkpoint in checkpoints)
+    return Result(
+        "value_accuracy",
+        TITLE,
+        TEXT,
+        {"accuracy": rows, "calibration": calibration},
+        {
+            "training": draw(
+                lines,
+                "Share of states within 0.05 of the reference",
+                [row | {"of": f"{row['method']}: {row['estimator']}"} for row in accuracy],
+                by=("of", "iteration"),
+                x="iteration",
+                y="estimate",
+                colour_by="of",
+            ),
+            "last": draw(
+                bars,
+                f"Share of states within 0.05 of the reference, iteration {last}",
+                [row for row in accuracy if row["iteration"] == last],
+                by=("estimator", "method"),
+                x="estimator",
+                y="estimate",
+                colour_by="method",
+            ),
+            "scatter": points(
+                "Predicted against reference value, last checkpoint",
+                scatter,
+                x="reference",
+                y="prediction",
+                by="estimator",
+                diagonal=(0, 1),
+            ),
+        },
+    )
+
+
+def accuracy_rows(checkpoint: Checkpoint, measured: Measured, *, seed: int) -> list[Row]:
+    return [
+        {**checkpoint.told, "estimator": name, "measure": measure_name, **found}
+        for name, predicted in measured.predictions.items()
+        for measure_name, found in accuracy(predicted, measured.reference, measured.problems, seed=seed).items()
+    ]
+
+
+def accuracy(
+    predicted: np.ndarray, reference: np.ndarray, problems: Sequence[str], *, seed: int
+) -> dict[str, dict[str, float | None]]:
+    """Measure -> its estimate and interval, of [n] predictions."""
+    errors = predicted - reference
+    near = [np.abs(errors) <= x + 1e-9 for x in WITHIN]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        means = [np.abs(errors), errors**2, errors, *near]
+        mae, mse, bias, *within = (weighted_mean(np.asarray(column, float), weights) for column in means)
+        return np.array([mae, np.sqrt(mse), bias, correlation(predicted, reference, weights), *within])
+
+    names = ("mae", "rmse", "bias", "correlation", *(f"within_{x:g}" for x in WITHIN))
+    return dict(zip(names, bootstrap(statistic, problems, seed=seed), strict=True))
+
+
+def correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
+    """Pearson's; nan where one of them does not vary."""
+    a, b = a - weighted_mean(a, weights), b - weighted_mean(b, weights)
+    scale = np.sqrt((weights * a * a).sum() * (weights * b * b).sum())
+    return float((weights * a * b).sum() / scale) if scale > 1e-12 else float("nan")
+
+
+def calibration_rows(checkpoint: Checkpoint, measured: Measured) -> list[Row]:
+    """Mean reference value of the states that an estimator gives about the same value."""
+    rows = []
+    for name, predicted in measured.predictions.items():
+        bins = np.clip((predicted * NUM_BINS).astype(int), 0, NUM_BINS - 1)
+        for i in np.unique(bins):
+            chosen = bins == i
+            rows.append(
+                {
+                    **checkpoint.told,
+                    "estimator": name,
+                    "from": float(i / NUM_BINS),
+                    "to": float((i + 1) / NUM_BINS),
+                    "predicted": float(predicted[chosen].mean()),
+                    "reference": float(measured.reference[chosen].mean()),
+                    "states": int(chosen.sum()),
+                }
+            )
+    return rows
+
+
+def scatter_rows(measured: Measured) -> list[Row]:
+    return [
+        {"reference": round(float(true), 4), "prediction": round(float(value), 4), "estimator": name}
+        for name, predicted in measured.predictions.items()
+        if name in ("critic", "VinePPO K=9", "group mean")
+        for true, value in zip(measured.reference, predicted, strict=True)
+    ]
