@@ -1,0 +1,93 @@
+"""The analyses of docs/study.md: runs that keep checkpoints, then every kind of analysis on them.
+
+    python benchmarks/analyses.py --out runs/analyses --jobs 2
+
+Resumes where it stopped. Takes the learning rates that the study chose (benchmarks/results/study/middle/sweep.json) and
+writes benchmarks/results/analyses/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from multiprocessing import get_context
+from pathlib import Path
+
+from vineppo import runtime
+from vineppo.analysis import ANALYSES, analyze
+from vineppo.compare import Job, is_finished, run_jobs
+from vineppo.comparison import compare_runs, to_markdown
+from vineppo.recipe import load_any_recipe
+
+HERE = Path(__file__).parent
+RECIPES = HERE.parent / "recipes" / "compare"
+RESULTS = HERE / "results" / "analyses"
+CHOSEN = HERE / "results" / "study" / "middle" / "sweep.json"
+TASK = "task.num_steps=[6, 8]"
+SEEDS = (0, 1, 2, 3, 4)
+KEPT = ["checkpoint.every=1", "checkpoint.keep_last=1", "checkpoint.keep_every=4"]  # iterations 4, 8 and 10
+ARMS = {  # name -> recipe, what it changes
+    "vineppo": ("vineppo", []),
+    "vineppo-k3": ("vineppo", ["credit.num_vines=3"]),
+    "vineppo-k1": ("vineppo", ["credit.num_vines=1"]),
+    "ppo": ("ppo", []),
+    "grpo": ("grpo", []),
+}
+SIZE = ["num_problems=32", "num_reference=128"]
+ACTIONS = ["num_problems=48", "num_reference=128", "last_only=true"]
+CREDITS = ["num_problems=32", "vines=[1, 3, 9]", "num_minibatches=8", "last_only=true"]
+KINDS = {  # kind -> arms, KEY=VALUE
+    "value_accuracy": (("ppo", "vineppo"), SIZE),
+    "by_position": (("ppo", "vineppo"), SIZE),
+    "num_vines": (("ppo", "vineppo"), SIZE),
+    "action_ranking": (("ppo", "vineppo"), ACTIONS),
+    "signal_to_noise": (("ppo", "vineppo"), CREDITS),
+    "gradient_variance": (("ppo", "vineppo"), CREDITS),
+    "temperature": (tuple(ARMS), ["num_problems=200", "last_only=true"]),
+    "advantage_distribution": (tuple(ARMS), []),
+}
+
+
+def make_runs(out: Path, num_jobs: int) -> dict[str, list[Path]]:
+    chosen = json.loads(CHOSEN.read_text())["chosen"]
+    sft = Job(load_any_recipe(RECIPES / "sft.toml", [TASK]), out / "sft")
+    run_jobs([] if is_finished(sft) else [sft], 1, print)
+    jobs = {arm: [make_job(arm, chosen, out, seed) for seed in SEEDS] for arm in ARMS}
+    missing = [job for seed_jobs in zip(*jobs.values(), strict=True) for job in seed_jobs if not is_finished(job)]
+    run_jobs(missing, num_jobs, print)
+    return {arm: [job.folder for job in of_arm] for arm, of_arm in jobs.items()}
+
+
+def make_job(arm: str, chosen: dict[str, dict[str, float]], out: Path, seed: int) -> Job:
+    recipe, changes = ARMS[arm]
+    rates = [f"{key}={rate!r}" for key, rate in chosen[recipe].items()]
+    told = [TASK, f'name="{arm}"', f'model.name="{out / "sft"}"', f"seed={seed}"]
+    return Job(load_any_recipe(RECIPES / f"{recipe}.toml", [*told, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}")
+
+
+def warm(kind: str, run: Path) -> None:
+    """Measures a run's reference values, in a process of its own; the analysis of all runs then finds them."""
+    runtime.prepare()
+    analyze(kind, [run], KINDS[kind][1], out=run / "analysis")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/analyses"))
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    runs = make_runs(args.out, args.jobs)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    comparison = compare_runs([run for of_arm in runs.values() for run in of_arm], start=args.out / "sft")
+    (RESULTS / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
+    (RESULTS / "comparison.md").write_text(to_markdown(comparison))
+    for kind, (arms, size) in KINDS.items():
+        chosen = [run for arm in arms for run in runs[arm]]
+        if kind in ANALYSES and kind not in ("by_position", "num_vines"):  # these two take value_accuracy's values
+            with get_context("forkserver").Pool(args.jobs) as pool:
+                pool.starmap(warm, [(kind, run) for run in chosen], chunksize=1)
+        print(analyze(kind, chosen, size, out=RESULTS), flush=True)
+
+
+if __name__ == "__main__":
+    main()
