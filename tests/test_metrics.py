@@ -1,5 +1,6 @@
 import json
 import math
+import sqlite3
 import sys
 from types import SimpleNamespace
 
@@ -139,6 +140,31 @@ def test_trackers_get_every_iteration(tmp_path, monkeypatch, package):
         log.add({"reward/mean": 0.5})
         log.write(1)
     assert calls == [("init", "walks", tmp_path.name), (1, {"reward/mean": 0.5}), "finish"]
+
+
+def write_two_iterations(folder, config: MetricsConfig) -> None:
+    with MetricsLog(folder, config) as log:
+        for iteration in (1, 2):
+            log.add({"reward/mean": iteration / 4})
+            log.write(iteration)
+
+
+def test_weights_and_biases_takes_a_run_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    write_two_iterations(tmp_path, MetricsConfig(wandb="walks"))
+    (stored,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"reward/mean" in stored.read_bytes()
+
+
+def test_trackio_stores_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))  # read when the package is imported
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    write_two_iterations(tmp_path, MetricsConfig(trackio="walks"))
+    with sqlite3.connect(tmp_path / "store" / "walks.db") as database:
+        rows = database.execute("select step, metrics from metrics order by step").fetchall()
+    assert [(step, json.loads(metrics)["reward/mean"]) for step, metrics in rows] == [(1, 0.25), (2, 0.5)]
 
 
 @pytest.mark.parametrize("package", ["wandb", "trackio"])
