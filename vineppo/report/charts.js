@@ -1,0 +1,69 @@
+// Vega draws what charts.py specified. Here only: width of the place, colours of the theme, drawn when scrolled to.
+
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+const drawn = new Map(); // place -> { spec, result }
+
+function themed(spec, width) {
+  const style = getComputedStyle(document.documentElement);
+  const [text, quiet, line] = ["--text", "--quiet", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const font = getComputedStyle(document.body).fontFamily;
+  const axis = { labelColor: quiet, titleColor: quiet, gridColor: line, domainColor: line, tickColor: line,
+    labelFont: font, titleFont: font, titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12,
+    labelOverlap: "parity", titlePadding: 8 };
+  const config = { ...spec.config, axis, view: { stroke: null },
+    legend: { labelColor: text, labelFont: font, labelFontSize: 12, labelLimit: 220, orient: "bottom",
+      symbolType: "circle", symbolOpacity: 1 } };
+  const unit = (layer) => ({ ...layer, encoding: withLegend(layer.encoding, spec.data?.values ?? [], width) });
+  return { ...unit(spec), layer: spec.layer?.map(unit), $schema: undefined, title: undefined, width: "container", height: 220, autosize: { type: "fit-x", contains: "padding" }, config };
+}
+
+// Below the chart, in as many columns as its labels leave room for.
+function withLegend(encoding, rows, width) {
+  const field = encoding?.color?.field;
+  if (!field) return encoding;
+  const longest = Math.max(0, ...rows.map((row) => String(row[field]).length));
+  const columns = Math.max(1, Math.floor((width - 60) / (7 * longest + 26)));
+  return { ...encoding, color: { ...encoding.color, legend: { title: null, columns } } };
+}
+
+async function draw(place, spec) {
+  const entry = { spec };
+  drawn.get(place)?.result?.finalize();
+  drawn.set(place, entry);
+  const canvas = el("div", { class: "vega" });
+  const result = await vegaEmbed(canvas, themed(spec, place.clientWidth), {
+    mode: "vega-lite",
+    ast: true, // no eval: the page's policy forbids it
+    renderer: "svg",
+    tooltip: { theme: darkness.matches ? "dark" : "light" },
+    actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
+    downloadFileName: place.dataset.name,
+  });
+  if (drawn.get(place) !== entry) return result.finalize(); // meanwhile it was asked to show something else
+  entry.result = result;
+  place.replaceChildren(canvas);
+  result.view.resize();
+  await result.view.runAsync();
+  place.dataset.drawn = "yes";
+}
+
+darkness.addEventListener("change", () => drawn.forEach(({ spec }, place) => draw(place, spec)));
+
+const whenSeen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    whenSeen.unobserve(target);
+    draw(target, target.spec);
+  }
+}, { rootMargin: "200px" });
+
+function chartView(name, spec) {
+  const place = el("div", { class: "chart", "data-name": name.toLowerCase().replace(/[^a-z0-9]+/g, "-") });
+  place.spec = spec;
+  whenSeen.observe(place);
+  return el("figure", {}, el("figcaption", {}, spec.title?.text ?? spec.title ?? name), place);
+}
+
+function chartsView(charts) {
+  return el("div", { class: "charts" }, Object.entries(charts).map(([name, spec]) => chartView(name, spec)));
+}
