@@ -60,7 +60,10 @@ def points(
 def bars(title: str, rows: Sequence[Row], *, x: str, y: str, by: str | None = None, ci: bool = False) -> Chart:
     """A bar per row; `by` sets bars beside each other; with `ci` a whisker from `low` to `high`."""
     sort = list(dict.fromkeys(row[x] for row in rows))
-    shared = {"x": field(x, "nominal", sort=sort, axis={"labelAngle": 0}), **({"xOffset": {"field": by, "sort": None}} if by else {})}
+    shared = {
+        "x": field(x, "nominal", sort=sort, axis={"labelAngle": 0}),
+        **({"xOffset": {"field": by, "sort": None}} if by else {}),
+    }
     bar = {"mark": {"type": "bar", "tooltip": True}, "encoding": {"y": field(y, "quantitative"), **colour(by)}}
     whisker = {
         "mark": {"type": "rule", "color": "#888888", "strokeWidth": 2},

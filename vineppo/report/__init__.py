@@ -38,14 +38,15 @@ def write_report(
 
 
 def try_report(path: Path) -> str:
-    """For the end of a run, which no fault of its report may spoil: a line that says where the report is, or why not."""
+    """For the end of a run, which no fault of its report may spoil: a line on where the report is, or why not."""
     try:
         return f"report: {write_report([path])}"
     except Exception as error:
-        return f"report: not written: {type(error).__name__}: {error}; try `vineppo report {path}`"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"report: not written ({reason}); try `vineppo report {path}`"
 
 
-def watch_report(paths: Sequence[Path], *, out: Path | None = None) -> Path:
+def watch_report(paths: Sequence[Path], *, out: Path | None = None, figures: Path | None = None) -> Path:
     """Writes the page again whenever a run has a new line, until all are finished or the user stops it."""
     seen: object = None
     try:
@@ -61,7 +62,7 @@ def watch_report(paths: Sequence[Path], *, out: Path | None = None) -> Path:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         pass
-    return write_report(paths, out=out)
+    return write_report(paths, out=out, figures=figures)
 
 
 def run_file_times(run: Path) -> list[int]:
@@ -94,9 +95,7 @@ def make_section(source: Source, budget: int) -> dict[str, Any]:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    free = next(
-        candidate for candidate in (name, *(f"{name}-{n}" for n in range(2, 10_000))) if candidate not in taken
-    )
+    free = next(candidate for candidate in (name, *(f"{name}-{n}" for n in range(2, 10_000))) if candidate not in taken)
     taken.add(free)
     return free
 

@@ -18,13 +18,13 @@ AXES = {
 
 def comparison_section(comparison: Mapping[str, Any]) -> dict[str, Any]:
     methods = comparison["methods"]
-    num_runs = len(comparison.get("runs", []))
+    num_runs, failed = len(comparison.get("runs", [])), comparison.get("failed")
     return {
         "kind": "Comparison",
         "title": "Comparison",
         "text": f"{num_runs} runs of {len(methods)} methods. Bands and whiskers are 95 % intervals over seeds "
         "(Student's t): how far another set of seeds may lie.",
-        "warnings": [f"Failed and not in here: {', '.join(failed)}." for failed in [comparison.get("failed")] if failed],
+        "warnings": [f"Failed and not in here: {', '.join(failed)}."] if failed else [],
         "charts": comparison_charts(comparison),
         "tables": comparison_tables(comparison),
     }

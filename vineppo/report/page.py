@@ -1,4 +1,4 @@
-"""Sections -> one HTML file. Its data travels compressed and is only ever shown as text; a policy forbids all network."""
+"""Sections -> one HTML file. Its data is compressed and only ever shown as text; a policy forbids all network."""
 
 from __future__ import annotations
 

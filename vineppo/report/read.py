@@ -35,7 +35,7 @@ def find_sources(path: Path) -> list[Source]:
     if not runs:
         raise UserError(f"{path}: no run (recipe.toml), no comparison (comparison.json) and no folder of runs")
     runs.sort(key=lambda run: (run / "recipe.toml").stat().st_mtime)  # as they were begun
-    summary = [Source("quickstart", path)] if (path / "result.json").exists() else []
+    summary = [Source("quickstart", path)] if "vineppo" in read_json_if_there(path / "result.json") else []
     return [*summary, *(source for run in runs for source in find_sources(run))]
 
 

@@ -97,8 +97,8 @@ def before_and_after(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
-    loop = next((name for key, name in LOOPS.items() if key in recipe), "")
-    credit = recipe.get("credit", {}).get("name", "")
+    loop = next((name for key, name in LOOPS.items() if key in recipe), None)
+    credit = str(recipe.get("credit", {}).get("name", ""))
     return loop or METHODS.get(credit, credit)
 
 
@@ -159,7 +159,7 @@ def warnings(metrics: Sequence[Mapping[str, Any]], unreadable: Sequence[str]) ->
 
     found = []
     if skipped := total("optim/num_skipped_steps", "policy/num_skipped_steps", "critic/num_skipped_steps"):
-        found.append(f"{skipped:,} optimizer steps were skipped: loss or gradient not finite, or the policy too far off.")
+        found.append(f"{skipped:,} optimizer steps were skipped: loss or gradient not finite, or too far a policy.")
     if total("metrics/num_not_finite"):
         keys = sorted({key for line in metrics for key, value in line.items() if value is None})
         found.append(f"Not a finite number in at least one iteration: {', '.join(keys)}.")
@@ -168,7 +168,7 @@ def warnings(metrics: Sequence[Mapping[str, Any]], unreadable: Sequence[str]) ->
         found.append(f"{share(truncated, responses)} of the responses reached their token limit and got reward 0.")
     uncut = total("rollouts/num_one_segment")
     if uncut > 0.5 * responses:
-        found.append(f"{share(uncut, responses)} of the responses are a single segment: credit cannot tell their steps.")
+        found.append(f"{share(uncut, responses)} of the responses are one segment: there are no steps to tell apart.")
     for verdict, what in (("timeout", "ran into the grader's time limit"), ("crashed", "crashed their grader")):
         if failed := total(f"grading/num_{verdict}"):
             found.append(f"{failed:,} answers {what}; they count as wrong.")
@@ -233,9 +233,7 @@ def whole_numbers(chart: Chart) -> Chart:
     return chart
 
 
-def inspector(
-    method: str, metrics: Sequence[Mapping[str, Any]], rollouts: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def inspector(method: str, metrics: Sequence[Mapping[str, Any]], rollouts: Mapping[str, Any]) -> dict[str, Any] | None:
     """Its rollouts, and the two charts that the page fills with whichever rollout is looked at."""
     if not rollouts["shown"]:
         return None
