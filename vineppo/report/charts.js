@@ -1,7 +1,7 @@
 // Vega draws what charts.py specified. Here only: width of the place, colours of the theme, drawn when scrolled to.
 
 const darkness = matchMedia("(prefers-color-scheme: dark)");
-const drawn = new Map(); // place -> { spec, result }
+const wanted = new Map(); // place -> specification
 
 function themed(spec, width) {
   const style = getComputedStyle(document.documentElement);
@@ -27,10 +27,9 @@ function withLegend(encoding, rows, width) {
 }
 
 async function draw(place, spec) {
-  const entry = { spec };
-  drawn.get(place)?.result?.finalize();
-  drawn.set(place, entry);
   const canvas = el("div", { class: "vega" });
+  wanted.set(place, spec);
+  place.append(canvas); // in the page already, for its width; hidden while it stands behind an earlier chart
   const result = await vegaEmbed(canvas, themed(spec, place.clientWidth), {
     mode: "vega-lite",
     ast: true, // no eval: the page's policy forbids it
@@ -39,15 +38,18 @@ async function draw(place, spec) {
     actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
     downloadFileName: place.dataset.name,
   });
-  if (drawn.get(place) !== entry) return result.finalize(); // meanwhile it was asked to show something else
-  entry.result = result;
+  if (wanted.get(place) !== spec) { // meanwhile it was asked for something else
+    result.finalize();
+    canvas.remove();
+    return;
+  }
+  place.shown?.finalize();
+  place.shown = result;
   place.replaceChildren(canvas);
-  result.view.resize();
-  await result.view.runAsync();
   place.dataset.drawn = "yes";
 }
 
-darkness.addEventListener("change", () => drawn.forEach(({ spec }, place) => draw(place, spec)));
+darkness.addEventListener("change", () => wanted.forEach((spec, place) => draw(place, { ...spec })));
 
 const whenSeen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {

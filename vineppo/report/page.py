@@ -53,7 +53,7 @@ def vega() -> str:
     """
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle(vl_version=vl_convert.get_vegalite_versions()[-1])
+    bundle = vl_convert.javascript_bundle(None, vl_version=vl_convert.get_vegalite_versions()[-1])
     return bundle.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "\\x3c!--")
 
 
