@@ -206,11 +206,11 @@ def test_tables_are_sorted_and_saved(visit, tmp_path):
     (tmp_path / "analysis.json").write_text(json.dumps(analysis()))
     page = visit(write_report([tmp_path / "analysis.json"]))
     column = page.locator("td.number")
-    assert column.all_inner_texts() == ["0.5", "0.25", "\u2013"]
+    assert column.all_inner_texts() == ["0.500", "0.250", "\u2013"]
     page.get_by_role("button", name="error").click()
-    assert column.all_inner_texts() == ["0.25", "0.5", "\u2013"]
+    assert column.all_inner_texts() == ["0.250", "0.500", "\u2013"]
     page.get_by_role("button", name="error").click()
-    assert column.all_inner_texts() == ["0.5", "0.25", "\u2013"]
+    assert column.all_inner_texts() == ["0.500", "0.250", "\u2013"]
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as CSV").click()
     assert download.value.suggested_filename == "errors.csv"

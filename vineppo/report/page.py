@@ -53,7 +53,8 @@ def vega() -> str:
     """
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle(None, vl_version=vl_convert.get_vegalite_versions()[-1])
+    newest = vl_convert.get_vegalite_versions()[-1]
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", vl_version=newest)
     return bundle.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "\\x3c!--")
 
 

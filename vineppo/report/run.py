@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vineppo.charts import Chart, Row, bars, lines
+from vineppo.charts import Chart, bars, lines
 
 METHODS = {"vineppo": "VinePPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
 NOTES = {
@@ -214,17 +214,16 @@ def accuracy_curve(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
 
 
 def curve(title: str, unit: str, log: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Chart | None:
-    """A line per key that the log has; one point is no curve."""
-    rows: list[Row] = [
-        {ITERATION: line[ITERATION], unit: line[key], "line": name}
+    """A line per key that the log has; one point is no line."""
+    by_key = [
+        [{ITERATION: line[ITERATION], unit: line[key], "line": name} for line in log if line.get(key) is not None]
         for key, name in names.items()
-        for line in log
-        if line.get(key) is not None
     ]
-    if len({row[ITERATION] for row in rows}) < 2:
+    drawn = [rows for rows in by_key if len(rows) > 1]
+    if not drawn:
         return None
-    several = len({row["line"] for row in rows}) > 1
-    return whole_numbers(lines(title, rows, x=ITERATION, y=unit, by="line" if several else None))
+    by = "line" if len(drawn) > 1 else None
+    return whole_numbers(lines(title, [row for rows in drawn for row in rows], x=ITERATION, y=unit, by=by))
 
 
 def whole_numbers(chart: Chart) -> Chart:

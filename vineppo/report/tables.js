@@ -3,9 +3,10 @@
 function tableView(name, rows, open) {
   const columns = [...new Set(rows.flatMap(Object.keys))];
   const numeric = new Set(columns.filter((column) => rows.every((row) => row[column] == null || typeof row[column] === "number")));
+  const shown = Object.fromEntries(columns.map((column) => [column, numeric.has(column) ? formatOf(rows.map((row) => row[column])) : String]));
   const body = el("tbody");
-  const fill = (shown) => body.replaceChildren(...shown.map((row) => el("tr", {}, columns.map((column) =>
-    el("td", { class: numeric.has(column) ? "number" : null }, number(row[column]))))));
+  const fill = (ordered) => body.replaceChildren(...ordered.map((row) => el("tr", {}, columns.map((column) =>
+    el("td", { class: numeric.has(column) ? "number" : null }, row[column] == null ? "\u2013" : shown[column](row[column]))))));
   const headers = columns.map((column) => el("th", { scope: "col", class: numeric.has(column) ? "number" : null },
     el("button", { type: "button", onclick: () => sortBy(column) }, column)));
 
@@ -22,6 +23,14 @@ function tableView(name, rows, open) {
     el("summary", {}, name),
     el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, headers)), body)),
     el("button", { type: "button", class: "quiet", onclick: () => save(name, toCsv(columns, rows)) }, "Save as CSV"));
+}
+
+// A column has one number of decimals: three digits of its largest number.
+function formatOf(column) {
+  const sizes = column.filter((value) => value != null).map(Math.abs);
+  const whole = sizes.every(Number.isInteger);
+  const decimals = whole ? 0 : Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.max(...sizes)))));
+  return (value) => value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 }
 
 function compare(a, b, sign) {
