@@ -15,7 +15,7 @@ const SORTS = {
 
 function inspectorView(data, id) {
   const all = data.rollouts;
-  const scale = Math.max(0.01, ...all.map(strongest));
+  const scale = Math.max(...all.map(strongest)) || 1;
   const iterations = [...new Set(all.map((rollout) => rollout.iteration))];
   let shown = [], at = 0, segment = 0, open = false;
 
@@ -107,7 +107,7 @@ function inspectorView(data, id) {
       legendView(scale),
       el("div", { class: "charts" },
         rollout.values ? el("figure", {}, el("figcaption", {}, "Value along the response"), values) : null,
-        el("figure", {}, el("figcaption", {}, "The same response's credit by method"), credits)),
+        el("figure", {}, el("figcaption", {}, "Its credit by method"), credits)),
       el("p", { class: "small" }, creditNote(rollout)));
     drawCharts(rollout);
   }
@@ -121,7 +121,7 @@ function inspectorView(data, id) {
         el("span", { class: "text" }, text.replace(/^\n/, "") || "(empty)"),
         el("span", { class: "value" }, rollout.values ? `${rollout.values[i].toFixed(2)} \u2192 ${rollout.values[i + 1].toFixed(2)}` : ""),
         el("span", { class: "advantage" }, signed(advantage))),
-      selected && open ? vinesView(rollout, i) : null);
+      selected && open ? vinesView(rollout, i, data.method) : null);
   }
 
   function choose(i, opened) {
@@ -133,13 +133,15 @@ function inspectorView(data, id) {
   }
 
   function findWorst() {
-    const order = [...shown.keys()].map((i) => (i + at) % shown.length);
-    const seen = shown[at] && !isRight(shown[at]) && segment === worstOf(shown[at]) && detail.querySelector(".found");
-    const next = order.find((i) => !isRight(shown[i]) && !(seen && i === at));
-    if (next === undefined) return;
+    const fromHere = [...shown.keys()].map((i) => (i + at) % shown.length);
+    const seen = open && segment === worstOf(shown[at]);
+    const next = fromHere.find((i) => wentWrong(shown[i]) && !(seen && i === at));
+    if (next === undefined) {
+      if (!seen) count.textContent = "No wrong response here has a step of negative advantage.";
+      return;
+    }
     show(next, worstOf(shown[next]));
     choose(segment, true);
-    detail.querySelector(".segments").classList.add("found");
   }
 
   let waiting = 0;
@@ -174,6 +176,7 @@ function howMany(data) {
 }
 
 const worstOf = (rollout) => rollout.advantages.indexOf(Math.min(...rollout.advantages));
+const wentWrong = (rollout) => !isRight(rollout) && Math.min(...rollout.advantages) < 0;
 const textOf = (rollout) => (rollout.text ??= `${rollout.prompt}\n${rollout.segments.join("")}`.toLowerCase());
 const markView = (reward) => el("span", { class: reward > 0 ? "mark right" : "mark wrong", title: `reward ${number(reward)}` }, reward > 0 ? "right" : "wrong");
 
@@ -197,17 +200,18 @@ function legendView(scale) {
     steps.map((share) => el("i", { style: `background: ${colourOf(share)}` })), `${signed(scale)} advantage`);
 }
 
-function vinesView(rollout, i) {
+function vinesView(rollout, i, method) {
+  const none = method === "VinePPO" ? "This run kept no vines of this state." : `${method} samples no vines.`;
   const last = i + 1 === rollout.segments.length;
   return el("div", { class: "vines" },
-    vinesOf("Before this segment", rollout.values?.[i], rollout.vines?.[i]),
+    vinesOf("Before this segment", rollout.values?.[i], rollout.vines?.[i], none),
     last ? el("div", {}, el("h4", {}, "After this segment"), el("p", { class: "small" }, `The response ends here: its value is its reward, ${number(rollout.reward)}.`))
-      : vinesOf("After this segment", rollout.values?.[i + 1], rollout.vines?.[i + 1]));
+      : vinesOf("After this segment", rollout.values?.[i + 1], rollout.vines?.[i + 1], none));
 }
 
-function vinesOf(title, value, vines) {
+function vinesOf(title, value, vines, none) {
   const heading = el("h4", {}, title, value === undefined ? "" : `: V = ${value.toFixed(2)}`);
-  if (!vines?.length) return el("div", {}, heading, el("p", { class: "small" }, "This run kept no vines of this state."));
+  if (!vines?.length) return el("div", {}, heading, el("p", { class: "small" }, none));
   return el("div", {}, heading,
     el("p", { class: "small" }, `${vines.length} of the continuations that were sampled from here:`),
     el("ul", {}, vines.map((vine) => el("li", {}, markView(vine.reward), el("pre", {}, vine.text.replace(/^\n/, "") || "(empty)")))));
