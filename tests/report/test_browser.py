@@ -123,6 +123,8 @@ def test_the_inspector_by_keyboard(visit, write_run):
     assert page.locator(".vines").count() == 0
     page.keyboard.press("ArrowDown")
     assert count(page) == "2 of 5 rollouts"
+    page.keyboard.press("ArrowDown")
+    assert count(page) == "3 of 5 rollouts"
     page.keyboard.press("/")
     page.keyboard.type("nothing like it")
     assert count(page) == "No rollout is like that."

@@ -14,7 +14,11 @@ function themed(spec, width) {
     legend: { labelColor: text, labelFont: font, labelFontSize: 12, labelLimit: 220, orient: "bottom",
       symbolType: "circle", symbolOpacity: 1 } };
   const unit = (layer) => ({ ...layer, encoding: withLegend(layer.encoding, spec.data?.values ?? [], width) });
-  return { ...unit(spec), layer: spec.layer?.map(unit), $schema: undefined, title: undefined, width: "container", height: 220, autosize: { type: "fit-x", contains: "padding" }, config };
+  return {
+    ...unit(spec), layer: spec.layer?.map(unit), config,
+    $schema: undefined, title: undefined, // it may name an older Vega-Lite; the page has the title above the chart
+    width: "container", height: 220, autosize: { type: "fit-x", contains: "padding" },
+  };
 }
 
 // Below the chart, in as many columns as its labels leave room for.

@@ -13,17 +13,24 @@ const SORTS = {
   "as sampled": null,
 };
 
+const KEYS = [
+  ["rollout", "j", "k"], ["segment", "\u2190", "\u2192"], ["vines", "Enter"], ["where it went wrong", "w"],
+  ["search", "/"],
+];
+
 function inspectorView(data, id) {
   const all = data.rollouts;
   const scale = Math.max(...all.map(strongest)) || 1;
   const iterations = [...new Set(all.map((rollout) => rollout.iteration))];
   let shown = [], at = 0, segment = 0, open = false;
 
-  const iteration = select("Iteration", [["all", ""], ...iterations.map((i) => [String(i), String(i)])], String(iterations.at(-1)));
+  const each = iterations.map((number) => [String(number), String(number)]);
+  const iteration = select("Iteration", [["all", ""], ...each], String(iterations.at(-1)));
   const problem = select("Problem", [["all", ""]], "");
   const reward = select("Reward", [["right and wrong", ""], ["right", "right"], ["wrong", "wrong"]], "");
   const sort = select("Order", Object.keys(SORTS).map((name) => [name, name]), "largest |advantage|");
-  const search = el("input", { type: "search", placeholder: "Search prompts and responses", "aria-label": "Search prompts and responses", oninput: refresh });
+  const hint = "Search prompts and responses";
+  const search = el("input", { type: "search", placeholder: hint, "aria-label": hint, oninput: refresh });
   const worst = el("button", { type: "button", class: "worst", onclick: findWorst }, "The step where it went wrong");
   const count = el("p", { class: "count", "aria-live": "polite" });
   const rows = el("div", { class: "rows" });
@@ -41,7 +48,8 @@ function inspectorView(data, id) {
 
   function select(name, options, value) {
     const control = el("select", { onchange: () => { if (name === "Iteration") offerProblems(); refresh(); } });
-    const offer = (choices) => control.replaceChildren(...choices.map(([text, key]) => el("option", { value: key }, text)));
+    const option = ([text, key]) => el("option", { value: key }, text);
+    const offer = (choices) => control.replaceChildren(...choices.map(option));
     offer(options);
     control.value = value;
     return { control, offer, label: el("label", {}, el("span", {}, name), control) };
@@ -49,7 +57,8 @@ function inspectorView(data, id) {
 
   function offerProblems() {
     const prompts = new Map(all.filter(inIteration).map((rollout) => [rollout.problem, rollout.prompt]));
-    problem.offer([["all", ""], ...[...prompts].map(([id, prompt]) => [shorten(prompt.trim().replace(/\s+/g, " "), 60), id])]);
+    const name = (prompt) => shorten(prompt.trim().replace(/\s+/g, " "), 60);
+    problem.offer([["all", ""], ...[...prompts].map(([id, prompt]) => [name(prompt), id])]);
   }
 
   function inIteration(rollout) {
@@ -73,12 +82,16 @@ function inspectorView(data, id) {
     at = Math.max(0, Math.min(index, shown.length - 1));
     segment = segmentIndex;
     open = false;
-    count.textContent = shown.length ? `${number(at + 1)} of ${number(shown.length)} rollouts` : "No rollout is like that.";
+    count.textContent = shown.length
+      ? `${number(at + 1)} of ${number(shown.length)} rollouts` : "No rollout is like that.";
     const top = at * ROW;
     if (top < list.scrollTop) list.scrollTop = top;
     else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+    const hadFocus = root.contains(document.activeElement);
     renderList();
     renderDetail();
+    const lost = hadFocus && document.activeElement === document.body; // it was on something that is gone now
+    if (lost) root.focus({ preventScroll: true });
   }
 
   function renderList() {
@@ -102,7 +115,7 @@ function inspectorView(data, id) {
       el("div", { class: "problem" },
         el("pre", { class: "prompt" }, rollout.prompt.trim()),
         el("p", { class: "small" }, markView(rollout.reward), summaryOf(rollout))),
-      el("div", { class: "head small", "aria-hidden": "true" }, el("span", {}, "segment"), el("span", {}, rollout.values ? "V before \u2192 after" : ""), el("span", {}, "advantage")),
+      headView(rollout.values ? "V before \u2192 after" : ""),
       el("ol", { class: "segments" }, rollout.segments.map((text, i) => segmentView(rollout, text, i))),
       legendView(scale),
       el("div", { class: "charts" },
@@ -115,13 +128,15 @@ function inspectorView(data, id) {
   function segmentView(rollout, text, i) {
     const advantage = rollout.advantages[i];
     const selected = i === segment;
+    const opened = selected && open;
+    const [before, after] = rollout.values?.slice(i, i + 2) ?? [];
     return el("li", {},
-      el("button", { type: "button", class: "segment", "aria-expanded": String(selected && open), "aria-current": selected ? "step" : null,
-        style: `background: ${colourOf(advantage / scale)}`, onclick: () => choose(i, !(selected && open)) },
+      el("button", { type: "button", class: "segment", style: `background: ${colourOf(advantage / scale)}`,
+        "aria-expanded": String(opened), "aria-current": selected ? "step" : null, onclick: () => choose(i, !opened) },
         el("span", { class: "text" }, text.replace(/^\n/, "") || "(empty)"),
-        el("span", { class: "value" }, rollout.values ? `${rollout.values[i].toFixed(2)} \u2192 ${rollout.values[i + 1].toFixed(2)}` : ""),
+        el("span", { class: "value" }, rollout.values ? `${before.toFixed(2)} \u2192 ${after.toFixed(2)}` : ""),
         el("span", { class: "advantage" }, signed(advantage))),
-      selected && open ? vinesView(rollout, i, data.method) : null);
+      opened ? vinesView(rollout, i, data.method) : null);
   }
 
   function choose(i, opened) {
@@ -171,14 +186,22 @@ function howMany(data) {
   const which = data.rollouts.length < data.num_saved
     ? `${shown} of ${saved} rollouts are in this page: whole groups, evenly over the iterations. `
     : `All ${saved} saved rollouts are in this page. `;
-  return el("span", {}, which, "Keys: ", ...[["j", "k"], ["\u2190", "\u2192"], ["Enter"], ["w"], ["/"]].flatMap((keys, i) =>
-    [...keys.map((key) => el("kbd", {}, key)), ` ${["rollout", "segment", "vines", "where it went wrong", "search"][i]}  `]));
+  return [which, "Keys: ", KEYS.map(([meaning, ...keys]) => [keys.map((key) => el("kbd", {}, key)), ` ${meaning}  `])];
+}
+
+function headView(values) {
+  return el("div", { class: "head small", "aria-hidden": "true" },
+    ["segment", values, "advantage"].map((text) => el("span", {}, text)));
 }
 
 const worstOf = (rollout) => rollout.advantages.indexOf(Math.min(...rollout.advantages));
 const wentWrong = (rollout) => !isRight(rollout) && Math.min(...rollout.advantages) < 0;
 const textOf = (rollout) => (rollout.text ??= `${rollout.prompt}\n${rollout.segments.join("")}`.toLowerCase());
-const markView = (reward) => el("span", { class: reward > 0 ? "mark right" : "mark wrong", title: `reward ${number(reward)}` }, reward > 0 ? "right" : "wrong");
+
+function markView(reward) {
+  const verdict = reward > 0 ? "right" : "wrong";
+  return el("span", { class: `mark ${verdict}`, title: `reward ${number(reward)}` }, verdict);
+}
 
 function summaryOf(rollout) {
   const endings = { length: "stopped at its token limit", eos: "ended by itself", stop: "ended by a stop text" };
@@ -205,8 +228,13 @@ function vinesView(rollout, i, method) {
   const last = i + 1 === rollout.segments.length;
   return el("div", { class: "vines" },
     vinesOf("Before this segment", rollout.values?.[i], rollout.vines?.[i], none),
-    last ? el("div", {}, el("h4", {}, "After this segment"), el("p", { class: "small" }, `The response ends here: its value is its reward, ${number(rollout.reward)}.`))
+    last ? endView(rollout.reward)
       : vinesOf("After this segment", rollout.values?.[i + 1], rollout.vines?.[i + 1], none));
+}
+
+function endView(reward) {
+  return el("div", {}, el("h4", {}, "After this segment"),
+    el("p", { class: "small" }, `The response ends here: its value is its reward, ${number(reward)}.`));
 }
 
 function vinesOf(title, value, vines, none) {
@@ -214,7 +242,8 @@ function vinesOf(title, value, vines, none) {
   if (!vines?.length) return el("div", {}, heading, el("p", { class: "small" }, none));
   return el("div", {}, heading,
     el("p", { class: "small" }, `${vines.length} of the continuations that were sampled from here:`),
-    el("ul", {}, vines.map((vine) => el("li", {}, markView(vine.reward), el("pre", {}, vine.text.replace(/^\n/, "") || "(empty)")))));
+    el("ul", {}, vines.map(({ reward, text }) =>
+      el("li", {}, markView(reward), el("pre", {}, text.replace(/^\n/, "") || "(empty)")))));
 }
 
 function valueChart(template, rollout) {
@@ -227,8 +256,8 @@ function valueChart(template, rollout) {
 
 function creditsOf(rollout, method) {
   const ofSiblings = rollout.grpo === null ? [] : [["GRPO", rollout.grpo], ["RLOO", rollout.rloo]];
-  return [[method, rollout.advantages],
-    ...ofSiblings.filter(([name]) => name !== method).map(([name, value]) => [name, rollout.segments.map(() => value)])];
+  const others = ofSiblings.filter(([name]) => name !== method);
+  return [[method, rollout.advantages], ...others.map(([name, value]) => [name, rollout.segments.map(() => value)])];
 }
 
 function creditChart(template, rollout, method) {
@@ -240,15 +269,18 @@ function creditChart(template, rollout, method) {
 }
 
 function creditNote(rollout) {
-  if (rollout.grpo === null) return "Its siblings are not in the file, so GRPO and RLOO have nothing to compare it with.";
-  return `From the rewards of its siblings, every token of this response would get ${signed(rollout.grpo)} by GRPO (in standard ` +
-    `deviations of the group) and ${signed(rollout.rloo)} by RLOO. All before whitening.`;
+  if (rollout.grpo === null) return "It has no siblings in the file, so GRPO and RLOO have nothing to compare it with.";
+  return `From the rewards of its siblings, every token of this response would get ${signed(rollout.grpo)} by GRPO ` +
+    `(in standard deviations of the group) and ${signed(rollout.rloo)} by RLOO. All before whitening.`;
 }
 
 // The inspector that has the focus, or else the one in the middle of the screen.
 function activeInspector() {
   const middle = innerHeight / 2;
-  const inView = ({ root }) => { const box = root.getBoundingClientRect(); return box.top < middle && box.bottom > middle; };
+  const inView = ({ root }) => {
+    const box = root.getBoundingClientRect();
+    return box.top < middle && box.bottom > middle;
+  };
   return inspectors.find(({ root }) => root.contains(document.activeElement)) ?? inspectors.find(inView);
 }
 
@@ -265,9 +297,9 @@ document.addEventListener("keydown", (event) => {
     j: () => active.rollout(1), k: () => active.rollout(-1),
     ArrowLeft: () => active.segment(-1), ArrowRight: () => active.segment(1),
     w: () => active.worst(), "/": () => active.search.focus(),
-    ...(within ? { ArrowDown: () => active.rollout(1), ArrowUp: () => active.rollout(-1) } : {}), // else they scroll the page
-    ...(target.matches("button, summary, a") ? {} : { Enter: () => active.vines() }), // a button does what it is for
   };
+  if (within) Object.assign(actions, { ArrowDown: actions.j, ArrowUp: actions.k }); // elsewhere they scroll the page
+  if (!target.matches("button, summary, a")) actions.Enter = () => active.vines(); // those have an Enter of their own
   const action = actions[event.key];
   if (!action) return;
   event.preventDefault();

@@ -4,7 +4,8 @@ function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value);
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== ""));
   return node;
@@ -19,7 +20,8 @@ async function unpack(id) {
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "\u2013";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value) || Math.abs(value) >= 1000) return value.toLocaleString("en-US", { maximumFractionDigits: 0 });
+  const rounded = Number.isInteger(value) || Math.abs(value) >= 1000;
+  if (rounded) return value.toLocaleString("en-US", { maximumFractionDigits: 0 });
   return String(Number(value.toPrecision(digits)));
 }
 
@@ -82,7 +84,8 @@ async function main() {
   const data = await unpack("data");
   const page = document.querySelector("main");
   page.replaceChildren(...data.sections.map(sectionView));
-  if (data.refresh_s) page.prepend(el("p", { class: "live" }, `The run goes on; this page loads itself again every ${data.refresh_s} seconds.`));
+  const live = `The run goes on; this page loads itself again every ${data.refresh_s} seconds.`;
+  if (data.refresh_s) page.prepend(el("p", { class: "live" }, live));
   document.querySelector("nav").append(...data.sections.flatMap(linksTo));
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
   document.documentElement.dataset.ready = "yes";
@@ -90,6 +93,6 @@ async function main() {
 
 main().catch((error) => {
   document.querySelector("main").replaceChildren(el("p", { class: "lead" },
-    `This browser cannot open the page (${error}). It needs DecompressionStream: Chrome 80, Firefox 113, Safari 16.4.`));
+    `This page cannot be shown (${error}). It needs a browser of 2023: Chrome 111, Firefox 113, Safari 16.4.`));
   throw error;
 });

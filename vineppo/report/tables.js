@@ -2,11 +2,15 @@
 
 function tableView(name, rows, open) {
   const columns = [...new Set(rows.flatMap(Object.keys))];
-  const numeric = new Set(columns.filter((column) => rows.every((row) => row[column] == null || typeof row[column] === "number")));
-  const shown = Object.fromEntries(columns.map((column) => [column, numeric.has(column) ? formatOf(rows.map((row) => row[column])) : String]));
+  const cells = (column) => rows.map((row) => row[column]);
+  const isNumber = (value) => value == null || typeof value === "number";
+  const numeric = new Set(columns.filter((column) => cells(column).every(isNumber)));
+  const shown = new Map(columns.map((column) => [column, numeric.has(column) ? formatOf(cells(column)) : String]));
   const body = el("tbody");
-  const fill = (ordered) => body.replaceChildren(...ordered.map((row) => el("tr", {}, columns.map((column) =>
-    el("td", { class: numeric.has(column) ? "number" : null }, row[column] == null ? "\u2013" : shown[column](row[column]))))));
+  const cell = (row, column) => el("td", { class: numeric.has(column) ? "number" : null },
+    row[column] == null ? "\u2013" : shown.get(column)(row[column]));
+  const fill = (ordered) => body.replaceChildren(...ordered.map((row) =>
+    el("tr", {}, columns.map((column) => cell(row, column)))));
   const headers = columns.map((column) => el("th", { scope: "col", class: numeric.has(column) ? "number" : null },
     el("button", { type: "button", onclick: () => sortBy(column) }, column)));
 
