@@ -128,6 +128,14 @@ def test_a_finished_run_opens_in_transformers_and_can_be_evaluated(finished, tmp
     assert json.loads(report.read_text())["pass@1"] == trained["pass@1"]
 
 
+def test_a_finished_run_has_a_report(finished, tmp_path, capsys):
+    _, run = finished
+    written = (run / "report.html").read_bytes()
+    assert main(["report", str(run), "--out", str(tmp_path / "again.html")]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'again.html'}\n"
+    assert (tmp_path / "again.html").read_bytes() == written
+
+
 def test_config_show_and_diff(recipe, tmp_path, capsys):
     assert main(["config", "show", str(recipe), "credit.num_vines=7"]) == 0
     other = tmp_path / "other.toml"
@@ -137,7 +145,7 @@ def test_config_show_and_diff(recipe, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["quickstart"], ["sft"], ["train"], ["eval"], ["config", "show"], ["config", "diff"]]
+    "command", [[], ["quickstart"], ["sft"], ["train"], ["eval"], ["report"], ["config", "show"], ["config", "diff"]]
 )
 def test_help_is_there(command, capsys):
     with pytest.raises(SystemExit) as exit_:

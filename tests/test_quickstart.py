@@ -57,6 +57,7 @@ def small(monkeypatch):
 def test_it_runs_shows_and_repeats(tmp_path):
     result, screen = run(tmp_path / "a")
     assert json.loads((tmp_path / "a" / "result.json").read_text()) == result
+    assert (tmp_path / "a" / "report.html").stat().st_size < 5e6
     left = {problem for problem in check_script().find_problems(result) if "gain" not in problem}
     assert {problem.split(" ")[0] for problem in left} <= {"the", "sft", "vineppo"}, left  # only sizes and learning
     for word in ("after SFT", "after VinePPO", "V before", "advantage", "numbers"):

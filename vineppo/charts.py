@@ -29,7 +29,7 @@ def lines(
         "encoding": {"y": field("low", "quantitative", title=y), "y2": {"field": "high"}},
     }
     line = {
-        "mark": {"type": "line", "point": True, "tooltip": True},
+        "mark": {"type": "line", "point": len(rows) <= 150, "tooltip": True},
         "encoding": {"y": field(y, "quantitative", scale={"zero": False})},
     }
     return chart(title, rows, encoding=shared, layer=[band, line] if ci else [line])
@@ -60,7 +60,10 @@ def points(
 def bars(title: str, rows: Sequence[Row], *, x: str, y: str, by: str | None = None, ci: bool = False) -> Chart:
     """A bar per row; `by` sets bars beside each other; with `ci` a whisker from `low` to `high`."""
     sort = list(dict.fromkeys(row[x] for row in rows))
-    shared = {"x": field(x, "nominal", sort=sort, axis={"labelAngle": 0}), **({"xOffset": {"field": by}} if by else {})}
+    shared = {
+        "x": field(x, "nominal", sort=sort, axis={"labelAngle": 0}),
+        **({"xOffset": {"field": by, "sort": None}} if by else {}),
+    }
     bar = {"mark": {"type": "bar", "tooltip": True}, "encoding": {"y": field(y, "quantitative"), **colour(by)}}
     whisker = {
         "mark": {"type": "rule", "color": "#888888", "strokeWidth": 2},
@@ -75,7 +78,7 @@ def chart(title: str, rows: Sequence[Row], **body: Any) -> Chart:
         "title": title,
         "width": WIDTH,
         "height": HEIGHT,
-        "config": {"range": {"category": list(PALETTE)}, "background": "transparent"},
+        "config": {"range": {"category": list(PALETTE)}, "mark": {"color": PALETTE[0]}, "background": "transparent"},
         "data": {"values": [dict(row) for row in rows]},
         **body,
     }

@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_eval(commands)
     add_compare(commands)
     add_analyze(commands)
+    add_report(commands)
     add_exact(commands)
     add_config(commands)
     return parser
@@ -122,6 +123,24 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, cores divided among them (default: 1)")
     parser.set_defaults(run=run_compare, overrides=[])
+
+
+def add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="runs, comparisons and analyses as one HTML file",
+        description="Writes one HTML file that needs no network: what was trained and what came of it, every rollout's "
+        "credit segment by segment with the vines that measured it, comparisons and analyses. Every run writes its "
+        "own when it ends; this writes it again, or one of several sources.",
+        epilog="example: vineppo report runs/quickstart runs/compare --out both.html --figures figures",
+    )
+    parser.add_argument(
+        "sources", nargs="+", type=Path, metavar="RUN|COMPARISON|ANALYSIS", help="folders of runs, or JSON files"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first source's folder")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also every chart as SVG and PDF")
+    parser.add_argument("--watch", action="store_true", help="write it again as the run goes on, until it is finished")
+    parser.set_defaults(run=run_report)
 
 
 def seed_list(text: str) -> list[int]:
@@ -201,23 +220,26 @@ def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_e
     prepare()
     from vineppo.progress import Bar, make_progress, speaker
     from vineppo.recipe import load_any_recipe
+    from vineppo.report import try_report
     from vineppo.runs import run_recipe
 
     recipe = load_any_recipe(args.recipe, args.overrides)
     if not isinstance(recipe, kinds):
         other = "train" if args.command == "sft" else "sft"
         raise UserError(f"{args.recipe} is a recipe for `vineppo {other}`")
+    out = args.out or Path("runs") / recipe.name
     with make_progress() as progress:
         bar = Bar(progress, unit, print_every=print_every)
         folder = run_recipe(
             recipe,
-            args.out or Path("runs") / recipe.name,
+            out,
             resume=args.resume,
             sinks=[bar],
             say=speaker(progress),
             on_start=bar.set_total,
         )
     print(f"model: {folder}")
+    print(try_report(out))
 
 
 def run_eval(args: argparse.Namespace) -> None:
@@ -243,6 +265,7 @@ def check_json(path: Path | None) -> None:
 def run_compare(args: argparse.Namespace) -> None:
     from vineppo.compare import compare
     from vineppo.comparison import accuracy_table
+    from vineppo.report import try_report
 
     overrides = [*args.overrides, *(source for source in args.sources if "=" in source)]
     sources = [Path(source) for source in args.sources if "=" not in source]
@@ -253,6 +276,14 @@ def run_compare(args: argparse.Namespace) -> None:
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
     print(accuracy_table(comparison["methods"]))
     print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
+    print(try_report(args.out))
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from vineppo.report import watch_report, write_report
+
+    write = watch_report if args.watch else write_report
+    print(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
 
 
 def run_analyze(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from vineppo import runtime
 from vineppo.config import read_toml
 from vineppo.progress import Bar, make_progress, speaker
 from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
+from vineppo.report import try_report
 from vineppo.runs import run_recipe
 from vineppo.types import UserError
 
@@ -67,6 +68,7 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
     result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     show(console, out, result)
+    console.print(try_report(out), soft_wrap=True, highlight=False)
     return result
 
 
@@ -78,7 +80,7 @@ def replace_earlier(out: Path) -> None:
         raise UserError(f"{out} is a file; choose another --out")
     names = {path.name for path in out.iterdir()}
     runs = [out / name for name in names & {"sft", "vineppo"}]
-    if names - {"sft", "vineppo", "result.json"} or not all(is_ours(run) for run in runs):
+    if names - {"sft", "vineppo", "result.json", "report.html"} or not all(is_ours(run) for run in runs):
         raise UserError(f"{out} holds more than an earlier quickstart; choose another --out")
     shutil.rmtree(out)
 

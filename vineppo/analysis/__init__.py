@@ -14,6 +14,7 @@ from vineppo.analysis import (
     action_ranking,
     advantage_distribution,
     by_position,
+    compared,
     gradient_variance,
     num_vines,
     signal_to_noise,
@@ -34,7 +35,12 @@ ANALYSES = {
     "gradient_variance": gradient_variance.analyze,
     "temperature": temperature.analyze,
 }
-OF_FILES = {"advantage_distribution": advantage_distribution.analyze}
+OF_FILES = {
+    "advantage_distribution": advantage_distribution.analyze,
+    "efficiency": compared.efficiency,
+    "generalisation": compared.generalisation,
+    "kl": compared.kl,
+}
 
 
 def kinds_called(name: str) -> list[str]:

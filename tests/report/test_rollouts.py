@@ -1,0 +1,63 @@
+"""Which rollouts a page takes, and the credit that it works out for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from run_folder import rollout
+
+from vineppo.credit.grpo import GRPO, GRPOConfig
+from vineppo.credit.rloo import leave_one_out
+from vineppo.report.rollouts import BUDGET, evenly, grpo, read_rollouts, rloo
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 0.0], [1.0, 0.0, 0.0, 0.5], [0.25, 1.0, 1.0]])
+def test_siblings_give_the_credit_that_the_estimators_give(rewards):
+    assert grpo(rewards) == pytest.approx(GRPO(GRPOConfig()).advantages(rewards))
+    assert rloo(rewards) == pytest.approx(leave_one_out(rewards))
+
+
+def test_equal_rewards_give_no_credit():
+    assert grpo([1.0] * 3) == rloo([1.0] * 3) == [0.0] * 3
+
+
+def test_small_runs_are_shown_whole(write_run):
+    found = read_rollouts(write_run() / "rollouts", BUDGET)
+    assert len(found["shown"]) == 15
+    assert found["iterations"] == [1, 2, 3]
+    first = found["shown"][0]
+    assert (first["iteration"], first["rloo"]) == (1, 1.0)
+    assert first["grpo"] == pytest.approx(2**0.5, abs=1e-3)
+    assert first["vines"][0][1] == {"text": "\nvine of 1+1 ", "reward": 0.0}
+
+
+def test_large_runs_keep_whole_groups_of_every_iteration(write_run):
+    def many(iteration):
+        return [rollout(f"{iteration}+{p}", float(g % 2), [0.5]) for p in range(20) for g in range(4)]
+
+    folder = write_run(rollouts=many) / "rollouts"
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    shown = read_rollouts(folder, size // 4)["shown"]
+    assert Counter(rollout["iteration"] for rollout in shown) == {1: 20, 2: 20, 3: 20}
+    assert set(Counter(rollout["problem"] for rollout in shown).values()) == {4}
+
+
+def test_a_response_without_siblings_has_no_sibling_credit(write_run):
+    folder = write_run(rollouts=lambda i: [rollout("alone", 1.0, [0.5])]) / "rollouts"
+    assert {(r["grpo"], r["rloo"]) for r in read_rollouts(folder, BUDGET)["shown"]} == {(None, None)}
+
+
+def test_older_files_without_vines_and_torn_ones(write_run):
+    folder = write_run() / "rollouts"
+    torn = folder / "iteration-000002.jsonl.gz"
+    torn.write_bytes(torn.read_bytes()[:60])
+    found = read_rollouts(folder, BUDGET)
+    assert found["unreadable"] == [torn.name]
+    assert {rollout["iteration"] for rollout in found["shown"]} == {1, 3}
+
+
+def test_evenly():
+    assert evenly(range(5), 9) == [0, 1, 2, 3, 4]
+    assert evenly(range(101), 3) == [0, 50, 100]
+    assert evenly(range(10), 1) == [0]
