@@ -54,6 +54,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
             by=("estimator", "method"),
             x="estimator",
             y="estimate",
+            called="share",
             colour_by="method",
         )
         for name, title in (("top_1", "Best next step found"), ("pairs", "Pairs of next steps ordered rightly"))

@@ -49,6 +49,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
         by=("estimator", "method"),
         x="estimator",
         y="estimate",
+        called="cosine",
         colour_by="method",
     )
     return Result("gradient_variance", TITLE, TEXT, {"gradient": rows}, {"cosine": chart})

@@ -64,8 +64,10 @@ def draw(
     by: Sequence[str],
     y: str,
     colour_by: str,
+    called: str = "",
     **how: Any,
 ) -> Chart:
-    """A chart of means over seeds."""
-    pooled = over_seeds(rows, by, y)
-    return chart(title, pooled, y=y, by=colour_by, ci=with_intervals(pooled), **how)
+    """A chart of means over seeds; its axis says `called` where the column's name says too little."""
+    named = called or y
+    pooled = [{**row, named: row[y]} for row in over_seeds(rows, by, y)]
+    return chart(title, pooled, y=named, by=colour_by, ci=with_intervals(pooled), **how)

@@ -33,22 +33,23 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += signal_rows(subject, config)
-    last = max(checkpoint.iteration for checkpoint in checkpoints)
-    of_last = [row for row in rows if row["iteration"] == last and row["kind"] != AFTER]
+    last, method = max(checkpoint.iteration for checkpoint in checkpoints), checkpoints[0].recipe.name
+    shown = [row for row in rows if row["iteration"] == last and row["method"] == method and row["kind"] != AFTER]
     charts = {
         measure: draw(
             bars,
-            f"{title}, iteration {last}",
-            [row for row in of_last if row["measure"] == measure],
+            f"{title}, {method}, iteration {last}",
+            [row for row in shown if row["measure"] == measure],
             by=("estimator", "kind"),
             x="estimator",
             y="estimate",
+            called=called,
             colour_by="kind",
         )
-        for measure, title in (
-            ("snr", "Signal to noise per visit"),
-            ("right_sign", "Share of right signs"),
-            ("snr2_per_1000_tokens", "Signal to noise, squared, per 1,000 sampled tokens"),
+        for measure, title, called in (
+            ("snr", "Signal to noise per visit", "snr"),
+            ("right_sign", "Share of right signs", "share of visits"),
+            ("snr2_per_1000_tokens", "Signal to noise, squared, per 1,000 sampled tokens", "snr squared"),
         )
     }
     return Result("signal_to_noise", TITLE, TEXT, {"signal": rows}, charts)

@@ -49,6 +49,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
                 by=("of", "iteration"),
                 x="iteration",
                 y="estimate",
+                called="share of states",
                 colour_by="of",
             ),
             "last": draw(
@@ -58,6 +59,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
                 by=("estimator", "method"),
                 x="estimator",
                 y="estimate",
+                called="share of states",
                 colour_by="method",
             ),
             "scatter": points(
