@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from vineppo import runtime
-from vineppo.analysis import ANALYSES, analyze
+from vineppo.analysis import analyze
 from vineppo.compare import Job, is_finished, run_jobs
 from vineppo.comparison import compare_runs, to_markdown
 from vineppo.recipe import load_any_recipe
@@ -25,7 +25,7 @@ RESULTS = HERE / "results" / "analyses"
 CHOSEN = HERE / "results" / "study" / "middle" / "sweep.json"
 TASK = "task.num_steps=[6, 8]"
 SEEDS = (0, 1, 2, 3, 4)
-KEPT = ["checkpoint.every=1", "checkpoint.keep_last=1", "checkpoint.keep_every=4"]  # iterations 4, 8 and 10
+KEPT = ["checkpoint.every=1", "checkpoint.keep_last=1", "checkpoint.keep_every=5"]  # iterations 5 and 10
 ARMS = {  # name -> recipe, what it changes
     "vineppo": ("vineppo", []),
     "vineppo-k3": ("vineppo", ["credit.num_vines=3"]),
@@ -33,9 +33,9 @@ ARMS = {  # name -> recipe, what it changes
     "ppo": ("ppo", []),
     "grpo": ("grpo", []),
 }
-SIZE = ["num_problems=32", "num_reference=128"]
+SIZE = ["num_problems=24", "num_reference=128"]
 ACTIONS = ["num_problems=48", "num_reference=128", "last_only=true"]
-CREDITS = ["num_problems=32", "vines=[1, 3, 9]", "num_minibatches=8", "last_only=true"]
+CREDITS = ["num_problems=24", "vines=[1, 3, 9]", "num_minibatches=8", "last_only=true"]
 KINDS = {  # kind -> arms, KEY=VALUE
     "value_accuracy": (("ppo", "vineppo"), SIZE),
     "by_position": (("ppo", "vineppo"), SIZE),
@@ -46,6 +46,8 @@ KINDS = {  # kind -> arms, KEY=VALUE
     "temperature": (tuple(ARMS), ["num_problems=200", "last_only=true"]),
     "advantage_distribution": (tuple(ARMS), []),
 }
+
+WARMED = ("value_accuracy", "action_ranking")  # by_position and num_vines stand on value_accuracy's references
 
 
 def make_runs(out: Path, num_jobs: int) -> dict[str, list[Path]]:
@@ -71,6 +73,11 @@ def warm(kind: str, run: Path) -> None:
     analyze(kind, [run], KINDS[kind][1], out=run / "analysis")
 
 
+def make_result(kind: str, runs: list[Path]) -> None:
+    runtime.prepare()
+    print(analyze(kind, runs, KINDS[kind][1], out=RESULTS), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/analyses"))
@@ -81,12 +88,10 @@ def main() -> None:
     comparison = compare_runs([run for of_arm in runs.values() for run in of_arm], start=args.out / "sft")
     (RESULTS / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
     (RESULTS / "comparison.md").write_text(to_markdown(comparison))
-    for kind, (arms, size) in KINDS.items():
-        chosen = [run for arm in arms for run in runs[arm]]
-        if kind in ANALYSES and kind not in ("by_position", "num_vines"):  # these two take value_accuracy's values
-            with get_context("forkserver").Pool(args.jobs) as pool:
-                pool.starmap(warm, [(kind, run) for run in chosen], chunksize=1)
-        print(analyze(kind, chosen, size, out=RESULTS), flush=True)
+    chosen = {kind: [run for arm in arms for run in runs[arm]] for kind, (arms, _) in KINDS.items()}
+    with get_context("forkserver").Pool(args.jobs) as pool:
+        pool.starmap(warm, [(kind, run) for kind in WARMED for run in chosen[kind]], chunksize=1)
+        pool.starmap(make_result, list(chosen.items()), chunksize=1)
 
 
 if __name__ == "__main__":

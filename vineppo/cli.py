@@ -294,8 +294,14 @@ def run_analyze(args: argparse.Namespace) -> None:
     runs = [Path(source) for source in args.sources if "=" not in source]
     if not runs:
         raise UserError("analyze needs at least one run folder")
-    for kind in kinds_called(args.kind):
-        print(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"))
+    kinds = kinds_called(args.kind)
+    for kind in kinds:
+        try:
+            print(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"), flush=True)
+        except UserError as error:
+            if len(kinds) == 1:
+                raise
+            print(f"left out: {error}", flush=True)
 
 
 def run_exact(args: argparse.Namespace) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from vineppo.analysis import ANALYSES, OF_FILES
 from vineppo.analysis.gradient_variance import gradient
-from vineppo.analysis.measured import AnalysisConfig, draw_groups, measure
+from vineppo.analysis.measured import AnalysisConfig, draw_groups, measure, states_of
+from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import find_checkpoints, open_subject
 from vineppo.cli import main
 from vineppo.learner import PolicyLearner
@@ -44,11 +45,25 @@ def test_every_kind_has_rows_of_both_runs_and_figures(results, kind):
 def test_who_is_judged(results):
     rows = json.loads((results / "value_accuracy.json").read_text())["tables"]["accuracy"]
     judged = {method: {row["estimator"] for row in rows if row["method"] == method} for method in ("ppo", "vineppo")}
-    assert judged["vineppo"] == {"VinePPO K=1", "VinePPO K=3", "group mean", "constant"}
+    assert judged["vineppo"] == {"VinePPO K=1", "VinePPO K=3", "group mean", "constant", "perfect"}
     assert judged["ppo"] == judged["vineppo"] | {"critic"}
     for row in rows:
         if row["measure"] == "mae":
             assert row["low"] <= row["estimate"] <= row["high"]
+
+
+def test_charts_average_over_runs_and_never_over_checkpoints(results):
+    """One run of each method here, with two checkpoints."""
+    for kind in ("value_accuracy", "by_position", "num_vines", "signal_to_noise", "gradient_variance", "temperature"):
+        charts = json.loads((results / f"{kind}.json").read_text())["charts"]
+        marks = [row for chart in charts.values() for row in chart["data"]["values"]]
+        assert marks, kind
+        assert {row["runs"] for row in marks if "runs" in row} == {1}, kind
+
+
+def test_the_scatter_has_the_critic(results):
+    scatter = json.loads((results / "value_accuracy.json").read_text())["charts"]["scatter"]["data"]["values"]
+    assert {row["of"] for row in scatter} >= {"ppo: critic", "ppo: VinePPO K=3", "vineppo: VinePPO K=3"}
 
 
 def test_a_second_time_gives_the_same_and_samples_no_reference_again(runs, results, tmp_path):
@@ -77,7 +92,9 @@ def test_states_and_predictions_belong_together(runs):
     ]
     assert measured.predictions["critic"] == pytest.approx(expected)
     assert len(measured.reference) == len(measured.problems) == len(expected)
-    assert all(position == 0 for position in measured.positions[[0]])
+    firsts = [rollout for (rollout,) in first]
+    assert measured.positions == pytest.approx([j / r.num_segments for r in firsts for j in range(r.num_segments)])
+    assert measured.problems == [r.problem.id for r in firsts for _ in range(r.num_segments)]
 
 
 def test_the_gradient_is_the_one_that_training_takes(runs):
@@ -107,12 +124,30 @@ def test_the_gradient_is_the_one_that_training_takes(runs):
     assert -first / (1 - beta) == pytest.approx(ours, abs=1e-5)
 
 
+def test_references_are_those_of_their_states(runs):
+    """One at a time, in the opposite order, elsewhere."""
+    (checkpoint,) = find_checkpoints([runs["vineppo"]], last_only=True)
+    config = AnalysisConfig(num_problems=4, num_reference=8, vines=(2,), group_size=2)
+    with open_subject(checkpoint) as subject:
+        measured = measure(subject, config)
+        states = [pair for group in draw_groups(subject, config) for pair in states_of(group[0])]
+        alone = ReferenceValues(runs["vineppo"] / "elsewhere", "weights", subject.environment, 8, seed=config.seed)
+        values = [alone.values([state], [budget])[0] for state, budget in reversed(states)]
+    assert measured.reference == pytest.approx(values[::-1])
+    assert measured.reference.std() > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--kind", "value"], "must be all or one of value_accuracy"),
         (["--kind", "value_accuracy", "num_problem=3"], "did you mean 'num_problems'"),
-        (["--kind", "gradient_variance", "num_minibatches=3"], "divide"),
+        (["--kind", "gradient_variance", "num_problems=12", "num_minibatches=5"], "multiple"),
+        (["--kind", "gradient_variance", "num_problems=64"], "12 problems"),
+        (["--kind", "value_accuracy", "vines=[]"], "vines"),
+        (["--kind", "value_accuracy", "vines=[0]"], "vines"),
+        (["--kind", "action_ranking", "num_actions=1"], "num_actions"),
+        (["--kind", "by_position", "num_problems=0"], "num_problems"),
         (["--kind", "temperature", 'split="train"'], "fixed split"),
     ],
 )

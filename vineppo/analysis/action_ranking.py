@@ -12,7 +12,7 @@ from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vine_rewards
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, Subject, open_subject
+from vineppo.analysis.subject import Checkpoint, Subject, of_last, open_subject
 from vineppo.charts import bars
 from vineppo.environment import Ending, State
 from vineppo.rollouts import make_rollout
@@ -21,10 +21,11 @@ from vineppo.seeding import derive_seed
 TITLE = "Ranking of next steps"
 TEXT = (
     "From a state, distinct next segments are drawn once for all estimators; the reference value after each says how "
-    "good it is. top_1: how often an estimator's favourite is the best (or as good as the best). pairs: how often it "
-    "orders two of them rightly, a tie counting one half; pairs whose references are equal are left out. top_1_chance "
-    "is what a random choice scores; for pairs that is 0.5. Steps that end the response have a known value and are no "
-    "test, so they are left out too. Intervals: 95 %, bootstrap over problems."
+    "good it is. top_1: how often an estimator's favourite is the best (or as good as the best), of the states in "
+    "which not all are equally good; above_chance: less what a random choice scores there. pairs: how often it orders "
+    "two of them rightly, a tie counting one half; pairs whose references are equal are left out, and chance is 0.5. "
+    "Steps that end the response have a known value and are no test, so they are left out too. References have "
+    "errors, so a perfect estimator scores a little below 1. Intervals: 95 %, bootstrap over problems."
 )
 
 
@@ -49,22 +50,26 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     charts = {
         name: draw(
             bars,
-            title,
-            [row for row in rows if row["measure"] == name],
+            f"{title}, last checkpoints",
+            [row for row in of_last(rows, checkpoints) if row["measure"] == name],
             by=("estimator", "method"),
             x="estimator",
             y="estimate",
             called="share",
             colour_by="method",
         )
-        for name, title in (("top_1", "Best next step found"), ("pairs", "Pairs of next steps ordered rightly"))
+        for name, title in (
+            ("top_1", "Best next step found"),
+            ("above_chance", "Best next step found, above chance"),
+            ("pairs", "Pairs of next steps ordered rightly"),
+        )
     }
     return Result("action_ranking", TITLE, TEXT, {"ranking": rows, "states": counts}, charts)
 
 
 def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice], int]:
     """One state per problem, at random along its response, wherever enough distinct segments follow it."""
-    rollouts = [group[0] for group in draw_groups(subject, config)]
+    rollouts = [group[0] for group in draw_groups(subject, config, group_size=1)]
     draw = np.random.default_rng(derive_seed(config.seed, "states"))
     states = [states_of(rollout)[draw.integers(rollout.num_segments)] for rollout in rollouts]
     endings = subject.environment.branch(
@@ -120,11 +125,12 @@ def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisCo
 def ranking(
     predicted_CA: np.ndarray, true_CA: np.ndarray, problems: Sequence[str], *, seed: int
 ) -> dict[str, dict[str, float | None]]:
-    """top_1, what chance has there, and pairs, of C choices among A actions."""
+    """top_1, by how much it is above chance, and pairs, of C choices among A actions."""
     best_CA = true_CA == true_CA.max(axis=1, keepdims=True)
     favourite_CA = predicted_CA == predicted_CA.max(axis=1, keepdims=True)
     top_C = (best_CA & favourite_CA).sum(axis=1) / favourite_CA.sum(axis=1)  # one of equal favourites, at random
     chance_C = best_CA.mean(axis=1)
+    open_C = chance_C < 1
     pairs = list(combinations(range(true_CA.shape[1]), 2))
     true_CP = np.stack([np.sign(true_CA[:, i] - true_CA[:, j]) for i, j in pairs], axis=1)
     predicted_CP = np.stack([np.sign(predicted_CA[:, i] - predicted_CA[:, j]) for i, j in pairs], axis=1)
@@ -133,8 +139,9 @@ def ranking(
     apart_C = apart_CP.sum(axis=1)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
+        top_1 = weighted_mean(top_C, weights * open_C)
         pairs_apart = (weights * apart_C).sum()
         pairs_right = (weights * right_C).sum() / pairs_apart if pairs_apart else np.nan
-        return np.array([weighted_mean(top_C, weights), weighted_mean(chance_C, weights), pairs_right])
+        return np.array([top_1, top_1 - weighted_mean(chance_C, weights * open_C), pairs_right])
 
-    return dict(zip(("top_1", "top_1_chance", "pairs"), bootstrap(statistic, problems, seed=seed), strict=True))
+    return dict(zip(("top_1", "above_chance", "pairs"), bootstrap(statistic, problems, seed=seed), strict=True))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vineppo.analysis.intervals import bootstrap, weighted_mean
-from vineppo.analysis.measured import AnalysisConfig, Measured, measure
+from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, open_subject
+from vineppo.analysis.subject import Checkpoint, of_last, open_subject
 from vineppo.charts import lines
 
 NUM_BINS = 5
@@ -27,11 +27,14 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += position_rows(checkpoint, measure(subject, config), seed=config.seed)
-    last = max(checkpoint.iteration for checkpoint in checkpoints)
-    shown = [row | {"of": f"{row['method']}: {row['estimator']}"} for row in rows if row["iteration"] == last]
+    shown = [
+        row | {"of": f"{row['method']}: {row['estimator']}"}
+        for row in of_last(rows, checkpoints)
+        if row["estimator"] in main_estimators(config)
+    ]
     chart = draw(
         lines,
-        f"Error along the response, iteration {last}",
+        "Error along the response, last checkpoints",
         shown,
         by=("of", "position"),
         x="position",

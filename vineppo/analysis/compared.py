@@ -27,8 +27,8 @@ def efficiency(runs: Sequence[Path]) -> Result:
 
 def generalisation(runs: Sequence[Path]) -> Result:
     text = (
-        "Test accuracy against the mean reward of the same iteration's training rollouts. A method that is further up "
-        "at the same training reward generalises better; on the dashed line both are equal."
+        "Test accuracy against the mean reward of training rollouts since the evaluation before. A method that is "
+        "further up at the same training reward generalises better; on the dashed line both are equal."
     )
     return choose("generalisation", "Train and test accuracy", text, runs, tables=("Curves",), charts=("Train and",))
 

@@ -22,20 +22,22 @@ class Credited:
 
 
 def credit_all(subject: Subject, groups: Sequence[Group], config: AnalysisConfig) -> dict[str, Credited]:
-    """The estimators of training, not yet whitened; PPO where the run has a critic."""
-    environment = subject.environment
+    """The estimators of training, not yet whitened: the run's own as it was configured (but for K), the others as they
+    are by default; PPO where the run has a critic."""
+    environment, own = subject.environment, subject.recipe.credit
+    vines = own if isinstance(own, VinePPOConfig) else VinePPOConfig()
     estimators: dict[str, CreditEstimator] = {
-        **{f"VinePPO K={k}": VinePPO(VinePPOConfig(num_vines=k), environment) for k in config.vines},
-        "GRPO": GRPO(GRPOConfig()),
+        **{f"VinePPO K={k}": VinePPO(vines.model_copy(update={"num_vines": k}), environment) for k in config.vines},
+        "GRPO": GRPO(own if isinstance(own, GRPOConfig) else GRPOConfig()),
         "RLOO": RLOO(RLOOConfig()),
         **({"PPO": subject.ppo} if subject.ppo else {}),
     }
     num_rollouts = sum(map(len, groups))
-    own = sum(len(rollout.token_ids) for group in groups for rollout in group)
+    num_tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
     usage = environment.engine.usage
     found = {}
     for name, estimator in estimators.items():
         before = usage["vine"]
         credits = estimator.assign(groups, seed=derive_seed(config.seed, "credit"))
-        found[name] = Credited(credits, round((own + usage["vine"] - before) / num_rollouts))
+        found[name] = Credited(credits, round((num_tokens + usage["vine"] - before) / num_rollouts))
     return found

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from vineppo.analysis.credits import credit_all
+from vineppo.analysis.intervals import finite
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, Subject, open_subject
+from vineppo.analysis.subject import Checkpoint, Subject, of_last, open_subject
 from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.charts import bars
 from vineppo.models import token_logprobs
@@ -19,6 +20,7 @@ from vineppo.train import to_samples
 from vineppo.types import Sample, UserError
 
 NUM_RESAMPLES = 1000
+SLICE = 1 << 20
 
 TITLE = "Variance of the policy gradient"
 TEXT = (
@@ -26,26 +28,20 @@ TEXT = (
     "log-prob, at the policy that sampled the rollouts, so no ratio and no clipping; advantages are not whitened, "
     "which would divide all by one number. normalized_variance is the trace of the gradients' covariance over the "
     "squared length of their expectation, both without bias: the noise of one minibatch in units of signal. Where the "
-    "signal cannot be told from 0 it is empty. cosine is the mean cosine between gradients of two minibatches. "
-    "Intervals: 95 %, bootstrap over minibatches (pairs of a minibatch with itself left out)."
+    "signal's interval reaches 0 it is empty, and without an upper end. cosine is the mean cosine between gradients "
+    "of two minibatches. Intervals: 95 %, bootstrap over minibatches (pairs of a minibatch with itself left out)."
 )
 
 
 def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
-    if config.num_problems % config.num_minibatches or config.num_minibatches < 4:
-        raise UserError(
-            f"gradient_variance: num_minibatches = {config.num_minibatches} must be at least 4 and divide "
-            f"num_problems = {config.num_problems}"
-        )
     rows: list[Row] = []
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += variance_rows(subject, config)
-    last = max(checkpoint.iteration for checkpoint in checkpoints)
     chart = draw(
         bars,
-        f"Mean cosine between minibatch gradients, iteration {last}",
-        [row for row in rows if row["iteration"] == last and row["measure"] == "cosine"],
+        "Mean cosine between minibatch gradients, last checkpoints",
+        [row for row in of_last(rows, checkpoints) if row["measure"] == "cosine"],
         by=("estimator", "method"),
         x="estimator",
         y="estimate",
@@ -57,16 +53,19 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
 
 def variance_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
     groups = draw_groups(subject, config)
-    size = len(groups) // config.num_minibatches
+    size, rest = divmod(len(groups), config.num_minibatches)
+    if rest or not size:
+        raise UserError(
+            f"gradient_variance: {len(groups)} problems cannot be dealt to num_minibatches = {config.num_minibatches}; "
+            "choose num_problems as a multiple of it, within what the split has"
+        )
     rows = []
     for name, credited in credit_all(subject, groups, config).items():
-        gradients_MD = np.stack(
-            [
-                gradient(subject, to_samples(groups[i : i + size], credited.credits[i : i + size]))
-                for i in range(0, size * config.num_minibatches, size)
-            ]
-        )
-        products_MM = gradients_MD.astype(np.float64) @ gradients_MD.T.astype(np.float64)
+        gradients = [
+            gradient(subject, to_samples(groups[i : i + size], credited.credits[i : i + size]))
+            for i in range(0, len(groups), size)
+        ]
+        products_MM = inner_products(gradients)
         rows += [
             {
                 **subject.checkpoint.told,
@@ -99,6 +98,15 @@ def gradient(subject: Subject, samples: Sequence[Sample]) -> np.ndarray:  # [D] 
     return torch.cat(flat).cpu().numpy()
 
 
+def inner_products(gradients: Sequence[np.ndarray]) -> np.ndarray:  # [M, M]
+    """In float64, a slice of parameters at a time, as a copy of all of them would be twice as large again."""
+    total = np.zeros((len(gradients), len(gradients)))
+    for start in range(0, len(gradients[0]), SLICE):
+        part = np.stack([of_one[start : start + SLICE] for of_one in gradients]).astype(np.float64)
+        total += part @ part.T
+    return total
+
+
 def moments(products_MM: np.ndarray, *, seed: int) -> dict[str, dict[str, float | None]]:
     """From the inner products of M independent gradients.
 
@@ -111,9 +119,10 @@ def moments(products_MM: np.ndarray, *, seed: int) -> dict[str, dict[str, float 
     found = {}
     for name, value in statistics(products_MM, np.arange(num)).items():
         column = np.array([of[name] for of in resampled])
-        low, high = np.nanpercentile(column, [2.5, 97.5]) if np.isfinite(column).any() else (np.nan, np.nan)
-        numbers = {"estimate": value, "low": low, "high": high}
-        found[name] = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
+        low, high = np.percentile(column, [2.5, 97.5], method="nearest")  # some may be infinite
+        found[name] = {"estimate": finite(value), "low": finite(low), "high": finite(high)}
+    if found["squared_mean"]["low"] is None or found["squared_mean"]["low"] <= 0:
+        found["normalized_variance"]["estimate"] = None
     return found
 
 
@@ -128,6 +137,6 @@ def statistics(products_MM: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
     return {
         "squared_mean": float(signal),
         "covariance_trace": float(noise),
-        "normalized_variance": float(noise / signal) if signal > 0 else float("nan"),
-        "cosine": float((drawn[usable] / scale[usable]).mean()) if usable.any() else float("nan"),
+        "normalized_variance": float(noise / signal) if signal > 0 else float("inf"),
+        "cosine": float((drawn[usable] / scale[usable]).mean()) if usable.any() else 0.0,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import Subject
@@ -23,20 +24,20 @@ class AnalysisConfig(Config):
 
     split: str = "test"
     """Whose problems the states come from; "train" draws them as training does."""
-    num_problems: int = 64
-    num_reference: int = 256
+    num_problems: int = Field(default=64, ge=1)
+    num_reference: int = Field(default=256, ge=2)
     """Vines of a reference value."""
-    vines: tuple[int, ...] = (1, 3, 9, 27)
+    vines: tuple[PositiveInt, ...] = Field(default=(1, 3, 9, 27), min_length=1)
     """The K that VinePPO is judged with."""
-    group_size: int = 8
+    group_size: int = Field(default=8, ge=2)
     """Responses to a problem. Where states are measured, they are those of the first one."""
-    num_actions: int = 5
+    num_actions: int = Field(default=5, ge=2)
     """action_ranking: distinct next segments to rank."""
-    num_draws: int = 40
+    num_draws: int = Field(default=40, ge=2)
     """action_ranking: continuations of a state in which they are looked for."""
-    num_minibatches: int = 16
+    num_minibatches: int = Field(default=16, ge=4)
     """gradient_variance: disjoint minibatches that the problems are dealt to."""
-    temperatures: tuple[float, ...] = (0.0, 0.35, 0.6, 1.0, 1.3)
+    temperatures: tuple[NonNegativeFloat, ...] = Field(default=(0.0, 0.35, 0.6, 1.0, 1.3), min_length=1)
     last_only: bool = False
     """Only the last checkpoint of each run; by default all that it has kept."""
     seed: int = 0
@@ -54,6 +55,11 @@ class Measured:
     rewards: np.ndarray  # of that response
 
 
+def main_estimators(config: AnalysisConfig) -> tuple[str, ...]:
+    """Those that a chart has room for: the critic, VinePPO with 9 vines (or the most that there are), the group."""
+    return ("critic", f"VinePPO K={9 if 9 in config.vines else max(config.vines)}", "group mean")
+
+
 def draw_problems(subject: Subject, config: AnalysisConfig) -> list[Problem]:
     task = subject.environment.task
     if config.split == "train":
@@ -61,9 +67,9 @@ def draw_problems(subject: Subject, config: AnalysisConfig) -> list[Problem]:
     return task.split(config.split)[: config.num_problems]
 
 
-def draw_groups(subject: Subject, config: AnalysisConfig) -> list[Group]:  # [P][G]
+def draw_groups(subject: Subject, config: AnalysisConfig, *, group_size: int = 0) -> list[Group]:  # [P][G]
     """Responses of the checkpoint's own policy, sampled as training samples them but with seeds of the analysis."""
-    sampling = subject.recipe.sampling.model_copy(update={"group_size": config.group_size})
+    sampling = subject.recipe.sampling.model_copy(update={"group_size": group_size or config.group_size})
     seed = derive_seed(config.seed, "rollouts", subject.checkpoint.iteration)
     return sample_groups(subject.environment, draw_problems(subject, config), sampling, seed=seed)
 

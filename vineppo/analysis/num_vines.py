@@ -9,14 +9,14 @@ import numpy as np
 from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, Measured, measure
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, open_subject
+from vineppo.analysis.subject import Checkpoint, of_last, open_subject
 from vineppo.charts import lines
 
 TITLE = "What the number of vines buys"
 TEXT = (
-    "value_rmse: root mean square distance of a K-vine value from the reference. theory is what p(1 - p)/K + "
-    "p(1 - p)/N predicts for 0/1 rewards, N being the reference's vines. advantage_noise: root mean square distance of "
-    "a segment's advantage from the one by reference values. Whether more vines train better policies is another "
+    "value_rmse: root mean square distance of a K-vine value from the reference. theory is what p(1 - p)/K + p(1 - "
+    "p)/N predicts for 0/1 rewards, N being the reference's vines. advantage_noise: root mean square distance of a "
+    "segment's advantage from the one by reference values. Whether more vines train better policies is another "
     "question: compare runs that differ in credit.num_vines."
 )
 
@@ -28,8 +28,8 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
             rows += rows_of(checkpoint, measure(subject, config), config)
     chart = draw(
         lines,
-        "Error of values by number of vines",
-        [{**row, "low": row["value_rmse_low"], "high": row["value_rmse_high"]} for row in rows],
+        "Error of values by number of vines, last checkpoints",
+        [row | {"low": row["value_rmse_low"], "high": row["value_rmse_high"]} for row in of_last(rows, checkpoints)],
         by=("method", "vines"),
         x="vines",
         y="value_rmse",

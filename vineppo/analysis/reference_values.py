@@ -14,7 +14,7 @@ from statistics import fmean
 from vineppo.analysis.subject import Subject
 from vineppo.credit.vineppo import state_key
 from vineppo.environment import Environment, State
-from vineppo.metrics import append_line, whole_lines
+from vineppo.metrics import append_line
 from vineppo.seeding import derive_seed
 
 CHUNK = 32
@@ -61,9 +61,19 @@ class ReferenceValues:
 
 
 def read_known(path: Path) -> dict[int, float]:
-    """Without a last line that a kill tore, which is taken off the file too."""
+    """A line that a kill tore is passed over, and ended, so that the next one begins on its own."""
     if not path.exists():
         return {}
-    kept = whole_lines(path)
-    path.write_text("".join(line + "\n" for line in kept))
-    return {entry["state"]: entry["value"] for entry in map(json.loads, kept)}
+    text = path.read_text()
+    if text and not text.endswith("\n"):
+        with path.open("a") as file:
+            file.write("\n")
+    return dict(filter(None, map(read_entry, text.splitlines())))
+
+
+def read_entry(line: str) -> tuple[int, float] | None:
+    try:
+        entry = json.loads(line)
+        return entry["state"], entry["value"]
+    except (ValueError, KeyError, TypeError):
+        return None

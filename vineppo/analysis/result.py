@@ -26,7 +26,7 @@ class Result:
         """`told` says what it was made from and with."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.kind}.json"
-        path.write_text(json.dumps(asdict(self) | dict(told), indent=1) + "\n")
+        path.write_text(json.dumps(asdict(self) | dict(told), indent=1, allow_nan=False) + "\n")
         for name, chart in self.charts.items():
             save_figure(chart, folder / f"{self.kind}-{name}.svg")
         return path
@@ -42,18 +42,14 @@ def over_seeds(rows: Sequence[Row], by: Sequence[str], column: str) -> list[Row]
         groups.setdefault(tuple(row[key] for key in by), []).append(row)
     found = []
     for key, of_group in groups.items():
-        values = [row[column] for row in of_group if row[column] is not None]
-        if not values:
+        known = [row for row in of_group if row[column] is not None]
+        if not known:
             continue
-        shared = interval(values)
-        low, high = shared["ci95"] or (of_group[0].get("low"), of_group[0].get("high"))
+        shared = interval([row[column] for row in known])
+        low, high = shared["ci95"] or (known[0].get("low"), known[0].get("high"))
         told = dict(zip(by, key, strict=True))
-        found.append({**told, column: shared["mean"], "low": low, "high": high, "runs": len(values)})
+        found.append({**told, column: shared["mean"], "low": low, "high": high, "runs": len(known)})
     return found
-
-
-def with_intervals(rows: Sequence[Row]) -> bool:
-    return bool(rows) and all(row.get("low") is not None for row in rows)
 
 
 def draw(
@@ -69,5 +65,9 @@ def draw(
 ) -> Chart:
     """A chart of means over seeds; its axis says `called` where the column's name says too little."""
     named = called or y
-    pooled = [{**row, named: row[y]} for row in over_seeds(rows, by, y)]
-    return chart(title, pooled, y=named, by=colour_by, ci=with_intervals(pooled), **how)
+    pooled = over_seeds(rows, by, y)
+    marks = [
+        {**row, named: row[y]} | {end: row[y] for end in ("low", "high") if row[end] is None}  # no interval, no whisker
+        for row in pooled
+    ]
+    return chart(title, marks, y=named, by=colour_by, ci=any(row["low"] is not None for row in pooled), **how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from vineppo.analysis.credits import credit_all
 from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, Subject, open_subject
+from vineppo.analysis.subject import Checkpoint, Subject, of_last, open_subject
 from vineppo.charts import bars
+from vineppo.segments import decode_pieces
 from vineppo.types import Credit, Rollout, UserError
 
 RIGHT, FIRST_WRONG, AFTER = "right step", "first wrong step", "after it"
@@ -22,9 +24,10 @@ TITLE = "Signal and noise of advantages"
 TEXT = (
     "Steps of common rollouts by kind: right ones, the first wrong one, and those after it, which can change little. "
     "snr is the mean advantage of a kind over its standard deviation, per visit of such a step; right_sign the share "
-    "of visits whose advantage has the sign that the kind should have (0 counts one half). snr2_per_1000_tokens is snr "
-    "squared times 1,000 over the tokens sampled per rollout: what the same tokens would buy if noise fell as visits "
-    "rise. Advantages before whitening, a step's mean over its tokens. Intervals: 95 %, bootstrap over problems."
+    "of visits whose advantage has the sign that the kind should have, 0 counting one half. snr2_per_1000_tokens is "
+    "snr times its size, times 1,000 over the tokens sampled per rollout: what the same tokens would buy if noise "
+    "fell as visits rise. Advantages before whitening, a step's mean over its tokens. The charts show the first run's "
+    "method. Intervals: 95 %, bootstrap over problems, or over seeds where there are several runs."
 )
 
 
@@ -33,12 +36,12 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += signal_rows(subject, config)
-    last, method = max(checkpoint.iteration for checkpoint in checkpoints), checkpoints[0].recipe.name
-    shown = [row for row in rows if row["iteration"] == last and row["method"] == method and row["kind"] != AFTER]
+    method = checkpoints[0].recipe.name
+    shown = [row for row in of_last(rows, checkpoints) if row["method"] == method and row["kind"] != AFTER]
     charts = {
         measure: draw(
             bars,
-            f"{title}, {method}, iteration {last}",
+            f"{title}, {method}, last checkpoints",
             [row for row in shown if row["measure"] == measure],
             by=("estimator", "kind"),
             x="estimator",
@@ -56,12 +59,14 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
 
 
 def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
-    judge = getattr(subject.environment.task, "judge_steps", None)
+    judge = getattr(subject.environment.task, "judge_segments", None)
     if judge is None:
         raise UserError(f"signal_to_noise: task {subject.recipe.task.name} does not know which steps are right")  # type: ignore[attr-defined]
     groups = draw_groups(subject, config)
-    kinds = [kinds_of(judge(rollout.problem, rollout.text), rollout) for group in groups for rollout in group]
-    problems = [rollout.problem.id for group in groups for rollout in group for _ in range(rollout.num_segments)]
+    rollouts = [rollout for group in groups for rollout in group]
+    tokenizer = subject.environment.tokenizer
+    kinds = [kinds_of(judge(rollout.problem, segment_texts(rollout, tokenizer))) for rollout in rollouts]
+    problems = [rollout.problem.id for rollout in rollouts for _ in range(rollout.num_segments)]
     flat_kinds = np.array([kind for of_rollout in kinds for kind in of_rollout])
     rows = []
     for name, credited in credit_all(subject, groups, config).items():
@@ -87,14 +92,14 @@ def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
     return rows
 
 
-def kinds_of(rights: Sequence[bool], rollout: Rollout) -> list[str]:
-    """A kind for every segment; segments beyond what was judged (a missing or joined line) count as after."""
-    kinds, spoilt = [], False
-    for j in range(rollout.num_segments):
-        right = j < len(rights) and rights[j]
-        kinds.append(AFTER if spoilt else RIGHT if right else FIRST_WRONG)
-        spoilt = spoilt or not right
-    return kinds
+def segment_texts(rollout: Rollout, tokenizer: Any) -> list[str]:  # [S]
+    pieces = decode_pieces(tokenizer, rollout.token_ids)
+    return ["".join(pieces[a:b]) for a, b in pairwise(rollout.boundaries)]
+
+
+def kinds_of(rights: Sequence[bool]) -> list[str]:
+    first_wrong = rights.index(False) if False in rights else len(rights)
+    return [RIGHT if j < first_wrong else FIRST_WRONG if j == first_wrong else AFTER for j in range(len(rights))]
 
 
 def segment_advantages(credit: Credit, rollout: Rollout) -> list[float]:
@@ -104,7 +109,7 @@ def segment_advantages(credit: Credit, rollout: Rollout) -> list[float]:
 def signal(
     advantages: np.ndarray, sign: int, num_tokens: int, problems: Sequence[str], *, seed: int
 ) -> dict[str, dict[str, float | None]]:
-    right = (np.sign(advantages) * sign + 1) / 2 if sign else 1.0 * (advantages == 0)
+    right = (np.sign(advantages) * sign + 1) / 2 if sign else np.full(len(advantages), np.nan)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         mean = weighted_mean(advantages, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,15 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Of the weights, so that what was measured of other weights is never taken for these."""
         return "-".join(checksum(file) for file in sorted(self.folder.glob("*.safetensors")))
+
+
+def of_last(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """The rows about every run's last checkpoint: one policy per run, so that runs are what is averaged over."""
+    last: dict[tuple[str, int], int] = {}
+    for checkpoint in checkpoints:
+        key = checkpoint.recipe.name, checkpoint.recipe.seed
+        last[key] = max(last.get(key, 0), checkpoint.iteration)
+    return [dict(row) for row in rows if row["iteration"] == last[row["method"], row["seed"]]]
 
 
 @dataclass(frozen=True)
@@ -96,5 +105,8 @@ def load_ppo(checkpoint: Checkpoint, device: Any) -> PPO | None:
     config = checkpoint.recipe.credit
     if not isinstance(config, PPOConfig):
         return None
-    model = load_critic_model(checkpoint.folder / "critic", device=device)
+    folder = checkpoint.folder / "critic"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: this checkpoint of a PPO run has lost its critic")
+    model = load_critic_model(folder, device=device)
     return PPO(config, Critic(config.critic, model, total_steps=1))

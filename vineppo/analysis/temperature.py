@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vineppo.analysis.measured import AnalysisConfig
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, open_subject
+from vineppo.analysis.subject import Checkpoint, of_last, open_subject
 from vineppo.charts import lines
 from vineppo.evaluate import evaluate
 from vineppo.seeding import derive_seed
@@ -14,8 +14,9 @@ from vineppo.types import UserError
 
 TITLE = "Accuracy by sampling temperature"
 TEXT = (
-    "pass@1 on problems of the split, one sample each, of every checkpoint at several temperatures; 0 is greedy. "
-    "Intervals: 95 %, bootstrap over problems, or over seeds in the chart where there are several runs of a method."
+    "pass@1 on problems of the split, one sample each, of every checkpoint at several temperatures; 0 is greedy. The "
+    "rest of sampling (top_p, top_k, token limit) is that of the run's evaluations. Intervals: 95 %, bootstrap over "
+    "problems, or over seeds in the chart where there are several runs of a method."
 )
 
 
@@ -46,11 +47,10 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
                         "high": score.ci95[1],
                     }
                 )
-    last = max(checkpoint.iteration for checkpoint in checkpoints)
     chart = draw(
         lines,
-        f"Accuracy by sampling temperature, iteration {last}",
-        [row for row in rows if row["iteration"] == last],
+        "Accuracy by sampling temperature, last checkpoints",
+        of_last(rows, checkpoints),
         by=("method", "temperature"),
         x="temperature",
         y="pass@1",

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from vineppo.analysis.intervals import bootstrap, weighted_mean
-from vineppo.analysis.measured import AnalysisConfig, Measured, measure
+from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, open_subject
+from vineppo.analysis.subject import Checkpoint, of_last, open_subject
 from vineppo.charts import bars, lines, points
 
 WITHIN = (0.05, 0.1, 0.2)
+PERFECT = "perfect"
 NUM_BINS = 10
 
 TITLE = "Accuracy of value estimates"
 TEXT = (
     "Every state of one response per problem, valued by each estimator and by many vines of its own (the reference). "
-    "within_x is the share of states whose prediction lies within x of the reference. The reference has an error, at "
-    "most 0.5 / sqrt(vines), which no estimator can get below. Intervals: 95 %, bootstrap over problems; in the charts "
-    "Student's over seeds where there are several runs of a method."
+    "within_x is the share of states whose prediction lies within x of the reference. The reference has an error of "
+    "its own: 'perfect' is what an estimator that is always right would seem to score (for 0/1 rewards, taking the "
+    "references for the truth). Intervals: 95 %, bootstrap over problems; in the charts Student's over seeds where "
+    "there are several runs of a method."
 )
 
 
@@ -33,9 +36,11 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
             measured = measure(subject, config)
         rows += accuracy_rows(checkpoint, measured, seed=config.seed)
         calibration += calibration_rows(checkpoint, measured)
-        scatter = scatter_rows(measured)  # of the last one
-    accuracy = [row for row in rows if row["measure"] == "within_0.05"]
-    last = max(checkpoint.iteration for checkpoint in checkpoints)
+        rows += ceiling_rows(checkpoint, measured, config.num_reference)
+        scatter += scatter_rows(checkpoint, measured, main_estimators(config))
+    shown = (*main_estimators(config), PERFECT)
+    accuracy = [row for row in rows if row["measure"] == "within_0.05" and row["estimator"] in shown]
+    seeds = {row["method"]: row["seed"] for row in reversed(scatter)}
     return Result(
         "value_accuracy",
         TITLE,
@@ -54,8 +59,8 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
             ),
             "last": draw(
                 bars,
-                f"Share of states within 0.05 of the reference, iteration {last}",
-                [row for row in accuracy if row["iteration"] == last],
+                "Share of states within 0.05 of the reference, last checkpoints",
+                of_last([row for row in rows if row["measure"] == "within_0.05"], checkpoints),
                 by=("estimator", "method"),
                 x="estimator",
                 y="estimate",
@@ -63,11 +68,11 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
                 colour_by="method",
             ),
             "scatter": points(
-                "Predicted against reference value, last checkpoint",
-                scatter,
+                "Predicted against reference value, last checkpoint of one run of each method",
+                [row for row in of_last(scatter, checkpoints) if row["seed"] == seeds[row["method"]]],
                 x="reference",
                 y="prediction",
-                by="estimator",
+                by="of",
                 diagonal=(0, 1),
             ),
         },
@@ -126,10 +131,33 @@ def calibration_rows(checkpoint: Checkpoint, measured: Measured) -> list[Row]:
     return rows
 
 
-def scatter_rows(measured: Measured) -> list[Row]:
+def ceiling_rows(checkpoint: Checkpoint, measured: Measured, num_reference: int) -> list[Row]:
+    """What an estimator that is always right would seem to score, as references of 0/1 rewards have errors."""
+    p = measured.reference
+    hits = np.arange(num_reference + 1)
+    log_factorial = np.array([math.lgamma(n + 1) for n in range(num_reference + 1)])
+    choose = log_factorial[-1] - log_factorial - log_factorial[::-1]
+    inside = np.clip(p, 1e-12, 1 - 1e-12)[:, None]
+    chances_nH = np.exp(choose + hits * np.log(inside) + (num_reference - hits) * np.log1p(-inside))
+    errors_nH = np.abs(hits / num_reference - p[:, None])
+    numbers = {"rmse": float(np.sqrt((p * (1 - p)).mean() / (num_reference - 1)))} | {
+        f"within_{x:g}": float((chances_nH * (errors_nH <= x + 1e-9)).sum(axis=1).mean()) for x in WITHIN
+    }
     return [
-        {"reference": round(float(true), 4), "prediction": round(float(value), 4), "estimator": name}
+        {**checkpoint.told, "estimator": PERFECT, "measure": name, "estimate": number, "low": None, "high": None}
+        for name, number in numbers.items()
+    ]
+
+
+def scatter_rows(checkpoint: Checkpoint, measured: Measured, shown: Sequence[str]) -> list[Row]:
+    return [
+        {
+            **checkpoint.told,
+            "of": f"{checkpoint.recipe.name}: {name}",
+            "reference": round(float(true), 4),
+            "prediction": round(float(value), 4),
+        }
         for name, predicted in measured.predictions.items()
-        if name in ("critic", "VinePPO K=9", "group mean")
+        if name in shown
         for true, value in zip(measured.reference, predicted, strict=True)
     ]

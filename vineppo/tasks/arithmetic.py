@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import Literal
 
@@ -93,15 +93,19 @@ class Arithmetic:
     def segment(self, response: str) -> list[int]:
         return cut_lines(response, joins_previous="####")
 
-    def judge_steps(self, problem: Problem, response: str) -> list[bool]:
-        """Whether each line carries on from the one before with the problem's next operation and the right result."""
+    def judge_segments(self, problem: Problem, segments: Sequence[str]) -> list[bool]:
+        """Whether each segment carries on from the one before with the problem's next operation and its right result,
+        and the last one is the last step and ends in the answer."""
         start, *steps = problem.prompt.split()
-        carried, rights = start, []
-        for line, step in zip(response.splitlines(), steps, strict=False):
-            right = line == f"{carried} {step}={self.apply(step[1:], int(carried))}"
-            rights.append(right)
-            result = line.rpartition("=")[2]
-            carried = result if right or result.isdecimal() else carried
+        carried, rights = int(start), []
+        for i, segment in enumerate(segments):
+            first, *more = [line for line in segment.splitlines() if line] or [""]
+            result = self.apply(steps[i][1:], carried) if i < len(steps) else None
+            right = result is not None and first == f"{carried} {steps[i]}={result}"
+            closed = more == [f"#### {result}"] and i == len(steps) - 1
+            rights.append(right and (closed if i == len(segments) - 1 else not more))
+            stated = re.search(r"=(\d+)$", first)
+            carried = int(stated[1]) if stated else carried
         return rights
 
     def _problems(self, split: str, seed: int) -> Iterator[Problem]:
