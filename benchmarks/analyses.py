@@ -1,9 +1,9 @@
-"""The analyses of docs/study.md: runs that keep checkpoints, then every kind of analysis on them.
+"""The analyses of docs/study.md: the study's runs and a few more, then every kind of analysis on them.
 
-    python benchmarks/analyses.py --out runs/analyses --jobs 2
+    python benchmarks/analyses.py --study runs/study --out runs/analyses --jobs 2
 
-Resumes where it stopped. Takes the learning rates that the study chose (benchmarks/results/study/middle/sweep.json) and
-writes benchmarks/results/analyses/.
+Needs the study's runs. Resumes where it stopped. Takes the learning rates that the study chose
+(benchmarks/results/study/middle/sweep.json) and writes benchmarks/results/analyses/.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ CHOSEN = HERE / "results" / "study" / "middle" / "sweep.json"
 TASK = "task.num_steps=[6, 8]"
 SEEDS = (0, 1, 2, 3, 4)
 KEPT = ["checkpoint.every=1", "checkpoint.keep_last=1", "checkpoint.keep_every=5"]  # iterations 5 and 10
-ARMS = {  # name -> recipe, what it changes
-    "vineppo": ("vineppo", []),
-    "vineppo-k3": ("vineppo", ["credit.num_vines=3"]),
-    "vineppo-k1": ("vineppo", ["credit.num_vines=1"]),
+TRAINED = {  # name -> recipe, what it changes
     "ppo": ("ppo", []),
-    "grpo": ("grpo", []),
+    "vineppo-k1": ("vineppo", ["credit.num_vines=1"]),
+    "vineppo-k3": ("vineppo", ["credit.num_vines=3"]),
 }
+ARMS = ("vineppo", *TRAINED, "grpo")
 SIZE = ["num_problems=24", "num_reference=128"]
 ACTIONS = ["num_problems=48", "num_reference=128", "last_only=true"]
 CREDITS = ["num_problems=24", "vines=[1, 3, 9]", "num_minibatches=8", "last_only=true"]
@@ -43,27 +42,27 @@ KINDS = {  # kind -> arms, KEY=VALUE
     "action_ranking": (("ppo", "vineppo"), ACTIONS),
     "signal_to_noise": (("ppo", "vineppo"), CREDITS),
     "gradient_variance": (("ppo", "vineppo"), CREDITS),
-    "temperature": (tuple(ARMS), ["num_problems=200", "last_only=true"]),
-    "advantage_distribution": (tuple(ARMS), []),
+    "temperature": (ARMS, ["num_problems=200", "last_only=true"]),
+    "advantage_distribution": (ARMS, []),
 }
 
 WARMED = ("value_accuracy", "action_ranking")  # by_position and num_vines stand on value_accuracy's references
 
 
-def make_runs(out: Path, num_jobs: int) -> dict[str, list[Path]]:
+def make_runs(task: Path, out: Path, num_jobs: int) -> dict[str, list[Path]]:
+    """Arm -> its runs, of which those that the study has are not made again."""
     chosen = json.loads(CHOSEN.read_text())["chosen"]
-    sft = Job(load_any_recipe(RECIPES / "sft.toml", [TASK]), out / "sft")
-    run_jobs([] if is_finished(sft) else [sft], 1, print)
-    jobs = {arm: [make_job(arm, chosen, out, seed) for seed in SEEDS] for arm in ARMS}
-    missing = [job for seed_jobs in zip(*jobs.values(), strict=True) for job in seed_jobs if not is_finished(job)]
-    run_jobs(missing, num_jobs, print)
-    return {arm: [job.folder for job in of_arm] for arm, of_arm in jobs.items()}
+    jobs = [make_job(arm, chosen, task / "sft", out, seed) for seed in SEEDS for arm in TRAINED]
+    run_jobs([job for job in jobs if not is_finished(job)], num_jobs, print)
+    return {
+        arm: [(out if arm in TRAINED else task / "reported") / f"{arm}-seed{seed}" for seed in SEEDS] for arm in ARMS
+    }
 
 
-def make_job(arm: str, chosen: dict[str, dict[str, float]], out: Path, seed: int) -> Job:
-    recipe, changes = ARMS[arm]
+def make_job(arm: str, chosen: dict[str, dict[str, float]], start: Path, out: Path, seed: int) -> Job:
+    recipe, changes = TRAINED[arm]
     rates = [f"{key}={rate!r}" for key, rate in chosen[recipe].items()]
-    told = [TASK, f'name="{arm}"', f'model.name="{out / "sft"}"', f"seed={seed}"]
+    told = [TASK, f'name="{arm}"', f"model.name={start}", f"seed={seed}"]
     return Job(load_any_recipe(RECIPES / f"{recipe}.toml", [*told, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}")
 
 
@@ -80,12 +79,14 @@ def make_result(kind: str, runs: list[Path]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("runs/study"))
     parser.add_argument("--out", type=Path, default=Path("runs/analyses"))
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    runs = make_runs(args.out, args.jobs)
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs = make_runs(args.study / "middle", args.out, args.jobs)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    comparison = compare_runs([run for of_arm in runs.values() for run in of_arm], start=args.out / "sft")
+    comparison = compare_runs([run for of_arm in runs.values() for run in of_arm], start=args.study / "middle" / "sft")
     (RESULTS / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
     (RESULTS / "comparison.md").write_text(to_markdown(comparison))
     chosen = {kind: [run for arm in arms for run in runs[arm]] for kind, (arms, _) in KINDS.items()}
