@@ -40,8 +40,8 @@ KINDS = {  # kind -> arms, KEY=VALUE
     "by_position": (("ppo", "vineppo"), SIZE),
     "num_vines": (("ppo", "vineppo"), SIZE),
     "action_ranking": (("ppo", "vineppo"), ACTIONS),
-    "signal_to_noise": (("ppo", "vineppo"), CREDITS),
-    "gradient_variance": (("ppo", "vineppo"), CREDITS),
+    "signal_to_noise": (("ppo",), CREDITS),
+    "gradient_variance": (("ppo",), CREDITS),
     "temperature": (ARMS, ["num_problems=200", "last_only=true"]),
     "advantage_distribution": (ARMS, []),
 }
