@@ -35,18 +35,17 @@ ARMS = ("vineppo", *TRAINED, "grpo")
 SIZE = ["num_problems=24", "num_reference=128"]
 ACTIONS = ["num_problems=48", "num_reference=128", "last_only=true"]
 CREDITS = ["num_problems=24", "vines=[1, 3, 9]", "num_minibatches=8", "last_only=true"]
-KINDS = {  # kind -> arms, KEY=VALUE
-    "value_accuracy": (("ppo", "vineppo"), SIZE),
-    "by_position": (("ppo", "vineppo"), SIZE),
-    "num_vines": (("ppo", "vineppo"), SIZE),
-    "action_ranking": (("ppo", "vineppo"), ACTIONS),
+KINDS = {  # kind -> arms, KEY=VALUE; the long ones first
+    "action_ranking": (("ppo",), ACTIONS),
+    "value_accuracy": (("ppo",), SIZE),
+    "by_position": (("ppo",), SIZE),
+    "num_vines": (("ppo",), SIZE),
     "signal_to_noise": (("ppo",), CREDITS),
     "gradient_variance": (("ppo",), CREDITS),
-    "temperature": (ARMS, ["num_problems=200", "last_only=true"]),
     "advantage_distribution": (ARMS, []),
+    "temperature": (ARMS, ["num_problems=200", "last_only=true"]),
 }
-
-WARMED = ("value_accuracy", "action_ranking")  # by_position and num_vines stand on value_accuracy's references
+WARMED = ("value_accuracy",)  # by_position and num_vines stand on its references
 
 
 def make_runs(task: Path, out: Path, num_jobs: int) -> dict[str, list[Path]]:
