@@ -267,16 +267,21 @@ def run_compare(args: argparse.Namespace) -> None:
     from vineppo.comparison import accuracy_table
     from vineppo.report import try_report
 
-    overrides = [*args.overrides, *(source for source in args.sources if "=" in source)]
-    sources = [Path(source) for source in args.sources if "=" not in source]
-    if not sources:
-        raise UserError("compare needs at least one recipe or run folder")
+    sources, overrides = split_sources(args, needs="recipe or run folder")
     if args.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
     print(accuracy_table(comparison["methods"]))
     print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
     print(try_report(args.out))
+
+
+def split_sources(args: argparse.Namespace, *, needs: str) -> tuple[list[Path], list[str]]:
+    """Paths and overrides, which argparse gives in one list where both may be many."""
+    paths = [Path(source) for source in args.sources if "=" not in source]
+    if not paths:
+        raise UserError(f"{args.command} needs at least one {needs}")
+    return paths, [*args.overrides, *(source for source in args.sources if "=" in source)]
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -290,10 +295,7 @@ def run_analyze(args: argparse.Namespace) -> None:
     prepare()
     from vineppo.analysis import analyze, kinds_called
 
-    overrides = [*args.overrides, *(source for source in args.sources if "=" in source)]
-    runs = [Path(source) for source in args.sources if "=" not in source]
-    if not runs:
-        raise UserError("analyze needs at least one run folder")
+    runs, overrides = split_sources(args, needs="run folder")
     kinds = kinds_called(args.kind)
     for kind in kinds:
         try:

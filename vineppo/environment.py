@@ -93,9 +93,10 @@ class Environment:
         text = self.tokenizer.decode(response_ids, skip_special_tokens=True)
         return text[: min((text.find(stop) for stop in self.params.stop if stop in text), default=len(text))]
 
-    def continuation(self, state: State, ending: Ending) -> str:
-        """What an ending wrote after its state."""
-        return ending.text[len(self.text(state.response_ids)) :]
+    def continuations(self, state: State, endings: Sequence[Ending]) -> tuple[str, ...]:
+        """What endings of one state wrote after it."""
+        start = len(self.text(state.response_ids))
+        return tuple(ending.text[start:] for ending in endings)
 
     def _grade(self, problems: list[Problem], completions: list[Completion], texts: list[str]) -> list[Grade]:
         """A response that the budget cut off earns nothing and is not read, as in the paper's code.

@@ -21,7 +21,7 @@ from pydantic import Field
 from vineppo.config import Config
 from vineppo.environment import Ending, Environment, State
 from vineppo.seeding import derive_seed
-from vineppo.segments import decode_pieces, token_boundaries
+from vineppo.segments import decode_pieces, segment_texts, token_boundaries
 from vineppo.types import (
     Credit,
     Group,
@@ -169,7 +169,6 @@ def save_rollouts(
 
 
 def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vines: int) -> dict[str, object]:
-    pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
     bounds = credit.boundaries
     return {
         "problem": rollout.problem.id,
@@ -178,9 +177,9 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
         "reward": rollout.reward,
         "verdict": rollout.verdict,
         "finish_reason": rollout.completion.finish_reason,
-        "segments": ["".join(pieces[a:b]) for a, b in pairwise(bounds)],
+        "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
         "num_tokens": [b - a for a, b in pairwise(bounds)],
-        "advantages": [fmean(credit.advantages[a:b]) for a, b in pairwise(bounds)],
+        "advantages": credit.segment_advantages,
         "values": boundary_values(rollout, credit),
         "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
     }

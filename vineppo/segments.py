@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that are no UTF-8, or not yet
@@ -30,6 +30,12 @@ def decode_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
         return pieces
     pieces = _decode_in_windows(tokenizer, token_ids)
     return pieces if "".join(pieces) == text else _fit(pieces, text)
+
+
+def segment_texts(tokenizer: Any, token_ids: Sequence[int], boundaries: Sequence[int]) -> list[str]:  # [S]
+    """What the tokens of each segment wrote; together the whole text."""
+    pieces = decode_pieces(tokenizer, token_ids)
+    return ["".join(pieces[a:b]) for a, b in pairwise(boundaries)]
 
 
 def token_boundaries(pieces: Sequence[str], cuts: Sequence[int]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -170,6 +171,11 @@ class Credit:
         if self.values is not None:
             check_finite("values", self.values)
             self._check_telescoping(self.values)
+
+    @property
+    def segment_advantages(self) -> list[float]:  # [S]
+        """The mean over each segment's tokens, which is each one's where values are measured."""
+        return [fmean(self.advantages[a:b]) for a, b in pairwise(self.boundaries)]
 
     def _check_telescoping(self, values: Sequence[float]) -> None:
         if len(values) != len(self.boundaries):

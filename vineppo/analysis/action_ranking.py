@@ -12,7 +12,7 @@ from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vine_rewards
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, Subject, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
 from vineppo.charts import bars
 from vineppo.environment import Ending, State
 from vineppo.rollouts import make_rollout
@@ -38,7 +38,7 @@ class Choice:
     budgets: list[int]
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     rows: list[Row] = []
     counts: list[Row] = []
     for checkpoint in checkpoints:

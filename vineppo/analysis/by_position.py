@@ -9,7 +9,7 @@ import numpy as np
 from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
 from vineppo.charts import lines
 
 NUM_BINS = 5
@@ -22,7 +22,7 @@ TEXT = (
 )
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     rows: list[Row] = []
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
@@ -44,7 +44,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     return Result("by_position", TITLE, TEXT, {"error": rows}, {"error": chart})
 
 
-def position_rows(checkpoint: Checkpoint, measured: Measured, *, seed: int) -> list[Row]:
+def position_rows(checkpoint: RunCheckpoint, measured: Measured, *, seed: int) -> list[Row]:
     bins = np.minimum((measured.positions * NUM_BINS).astype(int), NUM_BINS - 1)
     rows = []
     for name, predicted in measured.predictions.items():

@@ -12,7 +12,7 @@ from vineppo.analysis.credits import credit_all
 from vineppo.analysis.intervals import finite
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, Subject, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
 from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.charts import bars
 from vineppo.models import token_logprobs
@@ -33,7 +33,7 @@ TEXT = (
 )
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     rows: list[Row] = []
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:

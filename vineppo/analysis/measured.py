@@ -67,7 +67,7 @@ def draw_problems(subject: Subject, config: AnalysisConfig) -> list[Problem]:
     return task.split(config.split)[: config.num_problems]
 
 
-def draw_groups(subject: Subject, config: AnalysisConfig, *, group_size: int = 0) -> list[Group]:  # [P][G]
+def draw_groups(subject: Subject, config: AnalysisConfig, *, group_size: int | None = None) -> list[Group]:  # [P][G]
     """Responses of the checkpoint's own policy, sampled as training samples them but with seeds of the analysis."""
     sampling = subject.recipe.sampling.model_copy(update={"group_size": group_size or config.group_size})
     seed = derive_seed(config.seed, "rollouts", subject.checkpoint.iteration)

@@ -9,7 +9,7 @@ import numpy as np
 from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, Measured, measure
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
 from vineppo.charts import lines
 
 TITLE = "What the number of vines buys"
@@ -21,7 +21,7 @@ TEXT = (
 )
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     rows: list[Row] = []
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
@@ -39,7 +39,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     return Result("num_vines", TITLE, TEXT, {"vines": rows}, {"error": chart})
 
 
-def rows_of(checkpoint: Checkpoint, measured: Measured, config: AnalysisConfig) -> list[Row]:
+def rows_of(checkpoint: RunCheckpoint, measured: Measured, config: AnalysisConfig) -> list[Row]:
     p = measured.reference
     rows = []
     for k in config.vines:

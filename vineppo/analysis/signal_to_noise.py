@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +10,10 @@ from vineppo.analysis.credits import credit_all
 from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, Subject, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
 from vineppo.charts import bars
-from vineppo.segments import decode_pieces
-from vineppo.types import Credit, Rollout, UserError
+from vineppo.segments import segment_texts
+from vineppo.types import Rollout, UserError
 
 RIGHT, FIRST_WRONG, AFTER = "right step", "first wrong step", "after it"
 SIGNS = {RIGHT: 1, FIRST_WRONG: -1, AFTER: 0}
@@ -31,7 +29,7 @@ TEXT = (
 )
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     rows: list[Row] = []
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
@@ -64,46 +62,36 @@ def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
         raise UserError(f"signal_to_noise: task {subject.recipe.task.name} does not know which steps are right")  # type: ignore[attr-defined]
     groups = draw_groups(subject, config)
     rollouts = [rollout for group in groups for rollout in group]
-    tokenizer = subject.environment.tokenizer
-    kinds = [kinds_of(judge(rollout.problem, segment_texts(rollout, tokenizer))) for rollout in rollouts]
-    problems = [rollout.problem.id for rollout in rollouts for _ in range(rollout.num_segments)]
-    flat_kinds = np.array([kind for of_rollout in kinds for kind in of_rollout])
+
+    def texts_of(rollout: Rollout) -> list[str]:
+        return segment_texts(subject.environment.tokenizer, rollout.token_ids, rollout.boundaries)
+
+    kinds = np.array([kind for rollout in rollouts for kind in kinds_of(judge(rollout.problem, texts_of(rollout)))])
+    problems = np.array([rollout.problem.id for rollout in rollouts for _ in range(rollout.num_segments)])
     rows = []
     for name, credited in credit_all(subject, groups, config).items():
         advantages = np.array(
-            [
-                advantage
-                for group, credits in zip(groups, credited.credits, strict=True)
-                for rollout, credit in zip(group, credits, strict=True)
-                for advantage in segment_advantages(credit, rollout)
-            ]
+            [advantage for credits in credited.credits for credit in credits for advantage in credit.segment_advantages]
         )
         for kind, sign in SIGNS.items():
-            chosen = flat_kinds == kind
-            if chosen.any():
-                rows += [
-                    {**subject.checkpoint.told, "estimator": name, "kind": kind, "visits": int(chosen.sum()),
-                     "tokens_per_rollout": credited.num_tokens, "measure": measure, **found}
-                    for measure, found in signal(
-                        advantages[chosen], sign, credited.num_tokens,
-                        [problem for problem, yes in zip(problems, chosen, strict=True) if yes], seed=config.seed,
-                    ).items()
-                ]  # fmt: skip
+            chosen = kinds == kind
+            if not chosen.any():
+                continue
+            told = {
+                **subject.checkpoint.told,
+                "estimator": name,
+                "kind": kind,
+                "visits": int(chosen.sum()),
+                "tokens_per_rollout": credited.num_tokens,
+            }
+            found = signal(advantages[chosen], sign, credited.num_tokens, problems[chosen].tolist(), seed=config.seed)
+            rows += [told | {"measure": measure} | numbers for measure, numbers in found.items()]
     return rows
-
-
-def segment_texts(rollout: Rollout, tokenizer: Any) -> list[str]:  # [S]
-    pieces = decode_pieces(tokenizer, rollout.token_ids)
-    return ["".join(pieces[a:b]) for a, b in pairwise(rollout.boundaries)]
 
 
 def kinds_of(rights: Sequence[bool]) -> list[str]:
     first_wrong = rights.index(False) if False in rights else len(rights)
     return [RIGHT if j < first_wrong else FIRST_WRONG if j == first_wrong else AFTER for j in range(len(rights))]
-
-
-def segment_advantages(credit: Credit, rollout: Rollout) -> list[float]:
-    return [float(np.mean(credit.advantages[a:b])) for a, b in pairwise(rollout.boundaries)]
 
 
 def signal(

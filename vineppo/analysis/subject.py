@@ -23,7 +23,7 @@ from vineppo.types import UserError
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class RunCheckpoint:
     """Where to find it, before anything is loaded."""
 
     run: Path
@@ -45,7 +45,7 @@ class Checkpoint:
         return "-".join(checksum(file) for file in sorted(self.folder.glob("*.safetensors")))
 
 
-def of_last(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+def of_last(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[RunCheckpoint]) -> list[dict[str, Any]]:
     """The rows about every run's last checkpoint: one policy per run, so that runs are what is averaged over."""
     last: dict[tuple[str, int], int] = {}
     for checkpoint in checkpoints:
@@ -56,7 +56,7 @@ def of_last(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]
 
 @dataclass(frozen=True)
 class Subject:
-    checkpoint: Checkpoint
+    checkpoint: RunCheckpoint
     environment: Environment  # sampling as in training
     model: Any
     ppo: PPO | None  # with the run's own critic, where it has one
@@ -66,7 +66,7 @@ class Subject:
         return self.checkpoint.recipe
 
 
-def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[Checkpoint]:
+def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[RunCheckpoint]:
     found = []
     for run in runs:
         if not (run / "recipe.toml").is_file():
@@ -77,12 +77,12 @@ def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[Checkpoin
         folders = checkpoint_folders(run / "checkpoints")
         if not folders:
             raise UserError(f"{run}: this run has no checkpoint")
-        found += [Checkpoint(run, recipe, folder) for folder in (folders[-1:] if last_only else folders)]
+        found += [RunCheckpoint(run, recipe, folder) for folder in (folders[-1:] if last_only else folders)]
     return found
 
 
 @contextmanager
-def open_subject(checkpoint: Checkpoint) -> Iterator[Subject]:
+def open_subject(checkpoint: RunCheckpoint) -> Iterator[Subject]:
     recipe = checkpoint.recipe
     device = runtime.pick_device(recipe.device)
     tokenizer, model = load_tokenizer(str(checkpoint.folder)), load_model(str(checkpoint.folder), device=device)
@@ -101,7 +101,7 @@ def open_subject(checkpoint: Checkpoint) -> Iterator[Subject]:
         yield Subject(checkpoint, environment, model, load_ppo(checkpoint, device))
 
 
-def load_ppo(checkpoint: Checkpoint, device: Any) -> PPO | None:
+def load_ppo(checkpoint: RunCheckpoint, device: Any) -> PPO | None:
     config = checkpoint.recipe.credit
     if not isinstance(config, PPOConfig):
         return None

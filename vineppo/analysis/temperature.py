@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vineppo.analysis.measured import AnalysisConfig
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
 from vineppo.charts import lines
 from vineppo.evaluate import evaluate
 from vineppo.seeding import derive_seed
@@ -20,7 +20,7 @@ TEXT = (
 )
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     if config.split == "train":
         raise UserError('temperature: evaluates on a fixed split; choose split="test" or "validation"')
     rows: list[Row] = []

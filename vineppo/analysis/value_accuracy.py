@@ -10,7 +10,7 @@ import numpy as np
 from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import Checkpoint, of_last, open_subject
+from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
 from vineppo.charts import bars, lines, points
 
 WITHIN = (0.05, 0.1, 0.2)
@@ -27,7 +27,7 @@ TEXT = (
 )
 
 
-def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result:
+def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
     rows: list[Row] = []
     calibration: list[Row] = []
     scatter: list[Row] = []
@@ -79,7 +79,7 @@ def analyze(checkpoints: Sequence[Checkpoint], config: AnalysisConfig) -> Result
     )
 
 
-def accuracy_rows(checkpoint: Checkpoint, measured: Measured, *, seed: int) -> list[Row]:
+def accuracy_rows(checkpoint: RunCheckpoint, measured: Measured, *, seed: int) -> list[Row]:
     return [
         {**checkpoint.told, "estimator": name, "measure": measure_name, **found}
         for name, predicted in measured.predictions.items()
@@ -110,7 +110,7 @@ def correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
     return float((weights * a * b).sum() / scale) if scale > 1e-12 else float("nan")
 
 
-def calibration_rows(checkpoint: Checkpoint, measured: Measured) -> list[Row]:
+def calibration_rows(checkpoint: RunCheckpoint, measured: Measured) -> list[Row]:
     """Mean reference value of the states that an estimator gives about the same value."""
     rows = []
     for name, predicted in measured.predictions.items():
@@ -131,7 +131,7 @@ def calibration_rows(checkpoint: Checkpoint, measured: Measured) -> list[Row]:
     return rows
 
 
-def ceiling_rows(checkpoint: Checkpoint, measured: Measured, num_reference: int) -> list[Row]:
+def ceiling_rows(checkpoint: RunCheckpoint, measured: Measured, num_reference: int) -> list[Row]:
     """What an estimator that is always right would seem to score, as references of 0/1 rewards have errors."""
     p = measured.reference
     hits = np.arange(num_reference + 1)
@@ -149,7 +149,7 @@ def ceiling_rows(checkpoint: Checkpoint, measured: Measured, num_reference: int)
     ]
 
 
-def scatter_rows(checkpoint: Checkpoint, measured: Measured, shown: Sequence[str]) -> list[Row]:
+def scatter_rows(checkpoint: RunCheckpoint, measured: Measured, shown: Sequence[str]) -> list[Row]:
     return [
         {
             **checkpoint.told,

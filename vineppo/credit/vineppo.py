@@ -94,7 +94,7 @@ class VinePPO(Stateless):
             key: ValueEstimate(
                 *key,
                 rewards=tuple(vine.grade.reward for vine in of_state),
-                texts=tuple(self.environment.continuation(state, vine) for vine in of_state),
+                texts=self.environment.continuations(state, of_state),
             )
             for (key, (state, _)), of_state in zip(states.items(), vines, strict=True)
         }
