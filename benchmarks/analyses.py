@@ -2,14 +2,15 @@
 
     python benchmarks/analyses.py --study runs/study --out runs/analyses --jobs 2
 
-Needs the study's runs. Resumes where it stopped. Takes the learning rates that the study chose
-(benchmarks/results/study/middle/sweep.json) and writes benchmarks/results/analyses/.
+Needs the study's runs. Resumes where it stopped: a result that exists is not made again. Takes the learning rates that
+the study chose (benchmarks/results/study/middle/sweep.json) and writes benchmarks/results/analyses/.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -32,20 +33,50 @@ TRAINED = {  # name -> recipe, what it changes
     "vineppo-k3": ("vineppo", ["credit.num_vines=3"]),
 }
 ARMS = ("vineppo", *TRAINED, "grpo")
+METHODS = ("vineppo", "grpo", "rloo", "ppo", "restem", "dpo")
+TASKS = ("short", "middle", "long")
 SIZE = ["num_problems=24", "num_reference=128"]
 ACTIONS = ["num_problems=48", "num_reference=128", "last_only=true"]
 CREDITS = ["num_problems=24", "vines=[1, 3, 9]", "num_minibatches=8", "last_only=true"]
-KINDS = {  # kind -> arms, KEY=VALUE; the long ones first
-    "action_ranking": (("ppo",), ACTIONS),
-    "value_accuracy": (("ppo",), SIZE),
-    "by_position": (("ppo",), SIZE),
-    "num_vines": (("ppo",), SIZE),
-    "signal_to_noise": (("ppo",), CREDITS),
-    "gradient_variance": (("ppo",), CREDITS),
-    "advantage_distribution": (ARMS, []),
-    "temperature": (ARMS, ["num_problems=200", "last_only=true"]),
-}
-WARMED = ("value_accuracy",)  # by_position and num_vines stand on its references
+
+
+@dataclass(frozen=True)
+class Measurement:
+    kind: str
+    runs: list[Path]
+    changes: list[str]
+    out: Path = RESULTS
+
+
+def measurements(of_arm: dict[str, list[Path]], study: Path) -> list[Measurement]:
+    """docs/study.md, "Analyses"; the long ones first."""
+    ppo, trained = of_arm["ppo"], [run for runs in of_arm.values() for run in runs]
+    after = RESULTS / "post-hoc"
+    fixed = [
+        Measurement("action_ranking", ppo, ACTIONS),
+        Measurement("value_accuracy", ppo, SIZE),
+        Measurement("by_position", ppo, SIZE),
+        Measurement("num_vines", ppo, SIZE),
+        Measurement("signal_to_noise", ppo, CREDITS),
+        Measurement("gradient_variance", ppo, CREDITS),
+        Measurement("temperature", trained, ["num_problems=200", "last_only=true"]),
+        Measurement("advantage_distribution", trained, []),
+    ]
+    post_hoc = [
+        Measurement("action_ranking", ppo, ["num_problems=200", "num_reference=128", "num_actions=3"], after),
+        Measurement("value_accuracy", of_arm["vineppo"], [*SIZE, "last_only=true"], after),
+        Measurement("by_position", of_arm["vineppo"], [*SIZE, "last_only=true"], after),
+    ]
+    compared = [
+        Measurement(kind, reported_runs(study / task), [], RESULTS / task)
+        for task in TASKS
+        for kind in ("efficiency", "generalisation", "kl")
+    ]
+    return fixed + post_hoc + compared
+
+
+def reported_runs(task: Path) -> list[Path]:
+    return [task / "reported" / f"{method}-seed{seed}" for method in METHODS for seed in SEEDS]
 
 
 def make_runs(task: Path, out: Path, num_jobs: int) -> dict[str, list[Path]]:
@@ -65,15 +96,15 @@ def make_job(arm: str, chosen: dict[str, dict[str, float]], start: Path, out: Pa
     return Job(load_any_recipe(RECIPES / f"{recipe}.toml", [*told, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}")
 
 
-def warm(kind: str, run: Path) -> None:
+def warm(measurement: Measurement, run: Path) -> None:
     """Measures a run's reference values, in a process of its own; the analysis of all runs then finds them."""
     runtime.prepare()
-    analyze(kind, [run], KINDS[kind][1], out=run / "analysis")
+    analyze(measurement.kind, [run], measurement.changes, out=run / "analysis")
 
 
-def make_result(kind: str, runs: list[Path]) -> None:
+def make_result(measurement: Measurement) -> None:
     runtime.prepare()
-    print(analyze(kind, runs, KINDS[kind][1], out=RESULTS), flush=True)
+    print(analyze(measurement.kind, measurement.runs, measurement.changes, out=measurement.out), flush=True)
 
 
 def main() -> None:
@@ -83,15 +114,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    runs = make_runs(args.study / "middle", args.out, args.jobs)
+    of_arm = make_runs(args.study / "middle", args.out, args.jobs)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    comparison = compare_runs([run for of_arm in runs.values() for run in of_arm], start=args.study / "middle" / "sft")
+    comparison = compare_runs([run for runs in of_arm.values() for run in runs], start=args.study / "middle" / "sft")
     (RESULTS / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
     (RESULTS / "comparison.md").write_text(to_markdown(comparison))
-    chosen = {kind: [run for arm in arms for run in runs[arm]] for kind, (arms, _) in KINDS.items()}
+    missing = [one for one in measurements(of_arm, args.study) if not (one.out / f"{one.kind}.json").exists()]
     with get_context("forkserver").Pool(args.jobs) as pool:
-        pool.starmap(warm, [(kind, run) for kind in WARMED for run in chosen[kind]], chunksize=1)
-        pool.starmap(make_result, list(chosen.items()), chunksize=1)
+        # by_position and num_vines stand on value_accuracy's references
+        pool.starmap(
+            warm, [(one, run) for one in missing if one.kind == "value_accuracy" for run in one.runs], chunksize=1
+        )
+        for _ in pool.imap_unordered(make_result, missing):
+            pass
 
 
 if __name__ == "__main__":
