@@ -21,13 +21,11 @@ def test_prompts_of_a_group_are_computed_once_and_vines_not_at_all(make_engine):
     rollouts = [Request(prompt, 20, 10 * p + g) for p, prompt in enumerate(prompts) for g in range(4)]
     completions = engine.generate(rollouts, HOT, purpose="policy")
     assert engine.prefill_tokens == sum(map(len, prompts))
-    assert engine.num_states == len(prompts)
 
     vines = [v for r, c in zip(rollouts, completions, strict=True) for v in vines_of(r, c)]
-    before = engine.prefill_tokens, engine.num_states
+    before = engine.prefill_tokens
     shared = engine.generate(vines, HOT, purpose="vine")
-    assert engine.prefill_tokens == before[0]
-    assert engine.num_states - before[1] == len({v.prefix_ids for v in vines})
+    assert engine.prefill_tokens == before
     assert engine.prefill_tokens + engine.reused_tokens == sum(len(r.prefix_ids) for r in rollouts + vines)
     assert engine.usage == {
         "policy": sum(len(c.token_ids) for c in completions),
@@ -39,6 +37,36 @@ def test_prompts_of_a_group_are_computed_once_and_vines_not_at_all(make_engine):
     # Without rollouts to fork, the longest state of each rollout is computed, and the others are prefixes of it.
     longest = {r.prefix_ids + c.token_ids[:16] for r, c in zip(rollouts, completions, strict=True)}
     assert fresh.prefill_tokens == sum(map(len, longest))
+
+
+def test_what_is_drawn_alike_is_computed_once(make_engine):
+    """Through policy samples, walks along the rollouts, forks and any number of seats."""
+    prompts = [(1, p % 3, *range(5, 9 + p)) for p in range(6)]
+    rollouts = [Request(prompt, 30, 10 * p + g) for p, prompt in enumerate(prompts) for g in range(4)]
+    for temperature in (0.02, 0.1, 1.0):
+        params, drawn = SamplingParams(temperature), []
+        for max_batch in (2, 5, 300):
+            engine = make_engine(max_batch=max_batch)
+            completions = engine.generate(rollouts, params, purpose="policy")
+            vines = [v for r, c in zip(rollouts, completions, strict=True) for v in vines_of(r, c, num_vines=5)]
+            of_policy = engine.decoded_tokens
+            of_vines = engine.generate(vines, params, purpose="vine")
+            assert of_policy == len(drawn_after(rollouts, completions))
+            assert engine.decoded_tokens - of_policy == len(drawn_after(vines, of_vines))
+            drawn.append([c.token_ids for c in completions + of_vines])
+        assert drawn[0] == drawn[1] == drawn[2]
+        alone = [make_engine().generate([vine], params, purpose="vine")[0] for vine in vines[::97]]
+        assert [c.token_ids for c in alone] == [c.token_ids for c in of_vines[::97]]
+        for one, other in zip(alone, of_vines[::97], strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def drawn_after(requests, completions):
+    return {
+        request.prefix_ids + completion.token_ids[:n]
+        for request, completion in zip(requests, completions, strict=True)
+        for n in range(len(completion.token_ids))
+    }
 
 
 def test_new_weights_forget_what_was_cached(make_model, make_engine):

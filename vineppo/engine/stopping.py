@@ -27,7 +27,11 @@ class StopRule:
             raise UserError(f"stop strings are compared with text, which never holds special tokens: {sorted(special)}")
         # A character has at most four bytes and a token at least one, but for a few special tokens without text.
         self.window = 4 * max(map(len, self.stop), default=0) + 16
-        self._may_end: dict[int, bool] = {}
+        self._may_complete: dict[int, bool] = {}
+
+    def may_end(self, token: int) -> bool:
+        """Whether a completion may end with this token before its budget does; cheap and never wrongly False."""
+        return token in self.eos_ids or bool(self.stop and self._completes(token))
 
     def reason(self, token_ids: Sequence[int], budget: int) -> FinishReason | None:
         if token_ids[-1] in self.eos_ids:
@@ -37,16 +41,18 @@ class StopRule:
         return "length" if len(token_ids) >= budget else None
 
     def _ends_in_stop(self, token_ids: Sequence[int]) -> bool:
-        token = token_ids[-1]
-        if token not in self._may_end:
-            self._may_end[token] = self._may_complete_a_stop(token)
-        if not self._may_end[token]:
+        if not self._completes(token_ids[-1]):
             return False
         text = self._decode(token_ids[-self.window :])
         return any(stop in text for stop in self.stop)
 
+    def _completes(self, token: int) -> bool:
+        if token not in self._may_complete:
+            self._may_complete[token] = self._may_complete_a_stop(token)
+        return self._may_complete[token]
+
     def _may_complete_a_stop(self, token: int) -> bool:
-        """Cheap and never wrongly False: the token that completes a stop string brings its last character."""
+        """The token that completes a stop string brings its last character."""
         text = self._decode([token])
         return REPLACEMENT in text or any(stop[-1].isspace() or stop[-1] in text for stop in self.stop)
 

@@ -1,6 +1,6 @@
 """The in-process engine: PyTorch only, for the Llama family, with continuous batching and shared prefixes.
 
-One turn of the loop: seat what is ready, open new states, one forward for all of them, draw, see who has finished.
+One turn of the loop: seat rows, open places on trunks, one forward for all of them, draw, see who has finished.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from vineppo.engine.attention import (
 from vineppo.engine.kv_cache import KVMemory, default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.llama import Llama, sliding_window
-from vineppo.engine.sampler import as_int64, draw_uniforms, sample
-from vineppo.engine.scheduler import Branch, Scheduler, State, Trunk, Wave, plan_waves
+from vineppo.engine.sampler import draw_uniforms, sample
+from vineppo.engine.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.stopping import StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
 from vineppo.types import Completion, Request, SamplingParams, UserError
@@ -50,8 +50,9 @@ class TorchEngine:
 
     `usage` counts generated tokens by purpose. `prefill_tokens` counts the prefix tokens that were computed and
     `reused_tokens` those that were not, because another request of the call shares them or an earlier call's finished
-    sequence begins with them; together they are all requests' prefixes. `num_states` counts distinct prefixes: the
-    last token of each is run once more, for the logits that all of its continuations begin with.
+    sequence begins with them; together they are all requests' prefixes. `decoded_tokens` counts the forwards of one
+    token that decoding took, one for each distinct sequence that something was drawn after: requests that draw the same
+    tokens, or those of another request's prefix, share them.
     """
 
     Config = TorchEngineConfig
@@ -70,7 +71,7 @@ class TorchEngine:
         self.scale = llama.head_dim**-0.5
         self.version = 0
         self.usage: Counter[str] = Counter()
-        self.prefill_tokens = self.reused_tokens = self.num_states = 0
+        self.prefill_tokens = self.reused_tokens = self.decoded_tokens = 0
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
@@ -91,7 +92,7 @@ class TorchEngine:
             while run.scheduler.busy:
                 run.turn()
             self.prefill_tokens += run.prefill_tokens
-            self.num_states += run.num_states
+            self.decoded_tokens += run.decoded_tokens
             self.reused_tokens -= run.prefill_tokens
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
@@ -119,7 +120,7 @@ class TorchEngine:
 
     def _completion(self, branch: Branch) -> Completion:
         assert branch.finish_reason is not None
-        return Completion(tuple(branch.token_ids), tuple(branch.logprobs), branch.finish_reason, self.version)
+        return Completion(branch.token_ids, branch.logprobs, branch.finish_reason, self.version)
 
 
 class Run:
@@ -132,57 +133,65 @@ class Run:
         self.trunk_kv, self.own_kv = engine.memory.seats(
             wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
         )
-        self.prefill_tokens = self.num_states = 0
+        self.prefill_tokens = self.decoded_tokens = 0
         self._grouped: tuple[list[int], list[int]] = ([], [])  # what the groups were made for
         self._groups: list[PrefixGroup] = []
 
     def turn(self) -> None:
-        """One token for every seated row, and the first tokens of the states that are opened."""
-        rows = self.scheduler.rows
+        """One token for every seated row, and for every place on a trunk that is opened."""
         self.own_kv.move(self.scheduler.seat_rows(), used=self.own_kv.length)
-        opened, new_trunks, moves = self.scheduler.open_states()
+        rows = list(self.scheduler.rows)
+        opened, new_trunks, moves = self.scheduler.open_rows()
         self.trunk_kv.move(moves, used=self.trunk_kv.length)
         self._fill(new_trunks)
-        self.num_states += len(opened)
-        if not rows and not opened:
-            return  # the last rows have just given up their seats
-        logits_SV = self._forward(rows, opened)
-        firsts = [branch for state in opened for branch in state.branches]
-        sources = [*range(len(rows)), *(len(rows) + i for i, state in enumerate(opened) for _ in state.branches)]
-        self._draw(logits_SV, sources, rows + firsts)
-        for branch in firsts:
-            self.scheduler.first_drawn(branch)
+        if rows or opened:  # the last rows may just have given up their seats
+            self._draw(self._forward(rows, opened), rows + opened)
+            self.decoded_tokens += len(rows) + len(opened)
 
-    def _forward(self, rows: Sequence[Branch], opened: Sequence[State]) -> torch.Tensor:
-        tokens = [row.token_ids[-1] for row in rows] + [state.prefix_ids[-1] for state in opened]
-        own_lengths = [len(row.token_ids) - 1 for row in rows]
-        lengths = [row.prefix_length for row in rows] + [len(state.prefix_ids) for state in opened]
-        seats = [row.state.trunk.seat for row in rows] + [state.trunk.seat for state in opened]
+    def _forward(self, rows: Sequence[Row], opened: Sequence[Row]) -> torch.Tensor:
+        every = [*rows, *opened]
+        lengths, seats = [row.prefix_length for row in every], [row.trunk.seat for row in every]
         if (seats, lengths) != self._grouped:
             self._grouped, self._groups = (seats, lengths), group_prefixes(seats, lengths, self.trunk_kv.kv)
-        positions = [row.prefix_length + own for row, own in zip(rows, own_lengths, strict=True)]
-        positions += [len(state.prefix_ids) - 1 for state in opened]
+        own_lengths = [len(row.token_ids) - 1 for row in rows]
         attend = DecodeAttention(self.trunk_kv, self.own_kv, self._groups, own_lengths, self.scale)
+        tokens, positions = [row.last_token for row in every], [row.length - 1 for row in every]
         return self.model.logits(self.model.hidden(self._ints(tokens), self._ints(positions), attend))
 
-    def _draw(self, logits_SV: torch.Tensor, sources: Sequence[int], branches: Sequence[Branch]) -> None:
-        seeds_N = self._ints([as_int64(branch.request.seed) for branch in branches])
-        uniforms_N = draw_uniforms(seeds_N, self._ints([len(branch.token_ids) for branch in branches]))
+    def _draw(self, logits_SV: torch.Tensor, rows: Sequence[Row]) -> None:
+        sources = [i for i, row in enumerate(rows) for _ in row.branches]
+        seeds = [branch.seed for row in rows for branch in row.branches]
+        indices = [row.length - branch.prefix_length for row in rows for branch in row.branches]
+        uniforms_N = draw_uniforms(self._ints(seeds), self._ints(indices))
         tokens_N, logprobs_N = sample(logits_SV, self._ints(sources), uniforms_N, self.params)
-        for branch, token, logprob in zip(branches, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
-            branch.token_ids.append(token)
-            branch.logprobs.append(logprob)
-            branch.finish_reason = self.rule.reason(branch.token_ids, branch.budget)
-            if branch.done:
-                branch.state.trunk.live -= 1
-                if self.keep:
-                    self._keep(branch)
+        tokens, logprobs, start = tokens_N.tolist(), logprobs_N.tolist(), 0
+        for row in rows:
+            end = start + len(row.branches)
+            for extended in extend(row, tokens[start:end], logprobs[start:end]):
+                self._finish(extended, after=row)
+                self.scheduler.place(extended, after=row)
+            start = end
 
-    def _keep(self, branch: Branch) -> None:
-        """The whole sequence for later calls, but for its last token, which was never fed back."""
-        tokens = (*branch.request.prefix_ids, *branch.token_ids[:-1])
-        prefix_kv = self.trunk_kv.read(branch.state.trunk.seat, branch.prefix_length)
-        own_kv = self.own_kv.read(max(branch.seat, 0), len(branch.token_ids) - 1)  # a first token has no seat, nor KV
+    def _finish(self, row: Row, after: Row) -> None:
+        """Takes out the branches that have ended; `after` is the row that this one has come from by one token."""
+        if row.length < row.first_end and not self.rule.may_end(row.last_token):
+            return
+        ended = []
+        for branch in row.branches:
+            token_ids = row.tokens_from(branch.prefix_length)
+            branch.finish_reason = self.rule.reason(token_ids, branch.budget)
+            if branch.finish_reason:
+                branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
+                ended.append(branch)
+        if ended and self.keep:
+            self._keep(row, after)
+        row.drop(ended)
+
+    def _keep(self, row: Row, after: Row) -> None:
+        """The whole sequence for later calls, but for its last token, which was never computed."""
+        tokens = (*row.trunk.token_ids[: row.prefix_length], *row.token_ids)[:-1]
+        prefix_kv = self.trunk_kv.read(after.trunk.seat, after.prefix_length)
+        own_kv = self.own_kv.read(max(after.seat, 0), len(tokens) - after.prefix_length)
         self.kept.add(tokens, torch.cat((prefix_kv, own_kv), dim=3))
 
     def _fill(self, trunks: Iterable[Trunk]) -> None:
