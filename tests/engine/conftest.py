@@ -1,5 +1,6 @@
 """Tiny random models of every family, and both engines over them. No mocks: real transformers models."""
 
+import copy
 import random
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from vineppo.engine import ENGINES
+from vineppo.engine.native import why_not_native
 from vineppo.models import make_symbol_tokenizer
 from vineppo.types import Request
 
@@ -72,7 +74,7 @@ def make_model():
 
     def make(name, seed=0):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config((FAMILIES | OTHERS)[name]).eval()
+        model = AutoModelForCausalLM.from_config(copy.deepcopy((FAMILIES | OTHERS)[name])).eval()
         with torch.no_grad():
             for path, parameter in model.named_parameters():
                 if "bias" in path or "norm" in path or ".ln_" in path:
@@ -84,8 +86,14 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def make_engine(make_model, tokenizer):
+    """By name; "native" and "torch" are the torch engine with kernels in C++ and in PyTorch."""
+
     def make(name="torch", model="llama-gqa-tied", eos=False, **options):
         chosen = make_model(model) if isinstance(model, str) else model
+        if name in ("native", "torch"):
+            if name == "native" and (reason := why_not_native(torch.float32, chosen.device)):
+                pytest.skip(reason)
+            name, options = "torch", {"kernels": name, **options}
         config = ENGINES[name].Config(dtype="float32", **options)
         return ENGINES[name](config, chosen, tokenizer if eos else WithoutEos(tokenizer))
 

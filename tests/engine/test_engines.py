@@ -24,7 +24,7 @@ FAMILY_NAMES = [
 OTHER_NAMES = ["gpt2", "gpt-neox"]
 GREEDY = SamplingParams(temperature=0)
 HOT = SamplingParams(temperature=1.0)
-BOTH = pytest.mark.parametrize("name", ["torch", "hf"])
+EVERY = pytest.mark.parametrize("name", ["torch", "native", "hf"])
 
 
 def greedy_tokens(model, prefix, num_tokens):
@@ -47,7 +47,8 @@ def check_logprobs(model, requests, completions, temperature=1.0):
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [("torch", family) for family in FAMILY_NAMES] + [("hf", family) for family in ["llama", *OTHER_NAMES]],
+    [(name, family) for name in ("torch", "native") for family in FAMILY_NAMES]
+    + [("hf", family) for family in ["llama", *OTHER_NAMES]],
 )
 def test_greedy_tokens_equal_transformers(name, family, make_model, make_engine, make_requests):
     model = make_model(family)
@@ -60,7 +61,7 @@ def test_greedy_tokens_equal_transformers(name, family, make_model, make_engine,
     check_logprobs(model, requests, completions)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("params", [SamplingParams(0.6), SamplingParams(1.3, top_p=0.9), SamplingParams(0.8, top_k=5)])
 def test_logprobs_are_those_of_the_tempered_softmax(name, params, make_model, make_engine, make_requests):
     model = make_model("llama-gqa-tied")
@@ -69,10 +70,10 @@ def test_logprobs_are_those_of_the_tempered_softmax(name, params, make_model, ma
     check_logprobs(model, requests, completions, params.temperature)
 
 
-@BOTH
+@EVERY
 def test_a_seed_alone_decides_a_completion(name, make_engine, make_requests):
     engine = make_engine(name, max_batch=64)
-    requests = make_requests(400 if name == "torch" else 100)
+    requests = make_requests(100 if name == "hf" else 400)
     together = engine.generate(requests, HOT, purpose="vine")
     order = random.Random(0).sample(range(len(requests)), len(requests))
     shuffled = engine.generate([requests[i] for i in order], HOT, purpose="vine")
@@ -84,14 +85,15 @@ def test_a_seed_alone_decides_a_completion(name, make_engine, make_requests):
     assert engine.usage["vine"] >= sum(2 * len(c.token_ids) for c in together)
 
 
-def test_both_engines_draw_the_same(make_model, make_engine, make_requests):
+@pytest.mark.parametrize("other", ["native", "hf"])
+def test_all_engines_draw_the_same(other, make_model, make_engine, make_requests):
     model, requests = make_model("qwen3-tied"), make_requests(30, seed=5)
     for params in (HOT, SamplingParams(0.7, top_p=0.8, top_k=20)):
-        left, right = (make_engine(name, model).generate(requests, params, purpose="eval") for name in ("torch", "hf"))
+        left, right = (make_engine(name, model).generate(requests, params, purpose="eval") for name in ("torch", other))
         assert [c.token_ids for c in left] == [c.token_ids for c in right]
 
 
-@BOTH
+@EVERY
 def test_different_seeds_differ_and_equal_ones_agree(name, make_engine):
     requests = [Request((1, 2, 3), 12, seed) for seed in (1, 2, 2**63 - 1, 1)]
     completions = make_engine(name).generate(requests, HOT, purpose="policy")
@@ -99,7 +101,7 @@ def test_different_seeds_differ_and_equal_ones_agree(name, make_engine):
     assert len({c.token_ids for c in completions}) == 3
 
 
-@BOTH
+@EVERY
 def test_eos_ends_a_completion_and_stays_in_it(name, make_model, make_engine, tokenizer):
     model = make_model("llama")
     model.generation_config.eos_token_id = [3, 4]
@@ -114,7 +116,7 @@ def test_eos_ends_a_completion_and_stays_in_it(name, make_model, make_engine, to
     assert {c.finish_reason for c in completions} >= {"eos"}
 
 
-@BOTH
+@EVERY
 def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, tokenizer):
     stop = ("a", "xy", " 7")
     prefix = tuple(tokenizer.encode("xyaxy 7 a"))  # those of the prefix do not count
@@ -133,7 +135,7 @@ def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, toke
     assert any(c.finish_reason == "stop" for c in stopped)
 
 
-@BOTH
+@EVERY
 def test_one_new_token(name, make_model, make_engine):
     model = make_model("llama-gqa-tied")
     requests = [Request((1, 2), 1, seed) for seed in range(5)]
@@ -142,7 +144,7 @@ def test_one_new_token(name, make_model, make_engine):
     check_logprobs(model, requests, completions)
 
 
-@BOTH
+@EVERY
 def test_the_context_ends_a_completion(name, make_engine):
     engine = make_engine(name)
     full, almost = (Request((1,) * n, 500, 0) for n in (100, 127))
@@ -153,19 +155,19 @@ def test_the_context_ends_a_completion(name, make_engine):
         engine.generate([Request((1,) * 128, 1, 0)], HOT, purpose="policy")
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("request_", [Request((), 5, 0), Request((1,), 0, 0), Request((64,), 5, 0)])
 def test_impossible_requests_are_the_users_error(name, request_, make_engine):
     with pytest.raises(UserError):
         make_engine(name).generate([request_], HOT, purpose="policy")
 
 
-@BOTH
+@EVERY
 def test_no_requests_no_completions(name, make_engine):
     assert make_engine(name).generate([], HOT, purpose="policy") == []
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("family", ["llama", "llama-gqa-tied"])
 def test_loaded_weights_decide_what_is_sampled_next(name, family, make_model, make_engine, make_requests):
     new = make_model(family, seed=9)
@@ -187,7 +189,7 @@ def test_loaded_weights_decide_what_is_sampled_next(name, family, make_model, ma
         engine.load_weights({}, version=4)
 
 
-@BOTH
+@EVERY
 def test_training_the_given_model_does_not_touch_the_engine(name, make_model, make_engine):
     model = make_model("llama")
     engine, request = make_engine(name, model), Request((1, 2, 3), 10, 0)
@@ -217,7 +219,8 @@ def test_a_sliding_window_that_may_be_exceeded_is_refused(make_model, make_engin
 
 
 @pytest.mark.skipif(not Path("models/smollm2-135m").exists(), reason="run `make smollm2` first")
-def test_smollm2_is_exact(make_engine):
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_smollm2_is_exact(name, make_engine):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = "models/smollm2-135m"
@@ -230,7 +233,7 @@ def test_smollm2_is_exact(make_engine):
         "def add(a, b):",
     ]
     requests = [Request(tuple(tokenizer.encode(prompt)), 64, 0) for prompt in prompts]
-    completions = make_engine("torch", model).generate(requests, GREEDY, purpose="eval")
+    completions = make_engine(name, model).generate(requests, GREEDY, purpose="eval")
     for request, completion in zip(requests, completions, strict=True):
         assert completion.token_ids == greedy_tokens(model, request.prefix_ids, 64)
     check_logprobs(model, requests, completions)

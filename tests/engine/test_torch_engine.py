@@ -39,14 +39,15 @@ def test_prompts_of_a_group_are_computed_once_and_vines_not_at_all(make_engine):
     assert fresh.prefill_tokens == sum(map(len, longest))
 
 
-def test_what_is_drawn_alike_is_computed_once(make_engine):
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_what_is_drawn_alike_is_computed_once(name, make_engine):
     """Through policy samples, walks along the rollouts, forks and any number of seats."""
     prompts = [(1, p % 3, *range(5, 9 + p)) for p in range(6)]
     rollouts = [Request(prompt, 30, 10 * p + g) for p, prompt in enumerate(prompts) for g in range(4)]
     for temperature in (0.02, 0.1, 1.0):
         params, drawn = SamplingParams(temperature), []
         for max_batch in (2, 5, 300):
-            engine = make_engine(max_batch=max_batch)
+            engine = make_engine(name, max_batch=max_batch)
             completions = engine.generate(rollouts, params, purpose="policy")
             vines = [v for r, c in zip(rollouts, completions, strict=True) for v in vines_of(r, c, num_vines=5)]
             of_policy = engine.decoded_tokens
@@ -55,7 +56,7 @@ def test_what_is_drawn_alike_is_computed_once(make_engine):
             assert engine.decoded_tokens - of_policy == len(drawn_after(vines, of_vines))
             drawn.append([c.token_ids for c in completions + of_vines])
         assert drawn[0] == drawn[1] == drawn[2]
-        alone = [make_engine().generate([vine], params, purpose="vine")[0] for vine in vines[::97]]
+        alone = [make_engine(name).generate([vine], params, purpose="vine")[0] for vine in vines[::97]]
         assert [c.token_ids for c in alone] == [c.token_ids for c in of_vines[::97]]
         for one, other in zip(alone, of_vines[::97], strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

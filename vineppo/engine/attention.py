@@ -10,14 +10,18 @@ T trunks, R rows of a trunk, L keys, H = K * G query heads for K key/value heads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from vineppo.engine.kv_cache import SeatedKV
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer, q_NHD, k_NKD, v_NKD) -> o_NHD; stores the keys and values it is given."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,12 @@ class PrefixGroup:
     places_M: torch.Tensor  # ... and where they stand, t * R + r
 
 
-def group_prefixes(trunks_N: Sequence[int], lengths_N: Sequence[int], like: torch.Tensor) -> list[PrefixGroup]:
+@lru_cache(maxsize=1)  # rows often stay where they are for many turns
+def group_prefixes(
+    trunks_N: tuple[int, ...], lengths_N: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> list[PrefixGroup]:
     """One group for all trunks, but those with far more rows than the others get one each, to save padding."""
+    like = torch.empty(0, dtype=dtype, device=device)
     trunks, lengths = np.asarray(trunks_N), np.asarray(lengths_N)
     counts = np.bincount(trunks)
     widest = max(2 * len(trunks) // len(counts), 1)
@@ -82,11 +90,14 @@ class DecodeAttention:
         self,
         trunk_kv: SeatedKV,
         own_kv: SeatedKV,
-        groups: Sequence[PrefixGroup],
+        trunk_seats_N: Sequence[int],
+        prefix_lengths_N: Sequence[int],
         own_lengths_B: Sequence[int],
         scale: float,
     ) -> None:
-        self.trunk_kv, self.own_kv, self.groups, self.scale = trunk_kv, own_kv, groups, scale
+        self.trunk_kv, self.own_kv, self.scale = trunk_kv, own_kv, scale
+        kv = trunk_kv.kv
+        self.groups = group_prefixes(tuple(trunk_seats_N), tuple(prefix_lengths_N), kv.dtype, kv.device)
         self.num_own = len(own_lengths_B)
         if self.num_own:
             like, written_B = own_kv.kv, np.asarray(own_lengths_B)  # tokens there before this one

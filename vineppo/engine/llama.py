@@ -5,13 +5,14 @@ N tokens (of any sequences, in any order), E hidden size, H query heads, K key/v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.activations import ACT2FN
 
+from vineppo.engine.attention import Attend
+from vineppo.engine.kernels import Kernels
 from vineppo.types import UserError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -29,22 +30,20 @@ FUSED = {
     "down": ("mlp.down_proj",),
 }
 
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(layer, q_NHD, k_NKD, v_NKD) -> o_NHD; stores the keys and values it is given."""
-
 
 class Llama:
     """Own copy of a transformers model's weights, with q/k/v and gate/up fused into one product each."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, kernels: Kernels) -> None:
+        self.kernels = kernels
         config = model.config
         check_supported(config)
         self.dtype, self.device = dtype, model.device
         self.num_layers, self.num_heads = config.num_hidden_layers, config.num_attention_heads
         self.num_kv_heads = config.num_key_value_heads or config.num_attention_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.ffn_size, self.eps, self.tied = config.intermediate_size, config.rms_norm_eps, config.tie_word_embeddings
-        self.activation = ACT2FN[config.hidden_act]
+        self.eps, self.tied = config.rms_norm_eps, config.tie_word_embeddings
+        self.activation = config.hidden_act
         # A new module, because casting a model to bf16 rounds the frequencies it holds.
         rotary = type(model.model.rotary_emb)(config)
         self.frequencies_D = rotary.inv_freq.to(self.device, torch.float32)
@@ -90,8 +89,8 @@ class Llama:
             o_NHD = attend(i, q_NHD, k_NKD, v_NKD)
             x_NE = x_NE.add_(self._linear(f"{i}.out", o_NHD.flatten(1)))
             h_NE = self._norm(x_NE, w[f"{i}.ffn_norm"])
-            gate_NF, up_NF = self._linear(f"{i}.gate_up", h_NE).split(self.ffn_size, dim=-1)
-            x_NE = x_NE.add_(self._linear(f"{i}.down", self.activation(gate_NF).mul_(up_NF)))
+            ffn_NF = self.kernels.gated(self._linear(f"{i}.gate_up", h_NE), self.activation)
+            x_NE = x_NE.add_(self._linear(f"{i}.down", ffn_NF))
         return x_NE
 
     def logits(self, hidden_NE: torch.Tensor) -> torch.Tensor:
@@ -108,9 +107,7 @@ class Llama:
             qk_NJD = torch.cat(
                 (self._norm(q_NHD, self.weights[f"{i}.q_norm"]), self._norm(k_NKD, self.weights[f"{i}.k_norm"])), dim=1
             )
-        left, right = qk_NJD.chunk(2, dim=-1)
-        qk_NJD = torch.cat((left * cos_N1D - right * sin_N1D, right * cos_N1D + left * sin_N1D), dim=-1)
-        q_NHD, k_NKD = qk_NJD.split((H, K), dim=1)
+        q_NHD, k_NKD = self.kernels.rotate(qk_NJD, cos_N1D, sin_N1D).split((H, K), dim=1)
         return q_NHD, k_NKD, v_NKD
 
     def _rotation(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,10 +116,7 @@ class Llama:
         return (angles_N1D.cos() * self.rope_scale).to(self.dtype), (angles_N1D.sin() * self.rope_scale).to(self.dtype)
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """RMS norm in float32, rounded before the weight as in transformers; on CPU F.rms_norm takes twice as long."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = (norm.square() / x.shape[-1] + self.eps).rsqrt()
-        return (x * inverse).to(x.dtype).mul_(weight)
+        return self.kernels.rms_norm(x, weight, self.eps)
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return multiply(x, self.weights[name], self.weights.get(f"{name}.bias"))

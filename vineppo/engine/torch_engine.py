@@ -14,16 +14,12 @@ import torch
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.engine.attention import (
-    DecodeAttention,
-    PrefillAttention,
-    PrefillGroup,
-    PrefixGroup,
-    group_prefixes,
-)
+from vineppo.engine.attention import PrefillAttention, PrefillGroup
+from vineppo.engine.kernels import Kernels, TorchKernels
 from vineppo.engine.kv_cache import KVMemory, default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.llama import Llama, sliding_window
+from vineppo.engine.native import NativeKernels, why_not_native
 from vineppo.engine.sampler import draw_uniforms, sample
 from vineppo.engine.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.stopping import StopRule, find_eos_ids
@@ -39,10 +35,19 @@ class TorchEngineConfig(Config):
     name: Literal["torch"] = "torch"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """native: what is between matrix products in C++, compiled on first use; float32 on CPU. auto: where that works."""
     max_batch: int = Field(default=256, ge=1)
     """Continuations decoded at once. On CPU nothing is gained beyond about 128 for a 135M model."""
     max_kv_tokens: int | None = Field(default=None, ge=2)
     """Bound on tokens whose keys and values are in memory, in use and kept; by default from the free memory."""
+
+
+def pick_kernels(name: Literal["auto", "native", "torch"], dtype: torch.dtype, device: torch.device) -> Kernels:
+    reason = why_not_native(dtype, device) if name != "torch" else None
+    if name == "native" and reason:
+        raise UserError(f'engine.kernels = "native": {reason}; "auto" takes PyTorch\'s where these do not work')
+    return TorchKernels() if name == "torch" or reason else NativeKernels()
 
 
 class TorchEngine:
@@ -60,7 +65,8 @@ class TorchEngine:
     def __init__(self, config: TorchEngineConfig, model: Any, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         device = model.device
-        self.model = Llama(model, pick_dtype(config.dtype, device))
+        dtype = pick_dtype(config.dtype, device)
+        self.model = Llama(model, dtype, pick_kernels(config.kernels, dtype, device))
         self.context, self.window = context_limit(model.config), sliding_window(model.config)
         self.eos_ids = find_eos_ids(model, tokenizer)
         llama = self.model
@@ -134,13 +140,11 @@ class Run:
             wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
         )
         self.prefill_tokens = self.decoded_tokens = 0
-        self._grouped: tuple[list[int], list[int]] = ([], [])  # what the groups were made for
-        self._groups: list[PrefixGroup] = []
 
     def turn(self) -> None:
         """One token for every seated row, and for every place on a trunk that is opened."""
-        self.own_kv.move(self.scheduler.seat_rows(), used=self.own_kv.length)
-        rows = list(self.scheduler.rows)
+        copies, rows = self.scheduler.seat_rows(), list(self.scheduler.rows)
+        self.own_kv.move(copies, used=max((len(row.token_ids) for row in rows), default=0))
         opened, new_trunks, moves = self.scheduler.open_rows()
         self.trunk_kv.move(moves, used=self.trunk_kv.length)
         self._fill(new_trunks)
@@ -151,10 +155,10 @@ class Run:
     def _forward(self, rows: Sequence[Row], opened: Sequence[Row]) -> torch.Tensor:
         every = [*rows, *opened]
         lengths, seats = [row.prefix_length for row in every], [row.trunk.seat for row in every]
-        if (seats, lengths) != self._grouped:
-            self._grouped, self._groups = (seats, lengths), group_prefixes(seats, lengths, self.trunk_kv.kv)
         own_lengths = [len(row.token_ids) - 1 for row in rows]
-        attend = DecodeAttention(self.trunk_kv, self.own_kv, self._groups, own_lengths, self.scale)
+        attend = self.model.kernels.decode_attention(
+            self.trunk_kv, self.own_kv, seats, lengths, own_lengths, self.scale
+        )
         tokens, positions = [row.last_token for row in every], [row.length - 1 for row in every]
         return self.model.logits(self.model.hidden(self._ints(tokens), self._ints(positions), attend))
 

@@ -1,0 +1,106 @@
+"""The kernels in C++ against those in PyTorch, at any shape, and what happens where they cannot be built."""
+
+import pytest
+import torch
+
+from vineppo.engine import TorchEngine, native
+from vineppo.engine.kernels import TorchKernels
+from vineppo.engine.kv_cache import SeatedKV
+from vineppo.engine.native import NativeKernels, why_not_native
+from vineppo.types import UserError
+
+CPU = torch.device("cpu")
+REASON = why_not_native(torch.float32, CPU)
+needs_native = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+
+@needs_native
+@pytest.mark.parametrize("head_dim", [2, 24, 32, 64, 80, 128])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(1, 1), (9, 3), (8, 2)])
+def test_attention(head_dim, num_heads, num_kv_heads):
+    torch.manual_seed(head_dim)
+    num_rows, num_own, num_trunks, trunk_room, own_room = 23, 17, 5, 40, 11
+    size = 2 * 2 * num_kv_heads * head_dim
+    flat = [torch.randn(size * n) for n in (num_trunks * trunk_room, num_own * own_room)]
+    lengths = torch.randint(1, trunk_room + 1, (num_rows,)).tolist()
+    seats = torch.randint(num_trunks, (num_rows,)).tolist()
+    own_lengths = [*range(own_room), *torch.randint(own_room, (num_own - own_room,)).tolist()]
+    q = torch.randn(num_rows, num_heads, head_dim)
+    # Heads of rows that lie apart, as in a fused product's output.
+    k, v = torch.randn(num_rows, 5 + 2 * num_kv_heads, head_dim)[:, 5:].chunk(2, dim=1)
+    outputs, caches = [], []
+    for kernels in (TorchKernels(), NativeKernels()):
+        trunk_kv = SeatedKV(flat[0].clone(), 2, num_trunks, num_kv_heads, trunk_room, head_dim)
+        own_kv = SeatedKV(flat[1].clone(), 2, num_own, num_kv_heads, own_room, head_dim)
+        attend = kernels.decode_attention(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5)
+        outputs.append(attend(1, q.clone(), k, v))
+        caches.append(own_kv.kv)
+    assert torch.equal(*caches)
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-5
+
+
+@needs_native
+def test_attention_refuses_what_lies_outside_of_its_memory():
+    kv = SeatedKV(torch.zeros(2 * 3 * 10 * 4), 1, 3, 1, 10, 4)
+    for seats, lengths, own in [([3], [1], []), ([-1], [1], []), ([0], [11], []), ([0], [0], []), ([0], [1], [10])]:
+        with pytest.raises(AssertionError):
+            NativeKernels().decode_attention(kv, kv, seats, lengths, own, 1.0)
+    with pytest.raises(AssertionError):
+        NativeKernels().decode_attention(kv, kv, [0] * 4, [1] * 4, [0] * 4, 1.0)
+    attend = NativeKernels().decode_attention(kv, kv, [0], [1], [0], 1.0)
+    x = torch.zeros(1, 1, 4)
+    with pytest.raises(AssertionError):
+        attend(0, x.double(), x, x)
+    with pytest.raises(AssertionError):
+        attend(0, torch.zeros(2, 1, 4), x, x)
+
+
+@needs_native
+@pytest.mark.parametrize("width", [2, 30, 64, 576])
+def test_elementwise(width):
+    torch.manual_seed(width)
+    x, weight = torch.randn(13, width), torch.randn(width)
+    heads, cos, sin = torch.randn(13, 7, width), torch.randn(13, 1, width // 2), torch.randn(13, 1, width // 2)
+    huge = torch.cat((torch.tensor([[-200.0, 200.0]]).expand(13, 2), x), dim=1)
+    ours, theirs = NativeKernels(), TorchKernels()
+    for name, inputs in {
+        "rms_norm": (x, weight, 1e-5),
+        "rotate": (heads[:, 1:6], cos, sin),
+        "gated": (torch.cat((huge, huge), dim=1), "silu"),
+    }.items():
+        expected = getattr(theirs, name)(*inputs)
+        torch.testing.assert_close(getattr(ours, name)(*inputs), expected, rtol=1e-5, atol=1e-5)
+    gelu = torch.randn(3, 8)
+    assert torch.equal(ours.gated(gelu, "gelu"), theirs.gated(gelu, "gelu"))
+
+
+def test_without_a_compiler_pytorch_does_it(monkeypatch, make_model, tokenizer):
+    monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
+    native.load_library.cache_clear()
+    try:
+        assert "no-such-compiler" in (why_not_native(torch.float32, CPU) or "")
+        engine = TorchEngine(TorchEngine.Config(), make_model("llama"), tokenizer)
+        assert type(engine.model.kernels) is TorchKernels
+        with pytest.raises(UserError, match=r"engine.kernels = \"native\".*no-such-compiler"):
+            TorchEngine(TorchEngine.Config(kernels="native"), make_model("llama"), tokenizer)
+    finally:
+        native.load_library.cache_clear()
+
+
+@needs_native
+def test_a_compiler_that_fails_says_so(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.cpp"
+    broken.write_text("this is no C++")
+    monkeypatch.setattr(native, "SOURCE", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.load_library.cache_clear()
+    try:
+        assert "failed" in (why_not_native(torch.float32, CPU) or "")
+        assert not list(tmp_path.rglob("*.so"))
+    finally:
+        native.load_library.cache_clear()
+
+
+def test_float32_on_cpu_only():
+    assert "bfloat16" in (why_not_native(torch.bfloat16, CPU) or "")
+    assert "cuda" in (why_not_native(torch.float32, torch.device("cuda")) or "")

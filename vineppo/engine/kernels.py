@@ -1,0 +1,70 @@
+"""What a forward pass does between matrix products. Two implementations: PyTorch here, C++ in native.py.
+
+N tokens, J heads, D head size, E hidden size, F ffn size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from transformers.activations import ACT2FN
+
+from vineppo.engine.attention import Attend, DecodeAttention
+from vineppo.engine.kv_cache import SeatedKV
+
+
+class Kernels(Protocol):
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Over the last dimension."""
+        ...
+
+    def rotate(self, x_NJD: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor) -> torch.Tensor:
+        """Rotary positions; cosines and sines are of half the head size. May change x in place."""
+        ...
+
+    def gated(self, gate_up_NF: torch.Tensor, activation: str) -> torch.Tensor:
+        """activation(gate) * up, of the two halves; the activation by transformers' name."""
+        ...
+
+    def decode_attention(
+        self,
+        trunk_kv: SeatedKV,
+        own_kv: SeatedKV,
+        trunk_seats_N: Sequence[int],
+        prefix_lengths_N: Sequence[int],
+        own_lengths_B: Sequence[int],
+        scale: float,
+    ) -> Attend:
+        """Of one new token for each of N rows, the first B of which have own tokens: see attention.py."""
+        ...
+
+
+class TorchKernels:
+    """Any device and dtype."""
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """In float32, rounded before the weight as in transformers; on CPU F.rms_norm takes twice as long."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = (norm.square() / x.shape[-1] + eps).rsqrt()
+        return (x * inverse).to(x.dtype).mul_(weight)
+
+    def rotate(self, x_NJD: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor) -> torch.Tensor:
+        left, right = x_NJD.chunk(2, dim=-1)
+        return torch.cat((left * cos_N1D - right * sin_N1D, right * cos_N1D + left * sin_N1D), dim=-1)
+
+    def gated(self, gate_up_NF: torch.Tensor, activation: str) -> torch.Tensor:
+        gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
+        return ACT2FN[activation](gate_NF).mul_(up_NF)
+
+    def decode_attention(
+        self,
+        trunk_kv: SeatedKV,
+        own_kv: SeatedKV,
+        trunk_seats_N: Sequence[int],
+        prefix_lengths_N: Sequence[int],
+        own_lengths_B: Sequence[int],
+        scale: float,
+    ) -> Attend:
+        return DecodeAttention(trunk_kv, own_kv, trunk_seats_N, prefix_lengths_N, own_lengths_B, scale)

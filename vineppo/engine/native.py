@@ -1,0 +1,172 @@
+"""The kernels in C++ (native.cpp), compiled with the machine's own compiler on first use and called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vineppo.engine.attention import Attend
+from vineppo.engine.kernels import TorchKernels
+from vineppo.engine.kv_cache import SeatedKV
+
+SOURCE = Path(__file__).with_name("native.cpp")
+COMPILERS = ("g++", "c++", "clang++")
+# -ffast-math lets the compiler sum in vectors and call vector exp; NaN and infinity do not occur in a sound model.
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+
+
+class NativeKernels(TorchKernels):
+    """float32 on CPU; kernels.py says what each does. What is not written in C++ is TorchKernels'."""
+
+    def __init__(self) -> None:
+        self.library = load_library()
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        x = x.contiguous()
+        out = check(torch.empty_like(x), x, weight)
+        width = x.shape[-1]
+        assert weight.shape == (width,)
+        self.library.rms_norm(*pointers(out, x, weight), *sizes(x.numel() // width, width), ctypes.c_float(eps))
+        return out
+
+    def rotate(self, x_NJD: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor) -> torch.Tensor:
+        N, J, D = x_NJD.shape
+        assert cos_N1D.shape == sin_N1D.shape == (N, 1, D // 2)
+        check(cos_N1D, sin_N1D)
+        check_heads(x_NJD)
+        x, cos, sin = pointers(x_NJD, cos_N1D, sin_N1D)
+        self.library.rotate(x, *sizes(x_NJD.stride(0)), cos, sin, *sizes(N, J, D))
+        return x_NJD
+
+    def gated(self, gate_up_NF: torch.Tensor, activation: str) -> torch.Tensor:
+        if activation != "silu":
+            return super().gated(gate_up_NF, activation)
+        N, width = gate_up_NF.shape
+        out_NF = check(gate_up_NF.new_empty(N, width // 2), gate_up_NF)
+        self.library.swiglu(*pointers(out_NF, gate_up_NF), *sizes(N, width // 2))
+        return out_NF
+
+    def decode_attention(
+        self,
+        trunk_kv: SeatedKV,
+        own_kv: SeatedKV,
+        trunk_seats_N: Sequence[int],
+        prefix_lengths_N: Sequence[int],
+        own_lengths_B: Sequence[int],
+        scale: float,
+    ) -> Attend:
+        seats_N, lengths_N, own_B = (
+            np.array(numbers, dtype=np.int64) for numbers in (trunk_seats_N, prefix_lengths_N, own_lengths_B)
+        )
+        num_heads, trunk_room, head_dim = trunk_kv.kv.shape[3:]
+        own_room = own_kv.length
+        assert own_kv.kv.shape[3] == num_heads
+        assert own_kv.kv.shape[5] == head_dim
+        assert len(lengths_N) == len(seats_N) >= len(own_B)
+        assert within(seats_N, 0, trunk_kv.kv.shape[2])
+        assert within(lengths_N, 1, trunk_room + 1)
+        assert within(own_B, 0, own_room)
+        assert len(own_B) <= own_kv.kv.shape[2]
+        order_N = np.argsort(seats_N, kind="stable")
+        arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (order_N, seats_N, lengths_N, own_B)]
+
+        def attend(layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
+            N, H, D = q_NHD.shape
+            assert k_NKD.shape == v_NKD.shape == (N, num_heads, head_dim)
+            assert len(order_N) == N
+            assert head_dim == D
+            assert H % num_heads == 0
+            check_heads(q_NHD, k_NKD, v_NKD)
+            out_NHD = q_NHD.new_empty(N, H, D)
+            caches = (trunk_kv.keys(layer), trunk_kv.values(layer), own_kv.keys(layer), own_kv.values(layer))
+            check(out_NHD, *caches)
+            self.library.attend(
+                *pointers(out_NHD, q_NHD, k_NKD, v_NKD),
+                *sizes(q_NHD.stride(0), k_NKD.stride(0), v_NKD.stride(0)),
+                *pointers(*caches),
+                *sizes(trunk_room, own_room),
+                *arrays,
+                *sizes(N, len(own_B), H, num_heads, D),
+                ctypes.c_float(scale),
+            )
+            return out_NHD
+
+        return attend
+
+
+def why_not_native(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the kernels cannot be used, or None where they can."""
+    if device.type != "cpu":
+        return f"they run on CPU, not on {device.type}"
+    if dtype != torch.float32:
+        return f"they compute in float32, not in {dtype}"
+    try:
+        load_library()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=1)
+def load_library() -> ctypes.CDLL:
+    """Compiles what is not compiled yet for this source, compiler and CPU. OSError says why it cannot."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise OSError(f"no C++ compiler is found ({', '.join(COMPILERS)})")
+    told = (SOURCE.read_text(), compiler, *FLAGS, platform.machine(), cpu_flags(), torch.__version__)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vineppo"
+    path = folder / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        done = subprocess.run([compiler, *FLAGS, "-o", unfinished, SOURCE], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(f"{compiler} failed: {(done.stderr.strip() or 'without a word').splitlines()[0]}")
+        unfinished.replace(path)  # several processes may do this at once
+    return ctypes.CDLL(str(path))
+
+
+def cpu_flags() -> str:
+    """What -march=native depends on; a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def check(*tensors: torch.Tensor) -> torch.Tensor:
+    """The first one. C++ takes them at their word."""
+    for tensor in tensors:
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+    return tensors[0]
+
+
+def check_heads(*tensors_NJD: torch.Tensor) -> None:
+    """Rows may lie apart, but not the heads of a row."""
+    for tensor in tensors_NJD:
+        assert tensor.dtype == torch.float32
+        assert tensor.stride()[1:] == (tensor.shape[2], 1)
+
+
+def within(numbers: np.ndarray, low: int, high: int) -> bool:
+    return not len(numbers) or (numbers.min() >= low and numbers.max() < high)
+
+
+def pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def sizes(*numbers: int) -> list[ctypes.c_int64]:
+    return [ctypes.c_int64(number) for number in numbers]
