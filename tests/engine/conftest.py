@@ -1,6 +1,5 @@
 """Tiny random models of every family, and both engines over them. No mocks: real transformers models."""
 
-import copy
 import random
 
 import pytest
@@ -72,9 +71,10 @@ def tokenizer():
 def make_model():
     """A fresh model of a family; biases and norms are randomised, as transformers begins with zeros and ones."""
 
-    def make(name, seed=0):
+    def make(name, seed=0, **sizes):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(copy.deepcopy((FAMILIES | OTHERS)[name])).eval()
+        config = (FAMILIES | OTHERS)[name]
+        model = AutoModelForCausalLM.from_config(type(config)(**config.to_dict() | sizes)).eval()
         with torch.no_grad():
             for path, parameter in model.named_parameters():
                 if "bias" in path or "norm" in path or ".ln_" in path:

@@ -2,5 +2,6 @@
 
 from vineppo.engine.hf_engine import HFEngine
 from vineppo.engine.torch_engine import TorchEngine
+from vineppo.engine.vllm_engine import VLLMEngine
 
-ENGINES = {"torch": TorchEngine, "hf": HFEngine}
+ENGINES = {"torch": TorchEngine, "hf": HFEngine, "vllm": VLLMEngine}
