@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_report(commands)
     add_exact(commands)
     add_config(commands)
+    add_doctor(commands)
     return parser
 
 
@@ -304,6 +305,22 @@ def run_analyze(args: argparse.Namespace) -> None:
             if len(kinds) == 1:
                 raise
             print(f"left out: {error}", flush=True)
+
+
+def add_doctor(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what this machine has, and which paths are taken on it",
+        description="Device, precision, kernels and extras: what will be used here, and why.",
+    )
+    parser.set_defaults(run=run_doctor)
+
+
+def run_doctor(_: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.doctor import doctor
+
+    doctor()
 
 
 def run_exact(args: argparse.Namespace) -> None:

@@ -1,0 +1,32 @@
+"""The doctor says what really is."""
+
+import re
+
+import torch
+
+from vineppo.cli import main
+from vineppo.doctor import EXTRAS, findings
+from vineppo.engine import native
+
+
+def test_every_path_is_named(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("torch", "device", "sampling", "kernels", *(f"extra {name}" for name in EXTRAS)):
+        assert re.search(rf"^{word} +\S", out, re.MULTILINE)
+    assert torch.__version__ in out
+    for name, (package, _) in EXTRAS.items():
+        assert re.search(rf"^extra {name} +({package}(-cpu)? \\d|not there;.*vineppo\\[{name}\\])", out, re.MULTILINE)
+
+
+def test_it_says_why_the_kernels_are_pytorchs(monkeypatch):
+    if torch.cuda.is_available():
+        assert "on cuda" in findings()["kernels"]
+        return
+    monkeypatch.setattr(native, "COMPILERS", ())
+    native.load_library.cache_clear()
+    try:
+        kernels = findings()["kernels"]
+    finally:
+        native.load_library.cache_clear()
+    assert kernels.startswith("PyTorch, because")

@@ -1,0 +1,48 @@
+"""`vineppo doctor`: what this machine has, which paths will be taken on it, and why."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from vineppo import runtime
+from vineppo.engine.native import why_not_native
+
+EXTRAS = {  # extra -> package, what works with it
+    "math": ("math-verify", "grading of MATH"),
+    "data": ("datasets", "hub datasets, Parquet"),
+    "gguf": ("gguf", "GGUF models"),
+    "tensorboard": ("tensorboard", "logging to TensorBoard"),
+    "wandb": ("wandb", "logging to Weights & Biases"),
+    "trackio": ("trackio", "logging to trackio"),
+    "vllm": ("vllm", 'engine.name = "vllm"'),
+}
+
+
+def doctor() -> None:
+    for name, answer in findings().items():
+        print(f"{name:20}{answer}")
+
+
+def findings() -> dict[str, str]:
+    device = runtime.pick_device("auto")
+    dtype = runtime.pick_dtype("auto", device)
+    told = runtime.environment(device)
+    reason = why_not_native(dtype, device)
+    return {
+        "vineppo": f"{told['commit'] or version('vineppo')}, Python {told['python']}, {told['platform']}",
+        "torch": f"{told['torch']}, transformers {told['transformers']}",
+        "device": f"{told['device']}, {told['num_threads']} of {told['num_cores']} cores",
+        "sampling": f"in {dtype}".replace("torch.", "") + ("" if dtype.itemsize == 2 else "; bfloat16 is slow here"),
+        "kernels": f"PyTorch, because {reason}" if reason else "native, compiled for this CPU",
+        "allocator": "keeps freed pages" if runtime.tune_allocator() else "as the system has it (no glibc)",
+        **{f"extra {name}": extra(name) for name in EXTRAS},
+    }
+
+
+def extra(name: str) -> str:
+    package, purpose = EXTRAS[name]
+    for variant in (package, f"{package}-cpu"):  # vLLM's name on machines without a GPU
+        with suppress(PackageNotFoundError):
+            return f"{variant} {version(variant)}"
+    return f'not there; for {purpose}: pip install "vineppo[{name}]"'
