@@ -16,7 +16,7 @@ def test_every_path_is_named(capsys):
         assert re.search(rf"^{word} +\S", out, re.MULTILINE)
     assert torch.__version__ in out
     for name, (package, _) in EXTRAS.items():
-        assert re.search(rf"^extra {name} +({package}(-cpu)? \\d|not there;.*vineppo\\[{name}\\])", out, re.MULTILINE)
+        assert re.search(rf"^extra {name} +({package}(-cpu)? \d|not there;.*vineppo\[{name}\])", out, re.MULTILINE)
 
 
 def test_it_says_why_the_kernels_are_pytorchs(monkeypatch):

@@ -15,8 +15,8 @@ LAYERS = {
     "learner": 3, "checkpoint": 3, "credit": 3, "exact_world": 3,
     "rollouts": 4, "evaluate": 4,
     "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
-    "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "comparison": 1, "report": 1, "compare": 9, "analysis": 9, "doctor": 9,
-    "cli": 10,
+    "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "comparison": 1, "report": 1, "compare": 9, "analysis": 9,
+    "doctor": 9, "cli": 10,
 }  # fmt: skip
 HEAVY = {"vl_convert", "vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
 INSIDE = {"engine/vllm_worker.py": {"vllm"}}  # loaded by that package, in its own processes
