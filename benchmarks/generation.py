@@ -1,22 +1,29 @@
-"""Tokens per second of both engines and of transformers' `generate`, with the share of the matrix-product rate.
+"""Tokens per second of the engines, of transformers' `generate` and of vLLM, with the share of the matrix-product rate.
 
     python benchmarks/generation.py --workload workload.json --model models/smollm2-135m --out generation.json
+
+In an environment with vLLM (`make test-vllm` makes .venv-vllm) vLLM is measured too: its own sampler, prefix caching,
+all cores, the same allocator settings and precision.
 
 The vine workload: trajectories of {"prompt": ids, "resp": ids}; from each state after 0, 30, ..., 180 response tokens,
 K = 9 continuations at temperature 0.6 up to 200 response tokens, eos ignored. Prefix prefill is part of every time.
 `generate` and the hf engine, far slower, get only the states after 0, 90 and 180 tokens of the first trajectory: they
 have the same mean prefix and mean length as all seven, and nothing is shared that a larger call could share.
 The tiny model has the quickstart's size: 512 rows with a prompt of 32 tokens and 64 new ones.
-Without --workload and --model only the tiny model is measured.
+Without --workload and --model only the tiny model is measured. The torch engine is measured twice, with kernels in C++
+and in PyTorch; `merged` is the share of its tokens that took no forward of their own, as another continuation had drawn
+the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -31,6 +38,16 @@ from vineppo.engine.llama import multiply
 from vineppo.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
+VLLM_ENVIRONMENT = {  # by default it leaves one core to its scheduler, and glibc gives memory back after every step
+    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "4",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
 NUM_VINES, RESPONSE_TOKENS, EVERY = 9, 200, 30
 SUBSET = (0, 90, 180)
 TINY: dict[str, Any] = {
@@ -65,6 +82,7 @@ def main() -> None:
     if (options.workload is None) != (options.model is None):
         parser.error("--workload and --model go together")
     tune_allocator()
+    os.environ |= VLLM_ENVIRONMENT
     device = pick_device(options.device)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -90,7 +108,8 @@ def bench_vines(options: argparse.Namespace, device: torch.device) -> dict[str, 
     model = model.to(device).eval()
     everything = make_vines(trajectories, range(0, RESPONSE_TOKENS, EVERY))
     subset = make_vines(trajectories[:1], SUBSET)
-    return bench(model, params, everything, subset, options)
+    vllm = start_vllm(options) if find_spec("vllm") else None
+    return bench(model, params, everything, subset, options, vllm)
 
 
 def make_vines(trajectories: Sequence[dict[str, list[int]]], states: Sequence[int]) -> list[Request]:
@@ -117,19 +136,26 @@ def bench(
     requests: Sequence[Request],
     slow_requests: Sequence[Request],
     options: argparse.Namespace,
+    vllm: Any = None,
 ) -> dict[str, Any]:
     """All systems one after the other, again and again, so that a busy machine slows all of them."""
     model.generation_config = GenerationConfig()
     dtype = pick_dtype("auto", model.device)
     torch_engine = TorchEngine(TorchEngine.Config(max_batch=options.max_batch), model, NoEos())
+    portable = TorchEngine(TorchEngine.Config(max_batch=options.max_batch, kernels="torch"), model, NoEos())
     hf_engine = HFEngine(HFEngine.Config(max_batch=max(map(len, by_length(slow_requests)))), model, NoEos())
     naive = model.to(dtype)
     systems = [
         System("generate", lambda: run_naive(naive, slow_requests, params)),
         System("hf engine", lambda: run_engine(hf_engine, slow_requests, params)),
         System("torch engine", lambda: run_engine(torch_engine, requests, params)),
+        System("torch engine, kernels in PyTorch", lambda: run_engine(portable, requests, params)),
         System("products only", lambda: run_products(torch_engine, options.max_batch)),
     ]
+    if vllm is not None:
+        systems.append(System("vllm", lambda: run_vllm(vllm, requests, params)))
+        run_vllm(vllm, [short(request) for request in requests[:9]], params)
+    run_engine(portable, requests[:9], params)
     run_engine(torch_engine, requests[:9], params)  # thread pools and caches are warm in all of them
     run_naive(naive, [short(request) for request in slow_requests[:9]], params)
     rates: dict[str, list[float]] = {system.name: [] for system in systems}
@@ -138,7 +164,9 @@ def bench(
             start = time.perf_counter()
             num_tokens = system.run()
             rates[system.name].append(num_tokens / (time.perf_counter() - start))
+    drawn = torch_engine.usage["vine"]
     return summarize(rates) | {
+        "merged": 1 - torch_engine.decoded_tokens / drawn,
         "dtype": str(dtype),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": sum(request.max_new_tokens for request in requests),
@@ -172,6 +200,45 @@ def run_engine(engine: TorchEngine | HFEngine, requests: Sequence[Request], para
     completions = engine.generate(requests, params, purpose="vine")
     synchronize(engine.model.device)
     return sum(len(completion.token_ids) for completion in completions)
+
+
+def start_vllm(options: argparse.Namespace) -> Any:
+    from vllm import LLM  # pyright: ignore[reportMissingImports]
+
+    return LLM(
+        str(options.model),
+        dtype=str(pick_dtype("auto", pick_device(options.device))).removeprefix("torch."),
+        max_model_len=512,
+        max_num_seqs=options.max_batch,
+        max_num_batched_tokens=4096,
+        enable_prefix_caching=True,
+        enforce_eager=options.device == "cpu",
+        skip_tokenizer_init=True,
+    )
+
+
+def run_vllm(vllm: Any, requests: Sequence[Request], params: SamplingParams) -> int:
+    from vllm import SamplingParams as VLLMParams  # pyright: ignore[reportMissingImports]
+
+    states = by_state(requests)
+    asked = [
+        VLLMParams(
+            n=len(siblings), temperature=params.temperature, top_p=params.top_p, max_tokens=siblings[0].max_new_tokens,
+            ignore_eos=True, detokenize=False,
+        )
+        for siblings in states
+    ]  # fmt: skip
+    prompts = [{"prompt_token_ids": list(siblings[0].prefix_ids)} for siblings in states]
+    answers = vllm.generate(prompts, asked, use_tqdm=False)
+    vllm.reset_prefix_cache()  # what one repeat has computed is not there in the next
+    return sum(len(output.token_ids) for answer in answers for output in answer.outputs)
+
+
+def by_state(requests: Sequence[Request]) -> list[list[Request]]:
+    states: dict[tuple[int, ...], list[Request]] = {}
+    for request in requests:
+        states.setdefault(request.prefix_ids, []).append(request)
+    return list(states.values())
 
 
 def by_length(requests: Sequence[Request]) -> list[list[Request]]:
