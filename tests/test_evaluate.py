@@ -70,7 +70,7 @@ class Script:
             for k, text in enumerate(texts)
         }
 
-    def generate(self, requests, params, *, purpose):
+    def generate(self, requests, params, *, purpose, ended=None):
         self.num_calls += 1
         completions = []
         for request in requests:

@@ -12,6 +12,8 @@ from typing import Any
 
 from vineppo.types import Completion, Engine, Grade, Grader, Problem, Request, SamplingParams, Task
 
+CUT_OFF = Grade(0.0, "unparseable")
+
 
 @dataclass(frozen=True)
 class State:
@@ -62,13 +64,22 @@ class Environment:
         requests = [
             Request(state.prefix_ids, budget, seed) for state, budget, seed in zip(states, budgets, seeds, strict=True)
         ]
-        completions = self.engine.generate(requests, self.params, purpose=purpose)
-        texts = [
-            self.text(state.response_ids + completion.token_ids)
-            for state, completion in zip(states, completions, strict=True)
-        ]
-        grades = self._grade([state.problem for state in states], completions, texts)
-        return [Ending(*parts) for parts in zip(completions, texts, grades, strict=True)]
+        texts: dict[int, str] = {}
+        with self.grader.ahead() as ahead:
+
+            def ended(i: int, completion: Completion) -> None:
+                texts[i] = self.text(states[i].response_ids + completion.token_ids)
+                # A response that the budget cut off earns nothing and is not read, as in the paper's code. Evaluation,
+                # training and vines share the rule, so a value is the value of the reward that is trained on.
+                if completion.finish_reason != "length":
+                    ahead.add(i, (states[i].problem, texts[i]))
+
+            completions = self.engine.generate(requests, self.params, purpose=purpose, ended=ended)
+            for i, completion in enumerate(completions):
+                if i not in texts:
+                    ended(i, completion)
+            grades = ahead.grades()
+        return [Ending(completion, texts[i], grades.get(i, CUT_OFF)) for i, completion in enumerate(completions)]
 
     def branch(
         self,
@@ -97,14 +108,3 @@ class Environment:
         """What endings of one state wrote after it."""
         start = len(self.text(state.response_ids))
         return tuple(ending.text[start:] for ending in endings)
-
-    def _grade(self, problems: list[Problem], completions: list[Completion], texts: list[str]) -> list[Grade]:
-        """A response that the budget cut off earns nothing and is not read, as in the paper's code.
-
-        Evaluation, training and vines share the rule, so a value is the value of the reward that is trained on.
-        """
-        finished = [j for j, completion in enumerate(completions) if completion.finish_reason != "length"]
-        grades = [Grade(0.0, "unparseable")] * len(texts)
-        for j, grade in zip(finished, self.grader.grade([(problems[j], texts[j]) for j in finished]), strict=True):
-            grades[j] = grade
-        return grades

@@ -21,7 +21,7 @@ import numpy as np
 
 from vineppo.environment import Environment
 from vineppo.tasks.grading import Grader, GradingConfig
-from vineppo.types import Completion, Grade, Problem, Request, SamplingParams
+from vineppo.types import Completion, Ended, Grade, Problem, Request, SamplingParams
 
 ACTIONS = "+*-="
 PROMPTS = "346"
@@ -199,7 +199,9 @@ class TableEngine:
         self._probs_SA = softmax(state_dict["theta"])
         self._version = version
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+    ) -> list[Completion]:
         if params != SamplingParams():
             raise ValueError(f"the table is sampled as it is, not with {params}")
         if not requests:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -231,14 +232,23 @@ def check_finite(name: str, numbers: Sequence[float]) -> None:
         raise ValueError(f"{name} must be finite, got {tuple(numbers)}")
 
 
+Ended = Callable[[int, Completion], None]
+
+
 class Engine(Protocol):
     """Samples continuations in batches; owns scheduling, batching and prefix sharing."""
 
     usage: Counter[str]
     """Generated tokens by purpose: policy, vine, eval, reference."""
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
-        """One completion per request, in the order of the requests."""
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+    ) -> list[Completion]:
+        """One completion per request, in the order of the requests.
+
+        `ended(i, completion)` may be called for request i as soon as its completion is there, while others are still
+        being sampled: once at most, in any order, from any thread.
+        """
         ...
 
     def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
@@ -274,12 +284,24 @@ class Task(Protocol):
         ...
 
 
+class Grading(Protocol):
+    """Answers that are graded while others are still being written."""
+
+    def add(self, index: int, pair: tuple[Problem, str]) -> None: ...
+
+    def grades(self) -> dict[int, Grade]:
+        """Of all that were added, by index; waits for them."""
+        ...
+
+
 class Grader(Protocol):
     """Grades many responses at once, each distinct one once, whatever a single answer does to its grader."""
 
     verdicts: Counter[str]
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]: ...
+
+    def ahead(self) -> AbstractContextManager[Grading]: ...
 
 
 class CreditEstimator(Protocol):

@@ -136,6 +136,17 @@ def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, toke
 
 
 @EVERY
+def test_every_completion_is_told_once_as_it_ends(name, make_engine, make_requests):
+    requests, told = make_requests(40, seed=6), []
+    completions = make_engine(name, max_batch=8).generate(
+        requests, HOT, purpose="vine", ended=lambda i, completion: told.append((i, completion))
+    )
+    assert sorted(i for i, _ in told) == list(range(40))
+    assert all(completions[i] == completion for i, completion in told)
+    assert [i for i, _ in told] != list(range(40)), "the shorter ones end first"
+
+
+@EVERY
 def test_one_new_token(name, make_model, make_engine):
     model = make_model("llama-gqa-tied")
     requests = [Request((1, 2), 1, seed) for seed in range(5)]

@@ -8,7 +8,7 @@ from vineppo.types import Request
 
 
 def make_branches(prefixes, budget=5):
-    return [Branch(Request(tuple(prefix), budget, seed), budget) for seed, prefix in enumerate(prefixes)]
+    return [Branch(seed, Request(tuple(prefix), budget, seed), budget) for seed, prefix in enumerate(prefixes)]
 
 
 def one_wave(branches, max_batch=100, max_kv_tokens=10_000):

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 from tasks.hostile_task import HostileTask
 
-from vineppo.tasks.grading import MIN_FAILURES, Grader, GradingConfig
+from vineppo.tasks.grading import AHEAD, MIN_FAILURES, Grader, GradingConfig
 from vineppo.types import UserError
 
 TASK = HostileTask()
@@ -105,7 +106,7 @@ def test_workers_do_not_outlive_a_killed_parent_even_while_spinning():
     script = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from tasks.hostile_task import HostileTask\n"
-        "from vineppo.tasks.grading import Grader, GradingConfig\n"
+        "from vineppo.tasks.grading import AHEAD, Grader, GradingConfig\n"
         "task = HostileTask(); grader = Grader(task, GradingConfig())\n"
         "problems = task.sample(2, seed=0); grader.grade([(p, p.answer) for p in problems])\n"
         "print('busy', flush=True); grader.grade([(problems[0], 'spin'), (problems[1], 'sleep')])\n"
@@ -125,3 +126,42 @@ def test_workers_do_not_outlive_a_killed_parent_even_while_spinning():
 def test_workers_do_not_import_torch():
     code = "import sys, vineppo.tasks.grading_worker, vineppo.tasks; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_answers_are_graded_while_others_are_still_to_come():
+    with Grader(TASK, GradingConfig()) as grader, grader.ahead() as ahead:
+        for i in range(AHEAD):
+            ahead.add(i, GOOD[i % len(GOOD)])
+        deadline = time.monotonic() + 60
+        while grader.verdicts.total() < AHEAD:
+            assert time.monotonic() < deadline, "nothing was graded before grades() asked for it"
+            time.sleep(0.01)
+        ahead.add(99, (PROBLEMS[1], "wrong"))
+        grades = ahead.grades()
+    assert [grades[i].verdict for i in range(AHEAD)] == ["correct"] * AHEAD
+    assert grades[99].verdict == "wrong"
+    assert len(grades) == AHEAD + 1
+
+
+def test_grading_ahead_counts_and_remembers_like_grading_at_once():
+    pairs = [(PROBLEMS[i % 5], text) for i in range(50) for text in ("raise", "0", "1")]
+    with Grader(TASK, GradingConfig(max_failure_share=1.0)) as once:
+        expected = once.grade(pairs)
+    with Grader(TASK, GradingConfig(max_failure_share=1.0)) as grader, grader.ahead() as ahead:
+        for i, pair in enumerate(pairs):
+            ahead.add(i, pair)
+        assert ahead.grades() == dict(enumerate(expected))
+        assert (grader.verdicts, grader.num_cached) == (once.verdicts, once.num_cached)
+
+
+def test_a_broken_grader_stops_what_is_still_being_sampled():
+    def sample_on(ahead):
+        deadline = time.monotonic() + 60
+        for i in count():
+            assert time.monotonic() < deadline, "add never told"
+            ahead.add(i, (PROBLEMS[i % 50], "raise"))
+            time.sleep(0.001)
+
+    config = GradingConfig(max_failure_share=0.1)
+    with Grader(TASK, config) as grader, grader.ahead() as ahead, pytest.raises(UserError, match="grading fails"):
+        sample_on(ahead)

@@ -20,7 +20,7 @@ from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, draw_uniforms, sample
 from vineppo.engine.stopping import StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
-from vineppo.types import Completion, FinishReason, Request, SamplingParams
+from vineppo.types import Completion, Ended, FinishReason, Request, SamplingParams
 
 
 class HFEngineConfig(Config):
@@ -48,15 +48,20 @@ class HFEngine:
         self.version = 0
         self.usage: Counter[str] = Counter()
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+    ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         vocab_size = self.model.get_input_embeddings().num_embeddings
         context = context_limit(self.model.config)
         budgets = check_requests(requests, vocab_size=vocab_size, context=context)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
-        rows = [Row(request, budget) for request, budget in zip(requests, budgets, strict=True)]
+        rows = [Row(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
         for batch in self._batches(rows, context):
             self._generate_batch(batch, params, rule)
+            if ended:
+                for row in batch:
+                    ended(row.index, row.completion(self.version))
         self.usage[purpose] += sum(len(row.token_ids) for row in rows)
         return [row.completion(self.version) for row in rows]
 
@@ -103,8 +108,8 @@ class HFEngine:
 class Row:
     """One request of a batch and what was drawn for it."""
 
-    def __init__(self, request: Request, budget: int) -> None:
-        self.request, self.budget = request, budget
+    def __init__(self, index: int, request: Request, budget: int) -> None:
+        self.index, self.request, self.budget = index, request, budget
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish_reason: FinishReason | None = None

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 from vineppo.engine.kv_cache import common_length
 from vineppo.engine.sampler import as_int64
-from vineppo.types import FinishReason, Request
+from vineppo.types import Completion, FinishReason, Request
 
 
 @dataclass(eq=False)
 class Branch:
+    index: int  # of its request in the call
     request: Request
     budget: int
     token_ids: tuple[int, ...] = ()
@@ -33,6 +34,10 @@ class Branch:
         self.seed = as_int64(self.request.seed)
         self.prefix_length = len(self.request.prefix_ids)
         self.end = self.prefix_length + self.budget
+
+    def completion(self, version: int) -> Completion:
+        assert self.finish_reason is not None
+        return Completion(self.token_ids, self.logprobs, self.finish_reason, version)
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ from vineppo.engine.sampler import draw_uniforms, sample
 from vineppo.engine.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.stopping import StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
-from vineppo.types import Completion, Request, SamplingParams, UserError
+from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
 # Purposes whose completions no later request extends.
@@ -80,10 +80,12 @@ class TorchEngine:
         self.prefill_tokens = self.reused_tokens = self.decoded_tokens = 0
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+    ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         budgets = check_requests(requests, vocab_size=self.model.vocab_size, context=self.context)
-        branches = [Branch(request, budget) for request, budget in zip(requests, budgets, strict=True)]
+        branches = [Branch(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
         for branch in branches:
             self._check_fits(branch)
         waves = plan_waves(
@@ -94,7 +96,7 @@ class TorchEngine:
         )
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         for wave in waves:
-            run = Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED)
+            run = Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED, ended=ended)
             while run.scheduler.busy:
                 run.turn()
             self.prefill_tokens += run.prefill_tokens
@@ -102,7 +104,7 @@ class TorchEngine:
             self.reused_tokens -= run.prefill_tokens
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
-        return [self._completion(branch) for branch in branches]
+        return [branch.completion(self.version) for branch in branches]
 
     @torch.inference_mode()
     def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
@@ -124,17 +126,22 @@ class TorchEngine:
                 f"{self.memory.max_tokens}; raise engine.max_kv_tokens or lower max_new_tokens"
             )
 
-    def _completion(self, branch: Branch) -> Completion:
-        assert branch.finish_reason is not None
-        return Completion(branch.token_ids, branch.logprobs, branch.finish_reason, self.version)
-
 
 class Run:
     """One wave being decoded."""
 
-    def __init__(self, engine: TorchEngine, wave: Wave, params: SamplingParams, rule: StopRule, *, keep: bool) -> None:
+    def __init__(
+        self,
+        engine: TorchEngine,
+        wave: Wave,
+        params: SamplingParams,
+        rule: StopRule,
+        *,
+        keep: bool,
+        ended: Ended | None,
+    ) -> None:
         self.model, self.kept, self.scale = engine.model, engine.memory.kept, engine.scale
-        self.params, self.rule, self.keep = params, rule, keep
+        self.params, self.rule, self.keep, self.ended, self.version = params, rule, keep, ended, engine.version
         self.scheduler = Scheduler(wave)
         self.trunk_kv, self.own_kv = engine.memory.seats(
             wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
@@ -187,6 +194,8 @@ class Run:
             if branch.finish_reason:
                 branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
                 ended.append(branch)
+                if self.ended:
+                    self.ended(branch.index, branch.completion(self.version))
         if ended and self.keep:
             self._keep(row, after)
         row.drop(ended)

@@ -30,7 +30,7 @@ from vineppo.engine.kv_cache import default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.stopping import StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
-from vineppo.types import Completion, FinishReason, Request, SamplingParams, UserError
+from vineppo.types import Completion, Ended, FinishReason, Request, SamplingParams, UserError
 
 T = TypeVar("T")
 
@@ -95,14 +95,17 @@ class VLLMEngine:
         self._call(lambda: self.vllm.collective_rpc("die_with", args=(os.getpid(),)))
         self.load_weights(model.state_dict(), version=0)
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams, *, purpose: str) -> list[Completion]:
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+    ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         budgets = check_requests(requests, vocab_size=self.vocab_size, context=self.context)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
-        rows = {next(self.request_ids): Row(*pair) for pair in zip(requests, budgets, strict=True)}
+        pairs = zip(requests, budgets, strict=True)
+        rows = {next(self.request_ids): Row(i, *pair) for i, pair in enumerate(pairs)}
         stopping = Event()
         try:
-            self._call(lambda: self._decode(rows, params, rule, stopping))
+            self._call(lambda: self._decode(rows, params, rule, stopping, ended))
         finally:
             stopping.set()  # where the run is stopped in the middle of it
         self.usage[purpose] += sum(len(row.token_ids) for row in rows.values())
@@ -204,18 +207,27 @@ class VLLMEngine:
                 "--resume (if it was memory, after lowering engine.kv_cache_gb or engine.max_batch in a new run)"
             ) from None
 
-    def _decode(self, rows: Mapping[str, Row], params: SamplingParams, rule: StopRule, stopping: Event) -> None:
+    def _decode(
+        self,
+        rows: Mapping[str, Row],
+        params: SamplingParams,
+        rule: StopRule,
+        stopping: Event,
+        ended: Ended | None,
+    ) -> None:
         from vllm.inputs.engine import tokens_input  # pyright: ignore[reportMissingImports]
 
         for id_, row in rows.items():
             self.vllm.add_request(id_, tokens_input(list(row.request.prefix_ids)), self._vllm_params(row, params))
         while self.vllm.has_unfinished_requests() and not stopping.is_set():
-            self._step(rows, rule)
+            for row in self._step(rows, rule):
+                if ended:
+                    ended(row.index, row.completion(self.version))
         self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
 
-    def _step(self, rows: Mapping[str, Row], rule: StopRule) -> None:
-        """Takes what vLLM has decoded, and ends what has reached a stop string."""
-        stopped = []
+    def _step(self, rows: Mapping[str, Row], rule: StopRule) -> list[Row]:
+        """Takes what vLLM has decoded, ends what has reached a stop string, and returns the rows that have ended."""
+        stopped, done = [], []
         for output in self.vllm.step():
             row, new = rows[output.request_id], output.outputs[0]
             for token, logprobs in zip(new.token_ids, new.logprobs, strict=True):
@@ -223,17 +235,20 @@ class VLLMEngine:
                     row.token_ids.append(token)
                     row.logprobs.append(logprobs[token].logprob)
                     row.finish_reason = rule.reason(row.token_ids, row.budget)
+            if row.finish_reason is not None:
+                done.append(row)
             if row.finish_reason is not None and not output.finished:
                 stopped.append(output.request_id)
             assert row.finish_reason is not None or not output.finished, "vLLM ended a completion that has not ended"
         self.vllm.abort_request(stopped)
+        return done
 
 
 class Row:
     """One request and what was drawn for it."""
 
-    def __init__(self, request: Request, budget: int) -> None:
-        self.request, self.budget = request, budget
+    def __init__(self, index: int, request: Request, budget: int) -> None:
+        self.index, self.request, self.budget = index, request, budget
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish_reason: FinishReason | None = None

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 
@@ -25,6 +26,8 @@ from vineppo.types import Grade, Problem, Task, UserError
 Pair = tuple[Problem, str]
 CACHE_SIZE = 200_000
 STARTUP_S = 120.0
+AHEAD = 16
+"""Answers that are handed over at once while others are still being written."""
 MIN_FAILURES = 10
 """Timeouts and crashes before their share is believed: 3 of the first 20 answers happen by chance at a rate of 5 %."""
 
@@ -65,6 +68,9 @@ class Grader:
         results = [grades[key] for key in keys]
         self.verdicts.update(grade.verdict for grade in results)
         return results
+
+    def ahead(self) -> GradingAhead:
+        return GradingAhead(self, in_parallel=self._task.isolate)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -142,6 +148,46 @@ class Grader:
         self._cache |= grades
         for key in list(self._cache)[: max(0, len(self._cache) - CACHE_SIZE)]:
             del self._cache[key]
+
+
+class GradingAhead:
+    """Takes answers one by one, while others are still being written, and grades them in the meantime.
+
+    In a thread, which for worker processes only waits. Tasks that are graded right here would take the sampler's time,
+    so their answers wait until all are there.
+    """
+
+    def __init__(self, grader: Grader, *, in_parallel: bool):
+        self._grader, self._in_parallel = grader, in_parallel
+        self._new: dict[int, Pair] = {}
+        self._jobs: list[Future[dict[int, Grade]]] = []
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    def add(self, index: int, pair: Pair) -> None:
+        """Raises what grading has raised so far, so that a run with a broken grader stops at once."""
+        self._new[index] = pair
+        if self._in_parallel and len(self._new) >= AHEAD:
+            for job in self._jobs:
+                if job.done():
+                    job.result()
+            self._jobs.append(self._thread.submit(self._grade, self._new))
+            self._new = {}
+
+    def grades(self) -> dict[int, Grade]:
+        """Of all that were added, by index."""
+        graded = {index: grade for job in self._jobs for index, grade in job.result().items()}
+        return graded | self._grade(self._new)
+
+    def __enter__(self) -> GradingAhead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _grade(self, pairs: dict[int, Pair]) -> dict[int, Grade]:
+        return dict(zip(pairs, self._grader.grade(list(pairs.values())), strict=True))
 
 
 def fingerprint(pair: Pair) -> bytes:

@@ -1,0 +1,96 @@
+"""Whether grading waits behind sampling: a call of an environment whose answers are graded while others are written.
+
+    python benchmarks/grading.py --out benchmarks/results/grading-cpu.json
+
+The quickstart's tiny model, untrained, writes; a task that takes MILLISECONDS of another core for each answer grades in
+worker processes. Seconds of sampling without grading, of grading alone, of both one after the other, and of both as the
+environment does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from vineppo.engine import TorchEngine
+from vineppo.environment import Environment, State
+from vineppo.models import make_symbol_tokenizer
+from vineppo.runtime import environment, pick_device, tune_allocator
+from vineppo.tasks.arithmetic import Arithmetic
+from vineppo.tasks.grading import Grader, GradingConfig
+from vineppo.types import Grade, Problem, Request, SamplingParams
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8,
+    "max_position_embeddings": 512, "eos_token_id": 5,
+}  # fmt: skip
+NUM_ANSWERS, MAX_TOKENS, MILLISECONDS = 600, 200, 5.0
+
+
+class SlowTask(Arithmetic):
+    """Grades by waiting, as one that asks another core or another machine does."""
+
+    isolate = True
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        time.sleep(MILLISECONDS / 1000)
+        return Grade(float(len(response) % 2), "correct" if len(response) % 2 else "wrong")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    tune_allocator()
+    torch.manual_seed(0)
+    tokenizer = make_symbol_tokenizer("abcdefghijklmnopqrstuvwxyz0123456789 .\n")
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZE)).eval()
+    engine = TorchEngine(TorchEngine.Config(max_batch=64), model, tokenizer)
+    # By the module's name, under which the workers find it too.
+    task, params = import_module("grading").SlowTask(Arithmetic.Config()), SamplingParams()
+    states = [State(Problem(f"slow/{i}", "", ""), (7, 8 + i % 20)) for i in range(NUM_ANSWERS)]
+    seconds: dict[str, list[float]] = {"sampling": [], "grading": [], "together": []}
+    for repeat in range(options.repeats + 1):  # the first warms up
+        seeds = [repeat * NUM_ANSWERS + i for i in range(NUM_ANSWERS)]
+        with Grader(task, GradingConfig()) as grader:
+            grader.grade([(states[0].problem, "starts the workers"), (states[1].problem, "both of them")])
+            world = Environment(engine, task, grader, tokenizer, params, 10)
+            start = time.perf_counter()
+            endings = world.finish(states, [MAX_TOKENS] * NUM_ANSWERS, seeds, purpose="eval")
+            seconds["together"].append(time.perf_counter() - start)
+            num_graded = grader.verdicts.total() - 2
+        pairs = [
+            (state.problem, ending.text)
+            for state, ending in zip(states, endings, strict=True)
+            if ending.completion.finish_reason != "length"
+        ]
+        with Grader(task, GradingConfig()) as grader:
+            grader.grade([(states[0].problem, "starts the workers"), (states[1].problem, "both of them")])
+            start = time.perf_counter()
+            grader.grade(pairs)
+            seconds["grading"].append(time.perf_counter() - start)
+        requests = [Request(state.prefix_ids, MAX_TOKENS, seed) for state, seed in zip(states, seeds, strict=True)]
+        start = time.perf_counter()
+        engine.generate(requests, params, purpose="eval")
+        seconds["sampling"].append(time.perf_counter() - start)
+    medians = {name: median(found[1:]) for name, found in seconds.items()}
+    medians["one after the other"] = median(
+        a + b for a, b in zip(seconds["sampling"][1:], seconds["grading"][1:], strict=True)
+    )
+    result = {**environment(pick_device("cpu")), "repeats": options.repeats, "graded": num_graded, "seconds": medians}
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
