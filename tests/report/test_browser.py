@@ -225,6 +225,16 @@ def test_tables_are_sorted_and_saved(visit, tmp_path):
         ]
 
 
+def test_small_numbers_beside_large_ones_are_no_zeros(visit, tmp_path):
+    result = analysis()
+    (table,) = result["tables"].values()
+    for row, error in zip(table, (12.5, -0.00042, 0.0), strict=True):
+        row["error"] = error
+    (tmp_path / "analysis.json").write_text(json.dumps(result))
+    page = visit(write_report([tmp_path / "analysis.json"]))
+    assert page.locator("td.number").all_inner_texts() == ["12.5", "-0.00042", "0.0"]
+
+
 def test_a_chart_is_saved_from_the_page(visit, tmp_path):
     (tmp_path / "analysis.json").write_text(json.dumps(analysis()))
     page = visit(write_report([tmp_path / "analysis.json"]))

@@ -29,12 +29,15 @@ function tableView(name, rows, open) {
     el("button", { type: "button", class: "quiet", onclick: () => save(name, toCsv(columns, rows)) }, "Save as CSV"));
 }
 
-// A column has one number of decimals: three digits of its largest number.
+// A column has one number of decimals: three digits of its largest number. What that would round to 0 keeps two digits.
 function formatOf(column) {
   const sizes = column.filter((value) => value != null).map(Math.abs);
   const whole = sizes.every(Number.isInteger);
   const decimals = whole ? 0 : Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.max(...sizes)))));
-  return (value) => value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+  const fixed = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+  return (value) => (value !== 0 && Math.abs(value) < 10 ** -decimals
+    ? String(Number(value.toPrecision(2)))
+    : value.toLocaleString("en-US", fixed));
 }
 
 function compare(a, b, sign) {
