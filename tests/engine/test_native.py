@@ -1,5 +1,8 @@
 """The kernels in C++ against those in PyTorch, at any shape, and what happens where they cannot be built."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -99,6 +102,15 @@ def test_a_compiler_that_fails_says_so(monkeypatch, tmp_path):
         assert not list(tmp_path.rglob("*.so"))
     finally:
         native.load_library.cache_clear()
+
+
+@needs_native
+def test_loading_leaves_the_rest_of_the_process_its_denormal_numbers():
+    code = (
+        "import torch; from vineppo.engine.native import load_library; load_library();"
+        "assert (torch.full((64,), 1e-40) * 0.5 > 0).all()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_float32_on_cpu_only():

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from vineppo.engine.kv_cache import SeatedKV
 
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILERS = ("g++", "c++", "clang++")
-# -ffast-math lets the compiler sum in vectors and call vector exp; NaN and infinity do not occur in a sound model.
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+# -ffast-math lets the compiler sum in vectors and call vector exp. The linker must not see it: it would add code that
+# makes the whole process flush denormal numbers to 0.
+COMPILE = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-c")
+LINK = ("-shared", "-fopenmp")
 
 
 class NativeKernels(TorchKernels):
@@ -123,17 +126,23 @@ def load_library() -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise OSError(f"no C++ compiler is found ({', '.join(COMPILERS)})")
-    told = (SOURCE.read_text(), compiler, *FLAGS, platform.machine(), cpu_flags(), torch.__version__)
+    told = (SOURCE.read_text(), compiler, *COMPILE, *LINK, platform.machine(), cpu_flags(), torch.__version__)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vineppo"
     path = folder / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        done = subprocess.run([compiler, *FLAGS, "-o", unfinished, SOURCE], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(f"{compiler} failed: {(done.stderr.strip() or 'without a word').splitlines()[0]}")
-        unfinished.replace(path)  # several processes may do this at once
+        with TemporaryDirectory(dir=folder) as build:
+            unit, library = Path(build) / "native.o", Path(build) / "native.so"
+            run_compiler(compiler, *COMPILE, "-o", unit, SOURCE)
+            run_compiler(compiler, *LINK, "-o", library, unit, "-lm")
+            library.replace(path)  # several processes may do this at once
     return ctypes.CDLL(str(path))
+
+
+def run_compiler(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"{command[0]} failed: {(done.stderr.strip() or 'without a word').splitlines()[0]}")
 
 
 def cpu_flags() -> str:
