@@ -247,7 +247,7 @@ class Engine(Protocol):
         """One completion per request, in the order of the requests.
 
         `ended(i, completion)` may be called for request i as soon as its completion is there, while others are still
-        being sampled: once at most, in any order, from any thread.
+        being sampled: once at most, in any order, from any thread, one call at a time.
         """
         ...
 

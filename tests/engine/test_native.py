@@ -1,5 +1,6 @@
 """The kernels in C++ against those in PyTorch, at any shape, and what happens where they cannot be built."""
 
+import os
 import subprocess
 import sys
 
@@ -100,6 +101,33 @@ def test_a_compiler_that_fails_says_so(monkeypatch, tmp_path):
     try:
         assert "failed" in (why_not_native(torch.float32, CPU) or "")
         assert not list(tmp_path.rglob("*.so"))
+    finally:
+        native.load_library.cache_clear()
+
+
+@needs_native
+def test_a_damaged_library_is_built_again(tmp_path):
+    def load():
+        code = "from vineppo.engine.native import load_library; load_library().rms_norm"
+        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
+
+    load()
+    (library,) = tmp_path.rglob("*.so")
+    library.write_bytes(b"")
+    load()
+    assert library.stat().st_size
+    assert list(library.parent.iterdir()) == [library]
+
+
+def test_without_a_home_pytorch_does_it(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.Path, "home", homeless)
+    native.load_library.cache_clear()
+    try:
+        assert "home" in (why_not_native(torch.float32, CPU) or "")
     finally:
         native.load_library.cache_clear()
 

@@ -165,3 +165,33 @@ def test_a_broken_grader_stops_what_is_still_being_sampled():
     config = GradingConfig(max_failure_share=0.1)
     with Grader(TASK, config) as grader, grader.ahead() as ahead, pytest.raises(UserError, match="grading fails"):
         sample_on(ahead)
+
+
+def test_workers_outlive_a_call():
+    with Grader(TASK, GradingConfig()) as grader:
+        seen = []
+        for _ in range(3):
+            with grader.ahead() as ahead:
+                for i in range(2 * AHEAD):
+                    ahead.add(i, (PROBLEMS[i % 50], f"{len(seen)} {i}"))
+                assert {grade.verdict for grade in ahead.grades().values()} == {"wrong"}
+            time.sleep(0.2)
+            seen.append([worker._process.pid for worker in grader._workers if worker.alive])
+        assert seen[0] == seen[1] == seen[2]
+        assert len(seen[0]) == 2
+
+
+def test_stopping_waits_for_no_answer():
+    def stop_while_it_grades(ahead, grader):
+        for i in range(AHEAD):
+            ahead.add(i, (PROBLEMS[i], "sleep"))
+        while not any(worker.job is not None for worker in grader._workers):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with Grader(TASK, GradingConfig(timeout_s=30)) as grader:
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), grader.ahead() as ahead:
+            stop_while_it_grades(ahead, grader)
+        assert time.monotonic() - start < 15
+        assert grader.grade(GOOD[:3])[0].verdict == "correct"

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,16 +128,24 @@ def load_library() -> ctypes.CDLL:
     if compiler is None:
         raise OSError(f"no C++ compiler is found ({', '.join(COMPILERS)})")
     told = (SOURCE.read_text(), compiler, *COMPILE, *LINK, platform.machine(), cpu_flags(), torch.__version__)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vineppo"
-    path = folder / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as build:
-            unit, library = Path(build) / "native.o", Path(build) / "native.so"
-            run_compiler(compiler, *COMPILE, "-o", unit, SOURCE)
-            run_compiler(compiler, *LINK, "-o", library, unit, "-lm")
-            library.replace(path)  # several processes may do this at once
+    path = cache_folder() / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
+    if path.exists():
+        with suppress(OSError):  # damaged
+            return ctypes.CDLL(str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as build:
+        unit, library = Path(build) / "native.o", Path(build) / "native.so"
+        run_compiler(compiler, *COMPILE, "-o", unit, SOURCE)
+        run_compiler(compiler, *LINK, "-o", library, unit, "-lm")
+        library.replace(path)  # several processes may do this at once
     return ctypes.CDLL(str(path))
+
+
+def cache_folder() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vineppo"
+    except RuntimeError as error:  # a user without a home
+        raise OSError(f"{error}; set XDG_CACHE_HOME") from None
 
 
 def run_compiler(*command: str | Path) -> None:

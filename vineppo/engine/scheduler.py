@@ -177,11 +177,11 @@ def _lay_out(states: Mapping[tuple[int, ...], list[Branch]], max_batch: int, sea
         num_trunks=0,
     )
     while True:
-        # Branches that draw the same leave rows to those of further trunks, so a trunk for each row is welcome. Twice
-        # what full rows need on average, if none do, is needed; with fewer, branches only wait longer.
+        # Twice what full rows need on average if no two draw the same; with fewer, branches only wait longer. If some
+        # do, they leave rows to those of further trunks.
         needed = min(len(trunks), 2 * wave.num_rows * len(trunks) // num_branches + 1, wave.num_rows)
         room = (seat_tokens - wave.num_rows * wave.row_length) // wave.trunk_length
-        wave.num_trunks = max(needed, min(len(trunks), wave.num_rows, room))
+        wave.num_trunks = max(needed, min(4 * needed, len(trunks), wave.num_rows, room))
         if wave.kv_tokens <= seat_tokens or wave.num_rows == 1:
             return wave
         wave.num_rows = max(wave.num_rows * 7 // 8, 1)
@@ -251,23 +251,28 @@ class Scheduler:
 
         A place is opened when no branch can come to it any more, so it is opened once.
         """
-        opened: list[Row] = []
+        chosen: list[Trunk] = []
         arriving: deque[Trunk] = deque()
         free_rows = self.max_rows - len(self.rows)
         free_trunks = self.max_trunks - sum(not trunk.done for trunk in self.trunks)
-        for trunk in [trunk for trunk in self.waiting if not trunk.blocked]:
-            if len(opened) == free_rows:
-                break
+        for trunk in self.waiting if free_rows else ():
+            if (trunk.seat < 0 and len(arriving) == free_trunks) or trunk.blocked:
+                continue
             if trunk.seat < 0:
-                if len(arriving) == free_trunks:
-                    continue
                 arriving.append(trunk)
-            length = min(trunk.waiting)
-            opened.append(Row(trunk, length, trunk.waiting.pop(length)))
-            if not trunk.waiting:
-                del self.waiting[trunk]
+            chosen.append(trunk)
+            if len(chosen) == free_rows:
+                break
+        opened = [self._open(trunk) for trunk in chosen]  # only now, as what is opened blocks others still
         new_trunks = list(arriving)
         return opened, new_trunks, refill(self.trunks, arriving, self.max_trunks)
+
+    def _open(self, trunk: Trunk) -> Row:
+        length = min(trunk.waiting)
+        row = Row(trunk, length, trunk.waiting.pop(length))
+        if not trunk.waiting:
+            del self.waiting[trunk]
+        return row
 
     def place(self, row: Row, after: Row) -> None:
         """Where a row goes on that has just drawn a token; `after` is the one it has come from."""

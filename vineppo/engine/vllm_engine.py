@@ -219,11 +219,13 @@ class VLLMEngine:
 
         for id_, row in rows.items():
             self.vllm.add_request(id_, tokens_input(list(row.request.prefix_ids)), self._vllm_params(row, params))
-        while self.vllm.has_unfinished_requests() and not stopping.is_set():
-            for row in self._step(rows, rule):
-                if ended:
-                    ended(row.index, row.completion(self.version))
-        self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
+        try:
+            while self.vllm.has_unfinished_requests() and not stopping.is_set():
+                for row in self._step(rows, rule):
+                    if ended:
+                        ended(row.index, row.completion(self.version))
+        finally:
+            self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
 
     def _step(self, rows: Mapping[str, Row], rule: StopRule) -> list[Row]:
         """Takes what vLLM has decoded, ends what has reached a stop string, and returns the rows that have ended."""

@@ -15,7 +15,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from multiprocessing.connection import Connection, Pipe, wait
+from threading import Event
 from types import TracebackType
 
 from pydantic import Field
@@ -26,6 +28,8 @@ from vineppo.types import Grade, Problem, Task, UserError
 Pair = tuple[Problem, str]
 CACHE_SIZE = 200_000
 STARTUP_S = 120.0
+LOOK_S = 0.2
+"""Between looks at whether grading goes on at all."""
 AHEAD = 16
 """Answers that are handed over at once while others are still being written."""
 MIN_FAILURES = 10
@@ -57,6 +61,9 @@ class Grader:
         self._cache: dict[bytes, Grade] = {}
         self._graded: Counter[str] = Counter()
         self._workers: list[Worker] = []
+        # One for life: a worker dies with the thread that started it.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._stopping = Event()
 
     def grade(self, pairs: Sequence[Pair]) -> list[Grade]:
         keys = [fingerprint(pair) for pair in pairs]
@@ -72,7 +79,19 @@ class Grader:
     def ahead(self) -> GradingAhead:
         return GradingAhead(self, in_parallel=self._task.isolate)
 
+    def submit(self, pairs: dict[int, Pair]) -> Future[dict[int, Grade]]:
+        return self._thread.submit(lambda: dict(zip(pairs, self.grade(list(pairs.values())), strict=True)))
+
+    def abandon(self, jobs: Sequence[Future[dict[int, Grade]]]) -> None:
+        """Waits for no answer any more."""
+        self._stopping.set()
+        for job in jobs:
+            job.cancel()
+        wait_for(jobs)
+        self._stopping.clear()
+
     def close(self) -> None:
+        self._thread.shutdown()
         for worker in self._workers:
             worker.kill()
         self._workers = []
@@ -115,7 +134,9 @@ class Grader:
                     queue.popleft()
             busy = [worker for worker in self._workers if worker.job is not None]
             patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-            wait([worker.connection for worker in busy], patience)
+            wait([worker.connection for worker in busy], min(patience, LOOK_S))
+            if self._stopping.is_set():
+                raise InterruptedError("grading was abandoned")
             for worker in busy:
                 grade = worker.poll()
                 if grade is not None:
@@ -161,7 +182,6 @@ class GradingAhead:
         self._grader, self._in_parallel = grader, in_parallel
         self._new: dict[int, Pair] = {}
         self._jobs: list[Future[dict[int, Grade]]] = []
-        self._thread = ThreadPoolExecutor(max_workers=1)
 
     def add(self, index: int, pair: Pair) -> None:
         """Raises what grading has raised so far, so that a run with a broken grader stops at once."""
@@ -170,13 +190,12 @@ class GradingAhead:
             for job in self._jobs:
                 if job.done():
                     job.result()
-            self._jobs.append(self._thread.submit(self._grade, self._new))
-            self._new = {}
+            self._submit()
 
     def grades(self) -> dict[int, Grade]:
         """Of all that were added, by index."""
-        graded = {index: grade for job in self._jobs for index, grade in job.result().items()}
-        return graded | self._grade(self._new)
+        self._submit()
+        return {index: grade for job in self._jobs for index, grade in job.result().items()}
 
     def __enter__(self) -> GradingAhead:
         return self
@@ -184,10 +203,12 @@ class GradingAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        if error is not None:
+            self._grader.abandon(self._jobs)
 
-    def _grade(self, pairs: dict[int, Pair]) -> dict[int, Grade]:
-        return dict(zip(pairs, self._grader.grade(list(pairs.values())), strict=True))
+    def _submit(self) -> None:
+        self._jobs.append(self._grader.submit(self._new))
+        self._new = {}
 
 
 def fingerprint(pair: Pair) -> bytes:
