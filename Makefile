@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.base  ## watch a tiny language model learn to reason with VinePPO (under 2 minutes on 2 CPU cores)
+quickstart: $(VENV)/.base  ## watch a tiny language model learn to reason with VinePPO (about 2 minutes on 2 CPU cores)
 	$(BIN)/vineppo quickstart
 
 test: check  ## lint, types and all tests
