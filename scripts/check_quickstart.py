@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 MIN_GAIN = 0.20
-MAX_SECONDS = 240
+MAX_SECONDS = 360
 MAX_MEMORY_MB = 4096
 
 
