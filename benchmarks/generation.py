@@ -220,7 +220,7 @@ def start_vllm(options: argparse.Namespace) -> Any:
 def run_vllm(vllm: Any, requests: Sequence[Request], params: SamplingParams) -> int:
     from vllm import SamplingParams as VLLMParams  # pyright: ignore[reportMissingImports]
 
-    states = by_state(requests)
+    states = grouped(requests, lambda request: request.prefix_ids)
     asked = [
         VLLMParams(
             n=len(siblings), temperature=params.temperature, top_p=params.top_p, max_tokens=siblings[0].max_new_tokens,
@@ -234,19 +234,16 @@ def run_vllm(vllm: Any, requests: Sequence[Request], params: SamplingParams) -> 
     return sum(len(output.token_ids) for answer in answers for output in answer.outputs)
 
 
-def by_state(requests: Sequence[Request]) -> list[list[Request]]:
-    states: dict[tuple[int, ...], list[Request]] = {}
-    for request in requests:
-        states.setdefault(request.prefix_ids, []).append(request)
-    return list(states.values())
-
-
 def by_length(requests: Sequence[Request]) -> list[list[Request]]:
     """Batches that `generate` can take without padding: siblings of a state, or prompts of one length."""
-    batches: dict[tuple[int, int], list[Request]] = {}
+    return grouped(requests, lambda request: (len(request.prefix_ids), request.max_new_tokens))
+
+
+def grouped(requests: Sequence[Request], key: Callable[[Request], Any]) -> list[list[Request]]:
+    groups: dict[Any, list[Request]] = {}
     for request in requests:
-        batches.setdefault((len(request.prefix_ids), request.max_new_tokens), []).append(request)
-    return list(batches.values())
+        groups.setdefault(key(request), []).append(request)
+    return list(groups.values())
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The doctor says what really is."""
 
 import re
+from importlib.metadata import metadata
 
 import torch
 
@@ -17,6 +18,10 @@ def test_every_path_is_named(capsys):
     assert torch.__version__ in out
     for name, (package, _) in EXTRAS.items():
         assert re.search(rf"^extra {name} +({package}(-cpu)? \d|not there;.*vineppo\[{name}\])", out, re.MULTILINE)
+
+
+def test_every_extra_is_looked_for():
+    assert set(EXTRAS) == set(metadata("vineppo").get_all("Provides-Extra", [])) - {"dev"}
 
 
 def test_it_says_why_the_kernels_are_pytorchs(monkeypatch):

@@ -193,6 +193,15 @@ def add_config(commands: argparse._SubParsersAction) -> None:
     compare.set_defaults(run=diff_configs)
 
 
+def add_doctor(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what this machine has, and which paths are taken on it",
+        description="Device, precision, kernels and extras: what will be used here, and why.",
+    )
+    parser.set_defaults(run=run_doctor)
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="a .toml recipe")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, e.g. credit.num_vines=3")
@@ -307,22 +316,6 @@ def run_analyze(args: argparse.Namespace) -> None:
             print(f"left out: {error}", flush=True)
 
 
-def add_doctor(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "doctor",
-        help="what this machine has, and which paths are taken on it",
-        description="Device, precision, kernels and extras: what will be used here, and why.",
-    )
-    parser.set_defaults(run=run_doctor)
-
-
-def run_doctor(_: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.doctor import doctor
-
-    doctor()
-
-
 def run_exact(args: argparse.Namespace) -> None:
     from vineppo.exact import exact
 
@@ -345,6 +338,13 @@ def diff_configs(args: argparse.Namespace) -> None:
     left, right = map(load_any_recipe, (args.left, args.right))
     for key, (a, b) in diff(left, right).items():
         print(f"{key}: {a!r} -> {b!r}")
+
+
+def run_doctor(_: argparse.Namespace) -> None:
+    prepare()
+    from vineppo.doctor import doctor
+
+    doctor()
 
 
 def prepare() -> None:

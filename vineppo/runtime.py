@@ -53,10 +53,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    flags = cpu_info().get("flags", "")
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
@@ -75,11 +72,17 @@ def peak_memory_mb() -> float:
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the first core; nothing on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first, *_ = Path("/proc/cpuinfo").read_text().split("\n\n")
     except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return {}
+    fields = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}
 
 
 def commit() -> str | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vineppo.engine import TorchEngine, native
+from vineppo.engine.attention import DecodeBatch
 from vineppo.engine.kernels import TorchKernels
 from vineppo.engine.kv_cache import SeatedKV
 from vineppo.engine.native import NativeKernels, why_not_native
@@ -36,7 +37,7 @@ def test_attention(head_dim, num_heads, num_kv_heads):
     for kernels in (TorchKernels(), NativeKernels()):
         trunk_kv = SeatedKV(flat[0].clone(), 2, num_trunks, num_kv_heads, trunk_room, head_dim)
         own_kv = SeatedKV(flat[1].clone(), 2, num_own, num_kv_heads, own_room, head_dim)
-        attend = kernels.decode_attention(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5)
+        attend = kernels.decode_attention(DecodeBatch(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5))
         outputs.append(attend(1, q.clone(), k, v))
         caches.append(own_kv.kv)
     assert torch.equal(*caches)
@@ -48,10 +49,10 @@ def test_attention_refuses_what_lies_outside_of_its_memory():
     kv = SeatedKV(torch.zeros(2 * 3 * 10 * 4), 1, 3, 1, 10, 4)
     for seats, lengths, own in [([3], [1], []), ([-1], [1], []), ([0], [11], []), ([0], [0], []), ([0], [1], [10])]:
         with pytest.raises(AssertionError):
-            NativeKernels().decode_attention(kv, kv, seats, lengths, own, 1.0)
+            NativeKernels().decode_attention(DecodeBatch(kv, kv, seats, lengths, own, 1.0))
     with pytest.raises(AssertionError):
-        NativeKernels().decode_attention(kv, kv, [0] * 4, [1] * 4, [0] * 4, 1.0)
-    attend = NativeKernels().decode_attention(kv, kv, [0], [1], [0], 1.0)
+        NativeKernels().decode_attention(DecodeBatch(kv, kv, [0] * 4, [1] * 4, [0] * 4, 1.0))
+    attend = NativeKernels().decode_attention(DecodeBatch(kv, kv, [0], [1], [0], 1.0))
     x = torch.zeros(1, 1, 4)
     with pytest.raises(AssertionError):
         attend(0, x.double(), x, x)

@@ -83,21 +83,23 @@ def _mask_behind(lengths: np.ndarray, longest: int, like: torch.Tensor) -> torch
     return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)
 
 
-class DecodeAttention:
-    """One new token for each row: own tokens are in seats 0 .. B-1 of `own`, trunks in the seats named."""
+@dataclass(frozen=True)
+class DecodeBatch:
+    """Rows that get one new token each: own tokens are in seats 0 .. B-1 of `own_kv`, trunks in the seats named."""
 
-    def __init__(
-        self,
-        trunk_kv: SeatedKV,
-        own_kv: SeatedKV,
-        trunk_seats_N: Sequence[int],
-        prefix_lengths_N: Sequence[int],
-        own_lengths_B: Sequence[int],
-        scale: float,
-    ) -> None:
-        self.trunk_kv, self.own_kv, self.scale = trunk_kv, own_kv, scale
-        kv = trunk_kv.kv
-        self.groups = group_prefixes(tuple(trunk_seats_N), tuple(prefix_lengths_N), kv.dtype, kv.device)
+    trunk_kv: SeatedKV
+    own_kv: SeatedKV
+    trunk_seats_N: Sequence[int]
+    prefix_lengths_N: Sequence[int]
+    own_lengths_B: Sequence[int]  # before the new token
+    scale: float
+
+
+class DecodeAttention:
+    def __init__(self, batch: DecodeBatch) -> None:
+        self.trunk_kv, self.own_kv, self.scale = batch.trunk_kv, batch.own_kv, batch.scale
+        kv, own_kv, own_lengths_B = self.trunk_kv.kv, self.own_kv, batch.own_lengths_B
+        self.groups = group_prefixes(tuple(batch.trunk_seats_N), tuple(batch.prefix_lengths_N), kv.dtype, kv.device)
         self.num_own = len(own_lengths_B)
         if self.num_own:
             like, written_B = own_kv.kv, np.asarray(own_lengths_B)  # tokens there before this one

@@ -18,9 +18,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from vineppo.config import Config
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, draw_uniforms, sample
-from vineppo.engine.stopping import StopRule, find_eos_ids
+from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
-from vineppo.types import Completion, Ended, FinishReason, Request, SamplingParams
+from vineppo.types import Completion, Ended, Request, SamplingParams
 
 
 class HFEngineConfig(Config):
@@ -105,20 +105,6 @@ class HFEngine:
         )
 
 
-class Row:
-    """One request of a batch and what was drawn for it."""
-
-    def __init__(self, index: int, request: Request, budget: int) -> None:
-        self.index, self.request, self.budget = index, request, budget
-        self.token_ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.finish_reason: FinishReason | None = None
-
-    def completion(self, version: int) -> Completion:
-        assert self.finish_reason is not None
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), self.finish_reason, version)
-
-
 class SeededDraw(LogitsProcessor):
     """Draws each row's next token and leaves it as the only possible one."""
 
@@ -134,9 +120,7 @@ class SeededDraw(LogitsProcessor):
         tokens_B, logprobs_B = sample(logits_BV, rows_B, draw_uniforms(seeds_B, indices_B), self.params)
         for row, token, logprob in zip(self.rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
             if row.finish_reason is None:
-                row.token_ids.append(token)
-                row.logprobs.append(logprob)
-                row.finish_reason = self.rule.reason(row.token_ids, row.budget)
+                row.add(token, logprob, self.rule)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)  # type: ignore[return-value]
 
 

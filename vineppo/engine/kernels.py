@@ -5,14 +5,12 @@ N tokens, J heads, D head size, E hidden size, F ffn size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from transformers.activations import ACT2FN
 
-from vineppo.engine.attention import Attend, DecodeAttention
-from vineppo.engine.kv_cache import SeatedKV
+from vineppo.engine.attention import Attend, DecodeAttention, DecodeBatch
 
 
 class Kernels(Protocol):
@@ -28,17 +26,7 @@ class Kernels(Protocol):
         """activation(gate) * up, of the two halves; the activation by transformers' name."""
         ...
 
-    def decode_attention(
-        self,
-        trunk_kv: SeatedKV,
-        own_kv: SeatedKV,
-        trunk_seats_N: Sequence[int],
-        prefix_lengths_N: Sequence[int],
-        own_lengths_B: Sequence[int],
-        scale: float,
-    ) -> Attend:
-        """Of one new token for each of N rows, the first B of which have own tokens: see attention.py."""
-        ...
+    def decode_attention(self, batch: DecodeBatch) -> Attend: ...
 
 
 class TorchKernels:
@@ -58,13 +46,5 @@ class TorchKernels:
         gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
         return ACT2FN[activation](gate_NF).mul_(up_NF)
 
-    def decode_attention(
-        self,
-        trunk_kv: SeatedKV,
-        own_kv: SeatedKV,
-        trunk_seats_N: Sequence[int],
-        prefix_lengths_N: Sequence[int],
-        own_lengths_B: Sequence[int],
-        scale: float,
-    ) -> Attend:
-        return DecodeAttention(trunk_kv, own_kv, trunk_seats_N, prefix_lengths_N, own_lengths_B, scale)
+    def decode_attention(self, batch: DecodeBatch) -> Attend:
+        return DecodeAttention(batch)

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from vineppo.engine.attention import Attend
+from vineppo.engine.attention import Attend, DecodeBatch
 from vineppo.engine.kernels import TorchKernels
-from vineppo.engine.kv_cache import SeatedKV
+from vineppo.runtime import cpu_info
 
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILERS = ("g++", "c++", "clang++")
@@ -60,17 +59,11 @@ class NativeKernels(TorchKernels):
         self.library.swiglu(*pointers(out_NF, gate_up_NF), *sizes(N, width // 2))
         return out_NF
 
-    def decode_attention(
-        self,
-        trunk_kv: SeatedKV,
-        own_kv: SeatedKV,
-        trunk_seats_N: Sequence[int],
-        prefix_lengths_N: Sequence[int],
-        own_lengths_B: Sequence[int],
-        scale: float,
-    ) -> Attend:
+    def decode_attention(self, batch: DecodeBatch) -> Attend:
+        trunk_kv, own_kv = batch.trunk_kv, batch.own_kv
         seats_N, lengths_N, own_B = (
-            np.array(numbers, dtype=np.int64) for numbers in (trunk_seats_N, prefix_lengths_N, own_lengths_B)
+            np.array(numbers, dtype=np.int64)
+            for numbers in (batch.trunk_seats_N, batch.prefix_lengths_N, batch.own_lengths_B)
         )
         num_heads, trunk_room, head_dim = trunk_kv.kv.shape[3:]
         own_room = own_kv.length
@@ -101,7 +94,7 @@ class NativeKernels(TorchKernels):
                 *sizes(trunk_room, own_room),
                 *arrays,
                 *sizes(N, len(own_B), H, num_heads, D),
-                ctypes.c_float(scale),
+                ctypes.c_float(batch.scale),
             )
             return out_NHD
 
@@ -127,7 +120,10 @@ def load_library() -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise OSError(f"no C++ compiler is found ({', '.join(COMPILERS)})")
-    told = (SOURCE.read_text(), compiler, *COMPILE, *LINK, platform.machine(), cpu_flags(), torch.__version__)
+    # What -march=native depends on is in it too: a home folder may be shared by different machines.
+    cpu = cpu_info()
+    flags = cpu.get("flags") or cpu.get("Features") or platform.processor()
+    told = (SOURCE.read_text(), compiler, *COMPILE, *LINK, platform.machine(), flags, torch.__version__)
     path = cache_folder() / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
     if path.exists():
         with suppress(OSError):  # damaged
@@ -152,15 +148,6 @@ def run_compiler(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"{command[0]} failed: {(done.stderr.strip() or 'without a word').splitlines()[0]}")
-
-
-def cpu_flags() -> str:
-    """What -march=native depends on; a home folder may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def check(*tensors: torch.Tensor) -> torch.Tensor:

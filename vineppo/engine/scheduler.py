@@ -82,7 +82,6 @@ class Trunk:
 
     def wait(self, length: int, branches: list[Branch]) -> None:
         self.waiting.setdefault(length, []).extend(branches)
-        self.live += len(branches)
 
 
 @dataclass(eq=False)
@@ -99,7 +98,7 @@ class Row:
     first_end: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.first_end = min(branch.end for branch in self.branches)
+        self.hold(self.branches)
 
     @property
     def done(self) -> bool:
@@ -120,11 +119,13 @@ class Row:
         walked = (self.trunk.owner(i + 1).logprobs[i] for i in range(start, self.prefix_length))
         return (*walked, *self.logprobs)
 
+    def hold(self, branches: list[Branch]) -> None:
+        self.branches, self.first_end = branches, min((branch.end for branch in branches), default=0)
+
     def drop(self, ended: Sequence[Branch]) -> None:
         self.trunk.live -= len(ended)
         gone = set(ended)
-        self.branches = [branch for branch in self.branches if branch not in gone]
-        self.first_end = min((branch.end for branch in self.branches), default=0)
+        self.hold([branch for branch in self.branches if branch not in gone])
 
 
 @dataclass(eq=False)
@@ -188,7 +189,7 @@ def _lay_out(states: Mapping[tuple[int, ...], list[Branch]], max_batch: int, sea
 
 
 def _longest_budget(trunk: Trunk) -> int:
-    return max((branch.budget for branches in trunk.waiting.values() for branch in branches), default=0)
+    return max(branch.budget for branches in trunk.waiting.values() for branch in branches)
 
 
 def _make_trunks(states: Mapping[tuple[int, ...], list[Branch]]) -> list[Trunk]:
@@ -207,7 +208,9 @@ def _make_trunks(states: Mapping[tuple[int, ...], list[Branch]]) -> list[Trunk]:
             if previous and shared:
                 trunks[-1].parent, trunks[-1].shared = previous.owner(shared), shared
                 trunks[-1].parent.forks[shared, prefix[shared]] = trunks[-1]
-        trunks[-1].owner(len(prefix)).wait(len(prefix), states[prefix])
+        owner = trunks[-1].owner(len(prefix))
+        owner.wait(len(prefix), states[prefix])
+        owner.live += len(states[prefix])
     return trunks
 
 
@@ -279,7 +282,7 @@ class Scheduler:
         if row.done or row is after:
             return
         if not row.token_ids:
-            row.trunk.waiting.setdefault(row.length, []).extend(row.branches)
+            row.trunk.wait(row.length, row.branches)
             self.waiting[row.trunk] = None
         elif len(row.token_ids) == 1:
             self.ready.append(row)
@@ -309,7 +312,7 @@ def extend(row: Row, tokens: Sequence[int], logprobs: Sequence[float]) -> Iterat
     row.token_ids.append(token)
     row.logprobs.append(logprob)
     if others:
-        row.branches, row.first_end = branches, min(branch.end for branch in branches)
+        row.hold(branches)
     yield row
     yield from forks
 

@@ -1,11 +1,11 @@
-"""Why a completion ends: eos token, stop string, or length."""
+"""Why a completion ends: eos token, stop string, or length; and a request whose tokens come until it does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from vineppo.types import FinishReason, UserError
+from vineppo.types import Completion, FinishReason, Request, UserError
 
 REPLACEMENT = "\ufffd"  # how decoders show bytes that are not yet a whole character
 
@@ -58,3 +58,22 @@ class StopRule:
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class Row:
+    """One request of a batch and what was drawn for it."""
+
+    def __init__(self, index: int, request: Request, budget: int) -> None:
+        self.index, self.request, self.budget = index, request, budget
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, token: int, logprob: float, rule: StopRule) -> None:
+        self.token_ids.append(token)
+        self.logprobs.append(logprob)
+        self.finish_reason = rule.reason(self.token_ids, self.budget)
+
+    def completion(self, version: int) -> Completion:
+        assert self.finish_reason is not None
+        return Completion(tuple(self.token_ids), tuple(self.logprobs), self.finish_reason, version)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.engine.attention import PrefillAttention, PrefillGroup
+from vineppo.engine.attention import DecodeBatch, PrefillAttention, PrefillGroup
 from vineppo.engine.kernels import Kernels, TorchKernels
 from vineppo.engine.kv_cache import KVMemory, default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
@@ -163,9 +163,8 @@ class Run:
         every = [*rows, *opened]
         lengths, seats = [row.prefix_length for row in every], [row.trunk.seat for row in every]
         own_lengths = [len(row.token_ids) - 1 for row in rows]
-        attend = self.model.kernels.decode_attention(
-            self.trunk_kv, self.own_kv, seats, lengths, own_lengths, self.scale
-        )
+        batch = DecodeBatch(self.trunk_kv, self.own_kv, seats, lengths, own_lengths, self.scale)
+        attend = self.model.kernels.decode_attention(batch)
         tokens, positions = [row.last_token for row in every], [row.length - 1 for row in every]
         return self.model.logits(self.model.hidden(self._ints(tokens), self._ints(positions), attend))
 
@@ -187,18 +186,18 @@ class Run:
         """Takes out the branches that have ended; `after` is the row that this one has come from by one token."""
         if row.length < row.first_end and not self.rule.may_end(row.last_token):
             return
-        ended = []
+        done = []
         for branch in row.branches:
             token_ids = row.tokens_from(branch.prefix_length)
             branch.finish_reason = self.rule.reason(token_ids, branch.budget)
             if branch.finish_reason:
                 branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
-                ended.append(branch)
+                done.append(branch)
                 if self.ended:
                     self.ended(branch.index, branch.completion(self.version))
-        if ended and self.keep:
+        if done and self.keep:
             self._keep(row, after)
-        row.drop(ended)
+        row.drop(done)
 
     def _keep(self, row: Row, after: Row) -> None:
         """The whole sequence for later calls, but for its last token, which was never computed."""

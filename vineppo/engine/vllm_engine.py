@@ -28,9 +28,9 @@ from pydantic import Field
 from vineppo.config import Config
 from vineppo.engine.kv_cache import default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
-from vineppo.engine.stopping import StopRule, find_eos_ids
+from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
-from vineppo.types import Completion, Ended, FinishReason, Request, SamplingParams, UserError
+from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
 
 T = TypeVar("T")
 
@@ -48,7 +48,6 @@ DEFAULTS = {
     # vLLM's own default leaves one core idle for its scheduler, and pins threads, which two runs on one machine
     # would do to the same cores.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": str(torch.get_num_threads()),  # without it, and without pinning, vLLM takes one
 }
 
 
@@ -234,9 +233,7 @@ class VLLMEngine:
             row, new = rows[output.request_id], output.outputs[0]
             for token, logprobs in zip(new.token_ids, new.logprobs, strict=True):
                 if row.finish_reason is None:
-                    row.token_ids.append(token)
-                    row.logprobs.append(logprobs[token].logprob)
-                    row.finish_reason = rule.reason(row.token_ids, row.budget)
+                    row.add(token, logprobs[token].logprob, rule)
             if row.finish_reason is not None:
                 done.append(row)
             if row.finish_reason is not None and not output.finished:
@@ -244,20 +241,6 @@ class VLLMEngine:
             assert row.finish_reason is not None or not output.finished, "vLLM ended a completion that has not ended"
         self.vllm.abort_request(stopped)
         return done
-
-
-class Row:
-    """One request and what was drawn for it."""
-
-    def __init__(self, index: int, request: Request, budget: int) -> None:
-        self.index, self.request, self.budget = index, request, budget
-        self.token_ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.finish_reason: FinishReason | None = None
-
-    def completion(self, version: int) -> Completion:
-        assert self.finish_reason is not None
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), self.finish_reason, version)
 
 
 def check_installation() -> None:
@@ -297,7 +280,8 @@ def vllm_config(model: Any) -> Any:
 def environment() -> Iterator[None]:
     """vLLM is told some things by variables only, and sets others for its children; ours must not inherit them."""
     before = dict(os.environ)
-    for name, value in DEFAULTS.items():
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # without it, and without pinning, vLLM takes one
+    for name, value in (DEFAULTS | threads).items():
         os.environ.setdefault(name, value)
     os.environ.update(ENVIRONMENT)
     try:

@@ -80,7 +80,10 @@ class Grader:
         return GradingAhead(self, in_parallel=self._task.isolate)
 
     def submit(self, pairs: dict[int, Pair]) -> Future[dict[int, Grade]]:
-        return self._thread.submit(lambda: dict(zip(pairs, self.grade(list(pairs.values())), strict=True)))
+        return self._thread.submit(self.grade_all, pairs)
+
+    def grade_all(self, pairs: dict[int, Pair]) -> dict[int, Grade]:
+        return dict(zip(pairs, self.grade(list(pairs.values())), strict=True))
 
     def abandon(self, jobs: Sequence[Future[dict[int, Grade]]]) -> None:
         """Waits for no answer any more."""
@@ -190,12 +193,13 @@ class GradingAhead:
             for job in self._jobs:
                 if job.done():
                     job.result()
-            self._submit()
+            self._jobs.append(self._grader.submit(self._new))
+            self._new = {}
 
     def grades(self) -> dict[int, Grade]:
         """Of all that were added, by index."""
-        self._submit()
-        return {index: grade for job in self._jobs for index, grade in job.result().items()}
+        graded = {index: grade for job in self._jobs for index, grade in job.result().items()}
+        return graded | self._grader.grade_all(self._new)
 
     def __enter__(self) -> GradingAhead:
         return self
@@ -205,10 +209,6 @@ class GradingAhead:
     ) -> None:
         if error is not None:
             self._grader.abandon(self._jobs)
-
-    def _submit(self) -> None:
-        self._jobs.append(self._grader.submit(self._new))
-        self._new = {}
 
 
 def fingerprint(pair: Pair) -> bytes:
