@@ -5,12 +5,18 @@
 In an environment with vLLM (`make test-vllm` makes .venv-vllm) vLLM is measured too: its own sampler, prefix caching,
 all cores, the same allocator settings and precision.
 
+    python benchmarks/generation.py --llama 135m 1.1b --device cuda --num-trajectories 32 --max-batch 512 --out gpu.json
+
+needs no files: Llamas of these sizes with random weights, and random tokens for prompts and responses. On GPUs
+`generate_batch`, transformers' continuous batching, is measured too. `roofline` is the time of the products plus that
+of reading keys and values once a step, those of a state for all its vines together, at the rate of a plain copy.
+
 The vine workload: trajectories of {"prompt": ids, "resp": ids}; from each state after 0, 30, ..., 180 response tokens,
 K = 9 continuations at temperature 0.6 up to 200 response tokens, eos ignored. Prefix prefill is part of every time.
 `generate` and the hf engine, far slower, get only the state after 90 tokens of the first trajectory: its prefix and
 length are the mean of all seven, and nothing is shared that a larger call could share.
 The tiny model has the quickstart's size: 512 rows with a prompt of 32 tokens and 64 new ones.
-Without --workload and --model only the tiny model is measured. The torch engine is measured twice, with kernels in C++
+Without --model and --llama only the tiny model is measured. The torch engine is measured twice, with kernels in C++
 and in PyTorch; `merged` is the share of its tokens that took no forward of their own, as another continuation had drawn
 the same.
 """
@@ -18,6 +24,7 @@ the same.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -31,7 +38,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, LlamaConfig
 
 from vineppo.engine import HFEngine, TorchEngine
 from vineppo.engine.llama import multiply
@@ -55,6 +62,17 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": 512,
 }  # fmt: skip
 TINY_BATCH, TINY_PROMPT, TINY_NEW = 512, 32, 64
+LLAMAS: dict[str, dict[str, Any]] = {  # SmolLM2-135M's and TinyLlama-1.1B's
+    "135m": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+    },
+    "1.1b": {
+        "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+        "num_attention_heads": 32, "num_key_value_heads": 4,
+    },
+}  # fmt: skip
+PROMPT_TOKENS = 100
 
 
 class NoEos:
@@ -72,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", type=Path)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--llama", nargs="+", choices=LLAMAS, default=[], help="random weights of these sizes")
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--num-trajectories", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
@@ -92,8 +111,12 @@ def main() -> None:
     }
     if options.workload:
         result["benchmarks"]["vines"] = bench_vines(options, device)
+    for size in options.llama:
+        result["benchmarks"][f"vines {size}"] = bench_llama(size, options, device)
     result["benchmarks"]["tiny"] = bench_tiny(options, device)
     result["peak_memory_mb"] = round(peak_memory_mb())
+    if device.type == "cuda":
+        result["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
     for name, benchmark in result["benchmarks"].items():
         print_table(name, benchmark)
     if options.out:
@@ -110,6 +133,16 @@ def bench_vines(options: argparse.Namespace, device: torch.device) -> dict[str, 
     subset = make_vines(trajectories[:1], SUBSET)
     vllm = start_vllm(options) if find_spec("vllm") else None
     return bench(model, params, everything, subset, options, vllm)
+
+
+def bench_llama(size: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**LLAMAS[size])).to(device).eval()
+    tokens = torch.randint(100, 10_000, (options.num_trajectories, PROMPT_TOKENS + RESPONSE_TOKENS)).tolist()
+    trajectories = [{"prompt": ids[:PROMPT_TOKENS], "resp": ids[PROMPT_TOKENS:]} for ids in tokens]
+    params = SamplingParams(temperature=0.6, top_p=options.top_p)
+    everything = make_vines(trajectories, range(0, RESPONSE_TOKENS, EVERY))
+    return bench(model, params, everything, make_vines(trajectories[:1], SUBSET), options)
 
 
 def make_vines(trajectories: Sequence[dict[str, list[int]]], states: Sequence[int]) -> list[Request]:
@@ -145,6 +178,7 @@ def bench(
     portable = TorchEngine(TorchEngine.Config(max_batch=options.max_batch, kernels="torch"), model, NoEos())
     hf_engine = HFEngine(HFEngine.Config(max_batch=max(map(len, by_length(slow_requests)))), model, NoEos())
     naive = model.to(dtype)
+    batching = start_generate_batch(naive, params, options) if model.device.type == "cuda" else None
     systems = [
         System("generate", lambda: run_naive(naive, slow_requests, params)),
         System("hf engine", lambda: run_engine(hf_engine, slow_requests, params)),
@@ -152,6 +186,9 @@ def bench(
         System("torch engine, kernels in PyTorch", lambda: run_engine(portable, requests, params)),
         System("products only", lambda: run_products(torch_engine, options.max_batch)),
     ]
+    if batching is not None:
+        systems.append(System("generate_batch", lambda: run_generate_batch(batching, requests)))
+        run_generate_batch(batching, [short(request) for request in requests[:9]])
     if vllm is not None:
         systems.append(System("vllm", lambda: run_vllm(vllm, requests, params)))
         run_vllm(vllm, [short(request) for request in requests[:9]], params)
@@ -164,8 +201,11 @@ def bench(
             start = time.perf_counter()
             num_tokens = system.run()
             rates[system.name].append(num_tokens / (time.perf_counter() - start))
+    if batching is not None:
+        batching.stop(block=True)
     drawn = torch_engine.usage["vine"]
     return summarize(rates) | {
+        **roofline(torch_engine, requests, median(rates["products only"])),
         "merged": 1 - torch_engine.decoded_tokens / drawn,
         "dtype": str(dtype),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -234,6 +274,32 @@ def run_vllm(vllm: Any, requests: Sequence[Request], params: SamplingParams) -> 
     return sum(len(output.token_ids) for answer in answers for output in answer.outputs)
 
 
+def start_generate_batch(model: Any, params: SamplingParams, options: argparse.Namespace) -> Any:
+    """Continuous batching with shared prefix blocks; warmed up, and kept for all repeats as a server would be."""
+    config = GenerationConfig(
+        do_sample=True, temperature=params.temperature, top_p=params.top_p, top_k=0, max_new_tokens=RESPONSE_TOKENS,
+        eos_token_id=-1, pad_token_id=0,
+    )  # fmt: skip
+    batching = ContinuousBatchingConfig(max_requests_per_batch=options.max_batch)
+    manager = copy.deepcopy(model).init_continuous_batching(config, continuous_batching_config=batching)
+    manager.warmup()
+    manager.start()
+    return manager
+
+
+def run_generate_batch(manager: Any, requests: Sequence[Request]) -> int:
+    for request in sorted(requests, key=lambda request: request.prefix_ids):  # as it sorts them to share prefixes
+        manager.add_request(list(request.prefix_ids), max_new_tokens=request.max_new_tokens, eos_token_id=-1)
+    num_tokens = finished = 0
+    while finished < len(requests):
+        answer = manager.get_result(timeout=1)
+        if answer is not None and answer.is_finished():
+            num_tokens, finished = num_tokens + len(answer.generated_tokens), finished + 1
+        elif answer is None and not manager.is_running():
+            raise RuntimeError("generate_batch has stopped; its own message is above")
+    return num_tokens
+
+
 def by_length(requests: Sequence[Request]) -> list[list[Request]]:
     """Batches that `generate` can take without padding: siblings of a state, or prompts of one length."""
     return grouped(requests, lambda request: (len(request.prefix_ids), request.max_new_tokens))
@@ -279,6 +345,28 @@ def run_products(engine: TorchEngine, batch: int, seconds: float = 5.0) -> int:
     return tokens
 
 
+def roofline(engine: TorchEngine, requests: Sequence[Request], products_per_second: float) -> dict[str, float]:
+    """Tokens per second if nothing took time but the products and reading keys and values."""
+    own = sum(request.max_new_tokens * (request.max_new_tokens - 1) // 2 for request in requests)
+    shared = sum(len(prefix) * new for prefix, new in {(r.prefix_ids, r.max_new_tokens) for r in requests})
+    read = (own + shared) * engine.memory.numbers_per_token * engine.model.dtype.itemsize
+    num_tokens, bandwidth = sum(request.max_new_tokens for request in requests), copy_bandwidth(engine.model.device)
+    seconds = num_tokens / products_per_second + read / bandwidth
+    return {"roofline_tokens_per_second": num_tokens / seconds, "copy_gb_per_second": bandwidth / 1e9}
+
+
+def copy_bandwidth(device: torch.device, num_bytes: int = 1 << 29, repeats: int = 5) -> float:
+    """Bytes read and written per second, the best of some copies."""
+    source, target = (torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+    best = 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        best = max(best, 2 * num_bytes / (time.perf_counter() - start))
+    return best
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -293,6 +381,8 @@ def print_table(name: str, benchmark: dict[str, Any]) -> None:
         numbers = [f"{rate[key]:,.0f}" for key in ("median", "min", "max", "n")]
         table.add_row(system, *numbers, "" if ratio is None else f"{ratio:.2f}x")
     Console().print(table)
+    share = benchmark["tokens_per_second"]["torch engine"]["median"] / benchmark["roofline_tokens_per_second"]
+    print(f"{share:.0%} of the roofline, {benchmark['roofline_tokens_per_second']:,.0f} tokens/s")
 
 
 if __name__ == "__main__":

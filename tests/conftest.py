@@ -1,7 +1,12 @@
 """What holds for all tests."""
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, and transformers may do that
 
 
 @pytest.fixture(scope="session", autouse=True)

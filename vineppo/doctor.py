@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from vineppo import runtime
-from vineppo.engine.native import why_not_native
+from vineppo.engine.choose_kernels import best_kernels
 
 EXTRAS = {  # extra -> package, what works with it
     "math": ("math-verify", "grading of MATH"),
@@ -18,6 +18,8 @@ EXTRAS = {  # extra -> package, what works with it
     "vllm": ("vllm", 'engine.name = "vllm"'),
 }
 
+KERNELS = {"triton": "Triton, in CUDA graphs", "native": "native, compiled for this CPU"}
+
 
 def doctor() -> None:
     for name, answer in findings().items():
@@ -28,13 +30,13 @@ def findings() -> dict[str, str]:
     device = runtime.pick_device("auto")
     dtype = runtime.pick_dtype("auto", device)
     told = runtime.environment(device)
-    reason = why_not_native(dtype, device)
+    kernels, reason = best_kernels(dtype, device)
     return {
         "vineppo": f"{told['commit'] or version('vineppo')}, Python {told['python']}, {told['platform']}",
         "torch": f"{told['torch']}, transformers {told['transformers']}",
         "device": f"{told['device']}, {told['num_threads']} of {told['num_cores']} cores",
         "sampling": f"in {dtype}".replace("torch.", "") + ("" if dtype.itemsize == 2 else "; bfloat16 is slow here"),
-        "kernels": f"PyTorch, because {reason}" if reason else "native, compiled for this CPU",
+        "kernels": f"PyTorch, because {reason}" if reason else KERNELS[kernels],
         "allocator": "keeps freed pages" if runtime.tune_allocator() else "as the system has it (no glibc)",
         **{f"extra {name}": extra(name) for name in EXTRAS},
     }

@@ -52,7 +52,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     Elsewhere torch emulates them; on a Zen 3 core they are about 8 times slower than fp32.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = cpu_info().get("flags", "")
     return "avx512_bf16" in flags or "amx_bf16" in flags
 

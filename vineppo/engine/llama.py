@@ -5,7 +5,7 @@ N tokens (of any sequences, in any order), E hidden size, H query heads, K key/v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,9 @@ class Llama:
 
     def logits(self, hidden_NE: torch.Tensor) -> torch.Tensor:
         return multiply(self._norm(hidden_NE, self.weights["norm"]), self.weights["head"])
+
+    def ints(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _qkv(
         self, i: int, h_NE: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor

@@ -28,16 +28,29 @@ COMPILE = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-c")
 LINK = ("-shared", "-fopenmp")
 
 
-class NativeKernels(TorchKernels):
-    """float32 on CPU; kernels.py says what each does. What is not written in C++ is TorchKernels'."""
+NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}  # as native.cpp calls them
 
-    def __init__(self) -> None:
-        self.library = load_library()
+
+class Batch(ctypes.Structure):
+    """As in native.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("order_N", "trunk_seats_N", "prefix_lengths_N", "own_lengths_B")),
+        *((name, ctypes.c_int64) for name in ("N", "B", "K", "D", "trunk_room", "own_room")),
+        ("scale", ctypes.c_float),
+    ]
+
+
+class NativeKernels(TorchKernels):
+    """float32 and bfloat16 on CPU; kernels.py says what each does. What is not written in C++ is TorchKernels'."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype, self.library = dtype, load_library(NUMBERS[dtype])
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         x = x.contiguous()
-        out = check(torch.empty_like(x), x, weight)
-        width = x.shape[-1]
+        out, width = torch.empty_like(x), x.shape[-1]
+        self.check(out, x, weight)
         assert weight.shape == (width,)
         self.library.rms_norm(*pointers(out, x, weight), *sizes(x.numel() // width, width), ctypes.c_float(eps))
         return out
@@ -45,8 +58,8 @@ class NativeKernels(TorchKernels):
     def rotate(self, x_NJD: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor) -> torch.Tensor:
         N, J, D = x_NJD.shape
         assert cos_N1D.shape == sin_N1D.shape == (N, 1, D // 2)
-        check(cos_N1D, sin_N1D)
-        check_heads(x_NJD)
+        self.check(cos_N1D, sin_N1D)
+        self.check_heads(x_NJD)
         x, cos, sin = pointers(x_NJD, cos_N1D, sin_N1D)
         self.library.rotate(x, *sizes(x_NJD.stride(0)), cos, sin, *sizes(N, J, D))
         return x_NJD
@@ -55,7 +68,8 @@ class NativeKernels(TorchKernels):
         if activation != "silu":
             return super().gated(gate_up_NF, activation)
         N, width = gate_up_NF.shape
-        out_NF = check(gate_up_NF.new_empty(N, width // 2), gate_up_NF)
+        out_NF = gate_up_NF.new_empty(N, width // 2)
+        self.check(out_NF, gate_up_NF)
         self.library.swiglu(*pointers(out_NF, gate_up_NF), *sizes(N, width // 2))
         return out_NF
 
@@ -74,48 +88,58 @@ class NativeKernels(TorchKernels):
         assert within(lengths_N, 1, trunk_room + 1)
         assert within(own_B, 0, own_room)
         assert len(own_B) <= own_kv.kv.shape[2]
-        order_N = np.argsort(seats_N, kind="stable")
-        arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (order_N, seats_N, lengths_N, own_B)]
+        arrays = (np.argsort(seats_N, kind="stable"), seats_N, lengths_N, own_B)  # alive as long as attend is
+        counts = (len(seats_N), len(own_B), num_heads, head_dim, trunk_room, own_room)
+        told = Batch(*(array.ctypes.data for array in arrays), *counts, batch.scale)
 
         def attend(layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
             N, H, D = q_NHD.shape
             assert k_NKD.shape == v_NKD.shape == (N, num_heads, head_dim)
-            assert len(order_N) == N
+            assert len(arrays[0]) == N
             assert head_dim == D
             assert H % num_heads == 0
-            check_heads(q_NHD, k_NKD, v_NKD)
+            self.check_heads(q_NHD, k_NKD, v_NKD)
             out_NHD = q_NHD.new_empty(N, H, D)
             caches = (trunk_kv.keys(layer), trunk_kv.values(layer), own_kv.keys(layer), own_kv.values(layer))
-            check(out_NHD, *caches)
+            self.check(out_NHD, *caches)
             self.library.attend(
                 *pointers(out_NHD, q_NHD, k_NKD, v_NKD),
-                *sizes(q_NHD.stride(0), k_NKD.stride(0), v_NKD.stride(0)),
+                *sizes(q_NHD.stride(0), k_NKD.stride(0), v_NKD.stride(0), H),
                 *pointers(*caches),
-                *sizes(trunk_room, own_room),
-                *arrays,
-                *sizes(N, len(own_B), H, num_heads, D),
-                ctypes.c_float(batch.scale),
+                ctypes.byref(told),
             )
             return out_NHD
 
         return attend
+
+    def check(self, *tensors: torch.Tensor) -> None:
+        """C++ takes them at their word."""
+        for tensor in tensors:
+            assert tensor.dtype == self.dtype
+            assert tensor.is_contiguous()
+
+    def check_heads(self, *tensors_NJD: torch.Tensor) -> None:
+        """Rows may lie apart, but not the heads of a row."""
+        for tensor in tensors_NJD:
+            assert tensor.dtype == self.dtype
+            assert tensor.stride()[1:] == (tensor.shape[2], 1)
 
 
 def why_not_native(dtype: torch.dtype, device: torch.device) -> str | None:
     """Why the kernels cannot be used, or None where they can."""
     if device.type != "cpu":
         return f"they run on CPU, not on {device.type}"
-    if dtype != torch.float32:
-        return f"they compute in float32, not in {dtype}"
+    if dtype not in NUMBERS:
+        return f"they know float32 and bfloat16, not {dtype}"
     try:
-        load_library()
+        load_library(NUMBERS[dtype])
     except OSError as error:
         return str(error)
     return None
 
 
-@lru_cache(maxsize=1)
-def load_library() -> ctypes.CDLL:
+@lru_cache
+def load_library(number: str) -> ctypes.CDLL:
     """Compiles what is not compiled yet for this source, compiler and CPU. OSError says why it cannot."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
@@ -123,7 +147,7 @@ def load_library() -> ctypes.CDLL:
     # What -march=native depends on is in it too: a home folder may be shared by different machines.
     cpu = cpu_info()
     flags = cpu.get("flags") or cpu.get("Features") or platform.processor()
-    told = (SOURCE.read_text(), compiler, *COMPILE, *LINK, platform.machine(), flags, torch.__version__)
+    told = (SOURCE.read_text(), number, compiler, *COMPILE, *LINK, platform.machine(), flags, torch.__version__)
     path = cache_folder() / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
     if path.exists():
         with suppress(OSError):  # damaged
@@ -131,7 +155,7 @@ def load_library() -> ctypes.CDLL:
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent) as build:
         unit, library = Path(build) / "native.o", Path(build) / "native.so"
-        run_compiler(compiler, *COMPILE, "-o", unit, SOURCE)
+        run_compiler(compiler, *COMPILE, f"-DNUMBER={number}", "-o", unit, SOURCE)
         run_compiler(compiler, *LINK, "-o", library, unit, "-lm")
         library.replace(path)  # several processes may do this at once
     return ctypes.CDLL(str(path))
@@ -148,21 +172,6 @@ def run_compiler(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"{command[0]} failed: {(done.stderr.strip() or 'without a word').splitlines()[0]}")
-
-
-def check(*tensors: torch.Tensor) -> torch.Tensor:
-    """The first one. C++ takes them at their word."""
-    for tensor in tensors:
-        assert tensor.dtype == torch.float32
-        assert tensor.is_contiguous()
-    return tensors[0]
-
-
-def check_heads(*tensors_NJD: torch.Tensor) -> None:
-    """Rows may lie apart, but not the heads of a row."""
-    for tensor in tensors_NJD:
-        assert tensor.dtype == torch.float32
-        assert tensor.stride()[1:] == (tensor.shape[2], 1)
 
 
 def within(numbers: np.ndarray, low: int, high: int) -> bool:

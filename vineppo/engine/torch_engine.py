@@ -15,11 +15,10 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.engine.attention import DecodeBatch, PrefillAttention, PrefillGroup
-from vineppo.engine.kernels import Kernels, TorchKernels
+from vineppo.engine.choose_kernels import KernelName, make_decode, make_kernels, pick_kernels
 from vineppo.engine.kv_cache import KVMemory, default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.llama import Llama, sliding_window
-from vineppo.engine.native import NativeKernels, why_not_native
 from vineppo.engine.sampler import draw_uniforms, sample
 from vineppo.engine.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.stopping import StopRule, find_eos_ids
@@ -35,19 +34,13 @@ class TorchEngineConfig(Config):
     name: Literal["torch"] = "torch"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
-    kernels: Literal["auto", "native", "torch"] = "auto"
-    """native: what is between matrix products in C++, compiled on first use; float32 on CPU. auto: where that works."""
+    kernels: Literal["auto"] | KernelName = "auto"
+    """What is between matrix products. native: in C++ for CPUs, compiled on first use. triton: on CUDA, in
+    CUDA graphs. auto: these where they work, else PyTorch's."""
     max_batch: int = Field(default=256, ge=1)
     """Continuations decoded at once. On CPU nothing is gained beyond about 128 for a 135M model."""
     max_kv_tokens: int | None = Field(default=None, ge=2)
     """Bound on tokens whose keys and values are in memory, in use and kept; by default from the free memory."""
-
-
-def pick_kernels(name: Literal["auto", "native", "torch"], dtype: torch.dtype, device: torch.device) -> Kernels:
-    reason = why_not_native(dtype, device) if name != "torch" else None
-    if name == "native" and reason:
-        raise UserError(f'engine.kernels = "native": {reason}; "auto" takes PyTorch\'s where these do not work')
-    return TorchKernels() if name == "torch" or reason else NativeKernels()
 
 
 class TorchEngine:
@@ -66,7 +59,9 @@ class TorchEngine:
         self.config, self.tokenizer = config, tokenizer
         device = model.device
         dtype = pick_dtype(config.dtype, device)
-        self.model = Llama(model, dtype, pick_kernels(config.kernels, dtype, device))
+        kernels = pick_kernels(config.kernels, dtype, device)
+        self.model = Llama(model, dtype, make_kernels(kernels, dtype))
+        self.decode = make_decode(kernels, self.model)
         self.context, self.window = context_limit(model.config), sliding_window(model.config)
         self.eos_ids = find_eos_ids(model, tokenizer)
         llama = self.model
@@ -140,7 +135,7 @@ class Run:
         keep: bool,
         ended: Ended | None,
     ) -> None:
-        self.model, self.kept, self.scale = engine.model, engine.memory.kept, engine.scale
+        self.model, self.decode, self.kept, self.scale = engine.model, engine.decode, engine.memory.kept, engine.scale
         self.params, self.rule, self.keep, self.ended, self.version = params, rule, keep, ended, engine.version
         self.scheduler = Scheduler(wave)
         self.trunk_kv, self.own_kv = engine.memory.seats(
@@ -164,16 +159,14 @@ class Run:
         lengths, seats = [row.prefix_length for row in every], [row.trunk.seat for row in every]
         own_lengths = [len(row.token_ids) - 1 for row in rows]
         batch = DecodeBatch(self.trunk_kv, self.own_kv, seats, lengths, own_lengths, self.scale)
-        attend = self.model.kernels.decode_attention(batch)
-        tokens, positions = [row.last_token for row in every], [row.length - 1 for row in every]
-        return self.model.logits(self.model.hidden(self._ints(tokens), self._ints(positions), attend))
+        return self.decode([row.last_token for row in every], [row.length - 1 for row in every], batch)
 
     def _draw(self, logits_SV: torch.Tensor, rows: Sequence[Row]) -> None:
         sources = [i for i, row in enumerate(rows) for _ in row.branches]
         seeds = [branch.seed for row in rows for branch in row.branches]
         indices = [row.length - branch.prefix_length for row in rows for branch in row.branches]
-        uniforms_N = draw_uniforms(self._ints(seeds), self._ints(indices))
-        tokens_N, logprobs_N = sample(logits_SV, self._ints(sources), uniforms_N, self.params)
+        uniforms_N = draw_uniforms(self.model.ints(seeds), self.model.ints(indices))
+        tokens_N, logprobs_N = sample(logits_SV, self.model.ints(sources), uniforms_N, self.params)
         tokens, logprobs, start = tokens_N.tolist(), logprobs_N.tolist(), 0
         for row in rows:
             end = start + len(row.branches)
@@ -230,11 +223,8 @@ class Run:
             for (cached, new), members in groupby(jobs, key=lambda job: job[:2])
         ]
         attend = PrefillAttention(self.trunk_kv, groups, self.scale)
-        self.model.hidden(self._ints(tokens), self._ints(positions), attend)
+        self.model.hidden(self.model.ints(tokens), self.model.ints(positions), attend)
         self.prefill_tokens += len(tokens)
-
-    def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self.model.device)
 
 
 def take_until(jobs: list[tuple[int, int, Trunk]], max_tokens: int) -> list[tuple[int, int, Trunk]]:
