@@ -125,7 +125,7 @@ def measure_trl(model_folder: Path, data: Path, out: Path) -> dict[str, float]:
     lengths = [line[LENGTH] for line in trainer.state.log_history if LENGTH in line]
     return {
         "total": clock.ends[2 * STEPS - 1] - clock.ends[STEPS - 1],
-        "policy_tokens": lengths[STEPS] * PROMPTS * GROUP,
+        "policy_tokens": lengths[-1] * PROMPTS * GROUP,  # logged once an iteration
         "peak_mb": runtime.peak_memory_mb(),
     }
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from vineppo.engine import TorchEngine
 from vineppo.engine.native import why_not_native
@@ -113,6 +114,25 @@ def test_little_memory_queues_requests_and_changes_nothing(max_kv_tokens, make_e
     for purpose in ("policy", "vine"):
         assert [c.token_ids for c in engine.generate(requests, HOT, purpose=purpose)] == [c.token_ids for c in roomy]
         assert engine.memory.held_tokens <= max_kv_tokens
+
+
+def test_seats_are_freed_before_others_are_laid_out(make_engine, monkeypatch):
+    engine = make_engine(max_kv_tokens=70)
+    memory, lay_out, moved = engine.memory, engine.memory.seats, []
+
+    def seats(*sizes):
+        before = StorageWeakRef(memory._flat.untyped_storage())
+        laid_out = lay_out(*sizes)
+        if before.cdata != memory._flat.untyped_storage()._cdata:
+            moved.append(before.expired())
+        return laid_out
+
+    monkeypatch.setattr(memory, "seats", seats)
+    # Two that do not fit beside each other, in turn.
+    requests = [Request((p,) * length, budget, p) for p in range(3) for length, budget in ((60, 8), (5, 60))]
+    engine.generate(requests, HOT, purpose="vine")
+    assert len(moved) > 2
+    assert all(moved)
 
 
 def test_a_request_larger_than_the_memory_is_the_users_error(make_engine):

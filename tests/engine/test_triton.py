@@ -32,20 +32,25 @@ HOT = SamplingParams(temperature=1.0)
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
 
 
-def make_batch(heads, kv_heads, head_dim, dtype, *, num_rows=45, num_own=30, num_trunks=2, rooms=(40, 37)):
-    """A batch over random keys and values of two layers, all lengths there are, and what is multiplied with them."""
+def make_batch(heads, kv_heads, head_dim, dtype, rounded):
+    """A batch over random keys and values of two layers, and what is multiplied with them."""
+    num_rows, num_own, num_trunks, rooms = 45, 30, 2, (40, 37)
     numbers = torch.Generator().manual_seed(head_dim)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=numbers).to(DEVICE, rounded).to(dtype)
+
     per_token = 2 * 2 * kv_heads * head_dim
     trunk_size = per_token * num_trunks * rooms[0]
-    flat = torch.randn(trunk_size + per_token * num_own * rooms[1], generator=numbers).to(DEVICE, dtype)
+    flat = randn(trunk_size + per_token * num_own * rooms[1])
     trunk_kv = SeatedKV(flat, 2, num_trunks, kv_heads, rooms[0], head_dim)
     own_kv = SeatedKV(flat[trunk_size:], 2, num_own, kv_heads, rooms[1], head_dim)
     lengths = torch.randint(1, rooms[0] + 1, (num_rows,), generator=numbers).tolist()
     seats = torch.randint(num_trunks, (num_rows,), generator=numbers).tolist()
     own_lengths = torch.randint(rooms[1], (num_own,), generator=numbers).tolist()
-    q = torch.randn(num_rows, heads, head_dim, generator=numbers).to(DEVICE, dtype)
+    q = randn(num_rows, heads, head_dim)
     # Heads of rows that lie apart, as in a fused product's output.
-    k, v = torch.randn(num_rows, 5 + 2 * kv_heads, head_dim, generator=numbers).to(DEVICE, dtype)[:, 5:].chunk(2, 1)
+    k, v = randn(num_rows, 5 + 2 * kv_heads, head_dim)[:, 5:].chunk(2, 1)
     return flat, DecodeBatch(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5), (q, k, v)
 
 
@@ -53,18 +58,19 @@ def make_batch(heads, kv_heads, head_dim, dtype, *, num_rows=45, num_own=30, num
 @pytest.mark.parametrize("head_dim", [2, 24, 64])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (9, 3), (20, 2)])
 def test_attention(heads, kv_heads, head_dim, dtype):
-    flat, batch, qkv = make_batch(heads, kv_heads, head_dim, dtype)
-    before = flat.clone()
-    expected, stored = TorchKernels().decode_attention(batch)(1, *qkv), flat.clone()
-    flat.copy_(before)
+    stored, batch, qkv = make_batch(heads, kv_heads, head_dim, torch.float32, dtype)
+    before = stored.clone()
+    expected = TorchKernels().decode_attention(batch)(1, *qkv)
+    flat, batch, qkv = make_batch(heads, kv_heads, head_dim, dtype, dtype)
     found = TritonKernels().decode_attention(batch)(1, *qkv)
-    assert torch.equal(flat, stored)
-    assert not torch.equal(flat, before)
+    assert found.dtype == dtype
+    assert torch.equal(flat.float(), stored)
+    assert not torch.equal(stored, before)
     assert (found - expected).abs().max() < ERROR[dtype]
 
 
 def test_idle_rows_change_nothing():
-    flat, batch, qkv = make_batch(6, 3, 16, torch.float32)
+    flat, batch, qkv = make_batch(6, 3, 16, torch.float32, torch.float32)
     expected, stored = TritonKernels().decode_attention(batch)(1, *qkv), flat.clone()
     packed = torch.from_numpy(pack(batch, 64)).to(DEVICE)
     assert len(packed) == LAYOUT.value + 5 * 64 + 1
@@ -144,11 +150,13 @@ def test_steps_are_made_once_for_each_size_until_memory_moves(make_model):
     assert torch.equal(few, again)
     torch.testing.assert_close(many[:3], few)
     assert sorted(decode.steps) == [8, 16]
-    steps = decode.steps[8]
+    step = id(decode.steps[8])
     logits(2, flat)
-    assert decode.steps[8] is steps
-    torch.testing.assert_close(logits(3, flat.clone()), few)
-    assert decode.steps[8] is not steps
+    assert id(decode.steps[8]) == step
+    for _ in range(3):  # memory moves; nobody holds on to the old steps
+        flat = flat.clone()
+        torch.testing.assert_close(logits(3, flat), few)
+        assert list(decode.steps) == [8]
 
 
 def test_who_gets_them(monkeypatch, make_model, tokenizer):
@@ -175,10 +183,13 @@ def compile(kernel, dtype, capability, constants, **pointers):
     kinds = {name: f"*{dtype}" for name in ("out", "q", "k", "v", "kv", "x", "weight", "cos", "sin", "gate_up")}
     kinds |= POINTERS | {"scale": "fp32", "eps": "fp32"} | pointers | dict.fromkeys(constants, "constexpr")
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    # As at run time, where memory begins at multiples of 16 bytes.
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind[0] == "*"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_stages": kernels.NUM_STAGES}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert compiled.asm["cubin"]
+    assert "q" not in kernel.arg_names or "async_copy_global" in compiled.asm["ttgir"]  # loads run ahead
     assert compiled.metadata.shared < 99 * 1024, (kernel, dtype, compiled.metadata.shared)
 
 for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp32")):

@@ -188,23 +188,28 @@ class PrefillAttention:
 
     def __init__(self, trunk_kv: SeatedKV, groups: Sequence[PrefillGroup], scale: float) -> None:
         self.trunk_kv, self.groups, self.scale = trunk_kv, groups, scale
+        device = trunk_kv.kv.device
+        self.seats = [torch.tensor(group.seats, device=device) for group in groups]
+        self.masks = [
+            torch.ones(group.new, group.cached + group.new, dtype=torch.bool, device=device).tril(group.cached)
+            if group.cached
+            else None
+            for group in groups
+        ]
 
     def __call__(self, layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
         keys, values = self.trunk_kv.keys(layer), self.trunk_kv.values(layer)
         outputs, start = [], 0
-        for group in self.groups:
-            end = start + len(group.seats) * group.new
-            shape = (len(group.seats), group.new)
+        for group, seats, mask in zip(self.groups, self.seats, self.masks, strict=True):
+            end = start + len(seats) * group.new
+            shape = (len(seats), group.new)
             total = group.cached + group.new
-            keys[group.seats, :, group.cached : total] = k_NKD[start:end].unflatten(0, shape).transpose(1, 2)
-            values[group.seats, :, group.cached : total] = v_NKD[start:end].unflatten(0, shape).transpose(1, 2)
-            mask = None
-            if group.cached:
-                mask = torch.ones(group.new, total, dtype=torch.bool, device=keys.device).tril(group.cached)
+            keys[seats, :, group.cached : total] = k_NKD[start:end].unflatten(0, shape).transpose(1, 2)
+            values[seats, :, group.cached : total] = v_NKD[start:end].unflatten(0, shape).transpose(1, 2)
             o_SHTD = F.scaled_dot_product_attention(
                 q_NHD[start:end].unflatten(0, shape).transpose(1, 2),
-                keys[group.seats, :, :total],
-                values[group.seats, :, :total],
+                keys[seats, :, :total],
+                values[seats, :, :total],
                 attn_mask=mask,
                 is_causal=mask is None,
                 scale=self.scale,

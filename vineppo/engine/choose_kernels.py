@@ -52,6 +52,12 @@ def why_not_triton(device: torch.device) -> str | None:
         return None if interpreted else f"they run on CUDA GPUs, not on {device.type}"
     if torch.version.cuda and (capability := torch.cuda.get_device_capability(device)) < (8, 0):
         return "Triton wants compute capability 8.0 or more; this GPU has {}.{}".format(*capability)
+    try:
+        import triton
+
+        triton.runtime.driver.active.get_current_target()  # compiles its launcher, with a C compiler and Python.h
+    except Exception as error:
+        return f"Triton does not start: {error}"
     return None
 
 

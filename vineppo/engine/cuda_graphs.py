@@ -6,7 +6,6 @@ A step of a small model is hundreds of kernels, which take longer to launch one 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +25,18 @@ class FixedSizeSteps:
         self.model = model
         self.steps: dict[int, Step] = {}
         self.kv_address = 0
-        self.pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
+        self.recorder = Recorder() if model.device.type == "cuda" else None
 
     def __call__(self, tokens_N: Sequence[int], positions_N: Sequence[int], batch: DecodeBatch) -> torch.Tensor:
         kv_address = batch.trunk_kv.kv.data_ptr()
         if kv_address != self.kv_address:
             self.steps.clear()
             self.kv_address = kv_address
+            if self.recorder:
+                self.recorder.forget()
         size = next_size(len(tokens_N))
         if size not in self.steps:
-            self.steps[size] = Step(self.model, size, self.pool)
+            self.steps[size] = Step(self.model, size, self.recorder)
         hidden_NE = self.steps[size].hidden(tokens_N, positions_N, batch)[: len(tokens_N)]
         return self.model.logits(hidden_NE)
 
@@ -49,8 +50,8 @@ def next_size(n: int) -> int:
 class Step:
     """One forward for `size` rows, whose inputs lie where they always lie."""
 
-    def __init__(self, model: Llama, size: int, pool: Any) -> None:
-        self.model, self.size, self.pool = model, size, pool
+    def __init__(self, model: Llama, size: int, recorder: Recorder | None) -> None:
+        self.model, self.size, self.recorder = model, size, recorder
         self.inputs: torch.Tensor | None = None  # tokens, positions, what attention knows
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -68,21 +69,35 @@ class Step:
             def forward() -> torch.Tensor:
                 return self.model.hidden(tokens, positions, attend)
 
-            if self.pool is None:
+            if self.recorder is None:
                 return forward()
-            self.graph, self.output = record(forward, self.pool)
+            self.graph, self.output = self.recorder.record(forward)
         self.graph.replay()
         return self.output
 
 
-def record(forward: Callable[[], torch.Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """Records without running; replay() runs. It is run once before, for all that is compiled or allocated then."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        forward()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        output = forward()
-    return graph, output
+class Recorder:
+    """Records graphs that share memory, as no two of them run at a time.
+
+    Warm-up and recording are on one stream: what a library allocates for a stream (cuBLAS its workspace) is there
+    before anything is recorded, so it is not in the graphs' memory.
+    """
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self.forget()
+
+    def forget(self) -> None:
+        """Other memory for what comes; that of graphs which are gone is given back."""
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def record(self, forward: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """Only replay() fills the tensor. Run once before, for all that is compiled or allocated at first."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            forward()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            output = forward()
+        return graph, output

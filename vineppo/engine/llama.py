@@ -49,8 +49,8 @@ class Llama:
         self.frequencies_D = rotary.inv_freq.to(self.device, torch.float32)
         self.rope_scale = rotary.attention_scaling
         self.weights = {
-            name: self._own(name, tensor)
-            for name, tensor in fuse(model.state_dict(), self.num_layers, self.tied).items()
+            name: self._own(name, join(parts))
+            for name, parts in fuse(model.state_dict(), self.num_layers, self.tied).items()
         }
         if self.tied and not self.weights["head"].is_mkldnn:
             self.weights["head"] = self.weights["embed"]  # one copy of what is one matrix
@@ -63,7 +63,8 @@ class Llama:
             raise ValueError(
                 f"not this model's parameters; they differ in {sorted(fused.keys() ^ self.weights.keys())}"
             )
-        for name, tensor in fused.items():
+        for name, parts in fused.items():
+            tensor = join(parts)  # one at a time: all together are as large as the model
             if tensor.shape != self.weights[name].shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(self.weights[name].shape)}")
             if self.weights[name].is_mkldnn:
@@ -96,7 +97,7 @@ class Llama:
     def logits(self, hidden_NE: torch.Tensor) -> torch.Tensor:
         return multiply(self._norm(hidden_NE, self.weights["norm"]), self.weights["head"])
 
-    def ints(self, numbers: Sequence[int]) -> torch.Tensor:
+    def ints(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _qkv(
@@ -154,19 +155,23 @@ def sliding_window(config: Any) -> int | None:
     return window if kinds is None or "sliding_attention" in kinds else None
 
 
-def fuse(state_dict: Mapping[str, Any], num_layers: int, tied: bool) -> dict[str, torch.Tensor]:
-    """The engine's names and shapes from transformers' ones. A tied head may be there or not."""
+def fuse(state_dict: Mapping[str, Any], num_layers: int, tied: bool) -> dict[str, list[torch.Tensor]]:
+    """What is joined under the engine's names, from transformers' ones. A tied head may be there or not."""
     try:
-        fused = {"embed": state_dict["model.embed_tokens.weight"], "norm": state_dict["model.norm.weight"]}
-        fused["head"] = fused["embed"] if tied else state_dict["lm_head.weight"]
+        fused = {"embed": [state_dict["model.embed_tokens.weight"]], "norm": [state_dict["model.norm.weight"]]}
+        fused["head"] = fused["embed"] if tied else [state_dict["lm_head.weight"]]
         for i in range(num_layers):
             for name, parts in FUSED.items():
                 paths = [f"model.layers.{i}.{part}" for part in parts]
                 if name in ("q_norm", "k_norm") and f"{paths[0]}.weight" not in state_dict:
                     continue
-                fused[f"{i}.{name}"] = torch.cat([state_dict[f"{path}.weight"] for path in paths])
+                fused[f"{i}.{name}"] = [state_dict[f"{path}.weight"] for path in paths]
                 if f"{paths[0]}.bias" in state_dict:
-                    fused[f"{i}.{name}.bias"] = torch.cat([state_dict[f"{path}.bias"] for path in paths])
+                    fused[f"{i}.{name}.bias"] = [state_dict[f"{path}.bias"] for path in paths]
     except KeyError as error:
         raise ValueError(f"the state dict lacks the parameter {error}") from None
     return fused
+
+
+def join(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -91,21 +91,24 @@ class TorchEngine:
         )
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         for wave in waves:
-            run = Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED, ended=ended)
-            while run.scheduler.busy:
-                run.turn()
-            self.prefill_tokens += run.prefill_tokens
-            self.decoded_tokens += run.decoded_tokens
-            self.reused_tokens -= run.prefill_tokens
+            self._complete(Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED, ended=ended))
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
         return [branch.completion(self.version) for branch in branches]
 
+    def _complete(self, run: Run) -> None:
+        """A run holds on to its seats, so it must be gone before the next one lays out others."""
+        while run.scheduler.busy:
+            run.turn()
+        self.prefill_tokens += run.prefill_tokens
+        self.decoded_tokens += run.decoded_tokens
+        self.reused_tokens -= run.prefill_tokens
+
     @torch.inference_mode()
     def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
         """Copies the parameters (transformers' names) in place and forgets every cached prefix."""
-        self.model.load(state_dict)
         self.memory.kept.clear()
+        self.model.load(state_dict)
         self.version = version
 
     def _check_fits(self, branch: Branch) -> None:
@@ -151,8 +154,18 @@ class Run:
         self.trunk_kv.move(moves, used=self.trunk_kv.length)
         self._fill(new_trunks)
         if rows or opened:  # the last rows may just have given up their seats
-            self._draw(self._forward(rows, opened), rows + opened)
+            sources_N, uniforms_N = self._uniforms(rows + opened)  # before the forward, which they need not wait for
+            logits_SV = self._forward(rows, opened)
+            self._extend(rows + opened, *sample(logits_SV, sources_N, uniforms_N, self.params))
             self.decoded_tokens += len(rows) + len(opened)
+
+    def _uniforms(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each branch its row's number in the batch and what it is drawn with."""
+        sources = [i for i, row in enumerate(rows) for _ in row.branches]
+        seeds = [branch.seed for row in rows for branch in row.branches]
+        indices = [row.length - branch.prefix_length for row in rows for branch in row.branches]
+        sources_N, seeds_N, indices_N = self.model.ints([sources, seeds, indices])
+        return sources_N, draw_uniforms(seeds_N, indices_N)
 
     def _forward(self, rows: Sequence[Row], opened: Sequence[Row]) -> torch.Tensor:
         every = [*rows, *opened]
@@ -161,12 +174,7 @@ class Run:
         batch = DecodeBatch(self.trunk_kv, self.own_kv, seats, lengths, own_lengths, self.scale)
         return self.decode([row.last_token for row in every], [row.length - 1 for row in every], batch)
 
-    def _draw(self, logits_SV: torch.Tensor, rows: Sequence[Row]) -> None:
-        sources = [i for i, row in enumerate(rows) for _ in row.branches]
-        seeds = [branch.seed for row in rows for branch in row.branches]
-        indices = [row.length - branch.prefix_length for row in rows for branch in row.branches]
-        uniforms_N = draw_uniforms(self.model.ints(seeds), self.model.ints(indices))
-        tokens_N, logprobs_N = sample(logits_SV, self.model.ints(sources), uniforms_N, self.params)
+    def _extend(self, rows: Sequence[Row], tokens_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:
         tokens, logprobs, start = tokens_N.tolist(), logprobs_N.tolist(), 0
         for row in rows:
             end = start + len(row.branches)

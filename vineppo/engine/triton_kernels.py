@@ -23,7 +23,7 @@ TILE_ROWS = tl.constexpr(16)  # rows of one trunk whose queries are multiplied w
 TILE_HEADS = 4  # of the heads that share keys, as many at once
 BLOCK_KEYS = tl.constexpr(32)
 NUM_STAGES = 2  # of loads ahead; with these sizes float32 fits in the 99 KiB of shared memory that any GPU has
-LAYOUT = tl.constexpr(5)  # trunks' seats and room; own tokens' offset, seats and room
+LAYOUT = tl.constexpr(5)  # trunks' seats and room; own tokens' offset (in heads), seats and room
 
 
 class TritonKernels(TorchKernels):
@@ -73,7 +73,8 @@ def pack(batch: DecodeBatch, size: int) -> np.ndarray:
     order_N = np.argsort(seats_N, kind="stable")
     ranks_N = np.arange(N) - np.searchsorted(seats_N[order_N], seats_N[order_N])
     starts_T = np.flatnonzero(ranks_N % TILE_ROWS.value == 0)
-    own_offset = own_kv.kv.storage_offset() - trunk_kv.kv.storage_offset()
+    # A compiler that sees a multiple of D loads several numbers at a time.
+    own_offset = (own_kv.kv.storage_offset() - trunk_kv.kv.storage_offset()) // own_kv.kv.shape[5]
     sections = [
         np.array([trunk_kv.kv.shape[2], trunk_kv.length, own_offset, own_kv.kv.shape[2], own_kv.length]),
         fill(starts_T, size + 1, N),
@@ -163,7 +164,7 @@ def own_kernel(
     row, head = tl.program_id(0), tl.program_id(1)
     own = tl.load(packed + LAYOUT + 4 * N + 1 + row)
     offset, num_seats, room = tl.load(packed + 2), tl.load(packed + 3), tl.load(packed + 4)
-    keys = kv + offset + ((layer * 2 * num_seats + row) * K + head) * room * D
+    keys = kv + (offset + ((layer * 2 * num_seats + row) * K + head) * room) * D
     values = keys + num_seats * K * room * D
     g, d = tl.arange(0, HEADS), tl.arange(0, HEAD)
     query = head * G + g
