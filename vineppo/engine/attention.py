@@ -94,6 +94,11 @@ class DecodeBatch:
     own_lengths_B: Sequence[int]  # before the new token
     scale: float
 
+    def arrays(self) -> list[np.ndarray]:
+        """Seats [N], prefix lengths [N] and own lengths [B], int64."""
+        rows = (self.trunk_seats_N, self.prefix_lengths_N, self.own_lengths_B)
+        return [np.array(numbers, dtype=np.int64) for numbers in rows]
+
 
 class DecodeAttention:
     def __init__(self, batch: DecodeBatch) -> None:

@@ -1,4 +1,4 @@
-"""What a forward pass does between matrix products. Two implementations: PyTorch here, C++ in native.py.
+"""What a forward pass does between matrix products: in PyTorch here, C++ in native.py, Triton in triton_kernels.py.
 
 N tokens, J heads, D head size, E hidden size, F ffn size.
 """
@@ -48,3 +48,10 @@ class TorchKernels:
 
     def decode_attention(self, batch: DecodeBatch) -> Attend:
         return DecodeAttention(batch)
+
+
+def check_heads(dtype: torch.dtype, *tensors_NJD: torch.Tensor) -> None:
+    """For kernels that take pointers: rows may lie apart, but not the heads of a row."""
+    for tensor in tensors_NJD:
+        assert tensor.dtype == dtype
+        assert tensor.stride()[1:] == (tensor.shape[2], 1)

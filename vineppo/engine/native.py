@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from vineppo.engine.attention import Attend, DecodeBatch
-from vineppo.engine.kernels import TorchKernels
+from vineppo.engine.kernels import TorchKernels, check_heads
 from vineppo.runtime import cpu_info
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -59,7 +59,7 @@ class NativeKernels(TorchKernels):
         N, J, D = x_NJD.shape
         assert cos_N1D.shape == sin_N1D.shape == (N, 1, D // 2)
         self.check(cos_N1D, sin_N1D)
-        self.check_heads(x_NJD)
+        check_heads(self.dtype, x_NJD)
         x, cos, sin = pointers(x_NJD, cos_N1D, sin_N1D)
         self.library.rotate(x, *sizes(x_NJD.stride(0)), cos, sin, *sizes(N, J, D))
         return x_NJD
@@ -75,10 +75,7 @@ class NativeKernels(TorchKernels):
 
     def decode_attention(self, batch: DecodeBatch) -> Attend:
         trunk_kv, own_kv = batch.trunk_kv, batch.own_kv
-        seats_N, lengths_N, own_B = (
-            np.array(numbers, dtype=np.int64)
-            for numbers in (batch.trunk_seats_N, batch.prefix_lengths_N, batch.own_lengths_B)
-        )
+        seats_N, lengths_N, own_B = batch.arrays()
         num_heads, trunk_room, head_dim = trunk_kv.kv.shape[3:]
         own_room = own_kv.length
         assert own_kv.kv.shape[3] == num_heads
@@ -98,7 +95,7 @@ class NativeKernels(TorchKernels):
             assert len(arrays[0]) == N
             assert head_dim == D
             assert H % num_heads == 0
-            self.check_heads(q_NHD, k_NKD, v_NKD)
+            check_heads(self.dtype, q_NHD, k_NKD, v_NKD)
             out_NHD = q_NHD.new_empty(N, H, D)
             caches = (trunk_kv.keys(layer), trunk_kv.values(layer), own_kv.keys(layer), own_kv.values(layer))
             self.check(out_NHD, *caches)
@@ -117,12 +114,6 @@ class NativeKernels(TorchKernels):
         for tensor in tensors:
             assert tensor.dtype == self.dtype
             assert tensor.is_contiguous()
-
-    def check_heads(self, *tensors_NJD: torch.Tensor) -> None:
-        """Rows may lie apart, but not the heads of a row."""
-        for tensor in tensors_NJD:
-            assert tensor.dtype == self.dtype
-            assert tensor.stride()[1:] == (tensor.shape[2], 1)
 
 
 def why_not_native(dtype: torch.dtype, device: torch.device) -> str | None:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from vineppo.engine.attention import Attend, DecodeBatch
-from vineppo.engine.kernels import TorchKernels
+from vineppo.engine.kernels import TorchKernels, check_heads
 from vineppo.engine.kv_cache import SeatedKV
 
 TILE_ROWS = tl.constexpr(16)  # rows of one trunk whose queries are multiplied with its keys at once
@@ -37,7 +37,7 @@ class TritonKernels(TorchKernels):
 
     def rotate(self, x_NJD: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor) -> torch.Tensor:
         N, J, D = x_NJD.shape
-        check_heads(x_NJD)
+        check_heads(x_NJD.dtype, x_NJD)
         block = triton.next_power_of_2(J * (D // 2))
         rotate_kernel[(N,)](x_NJD, x_NJD.stride(0), cos_N1D, sin_N1D, J, D // 2, BLOCK=block)
         return x_NJD
@@ -63,10 +63,7 @@ def pack(batch: DecodeBatch, size: int) -> np.ndarray:
     order[starts[t + 1] - 1]; tiles that are not needed are empty.
     """
     trunk_kv, own_kv = batch.trunk_kv, batch.own_kv
-    seats_N, lengths_N, own_B = (
-        np.array(numbers, dtype=np.int64)
-        for numbers in (batch.trunk_seats_N, batch.prefix_lengths_N, batch.own_lengths_B)
-    )
+    seats_N, lengths_N, own_B = batch.arrays()
     N = len(seats_N)
     assert size >= N >= len(own_B)
     assert trunk_kv.kv.untyped_storage().data_ptr() == own_kv.kv.untyped_storage().data_ptr()
@@ -95,12 +92,11 @@ class TritonAttention:
         self.packed, self.kv, self.scale = packed, trunk_kv.kv, scale
 
     def __call__(self, layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
-        check_heads(q_NHD, k_NKD, v_NKD)
+        check_heads(self.kv.dtype, q_NHD, k_NKD, v_NKD)
         (N, H, D), K = q_NHD.shape, k_NKD.shape[1]
         assert len(self.packed) == LAYOUT.value + 5 * N + 1
         assert self.kv.shape[3] == K
         assert self.kv.shape[5] == D
-        assert self.kv.dtype == q_NHD.dtype == k_NKD.dtype == v_NKD.dtype
         out_NHD = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
         prefix_NHD = torch.empty_like(out_NHD, dtype=torch.float32)
         lse_NH = prefix_NHD.new_empty(N, H)
@@ -240,9 +236,3 @@ def swiglu_kernel(out, gate_up, F, BLOCK: tl.constexpr):
     gate = tl.load(gate_up + row * 2 * F + f, mask=f < F, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * F + F + f, mask=f < F, other=0.0).to(tl.float32)
     tl.store(out + row * F + f, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=f < F)
-
-
-def check_heads(*tensors_NJD: torch.Tensor) -> None:
-    """Rows may lie apart, but not the heads of a row."""
-    for tensor in tensors_NJD:
-        assert tensor.stride()[1:] == (tensor.shape[2], 1)
