@@ -8,7 +8,6 @@ start at (seed, iteration): these two are the whole state of randomness and of t
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,10 +21,10 @@ import torch
 from pydantic import Field
 
 from vineppo.config import Config
+from vineppo.files import DISK_FULL
 from vineppo.types import UserError
 
 CHECKSUMS = "checksums.json"
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointConfig(Config):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from vineppo import __version__
 from vineppo.config import diff
+from vineppo.files import DISK_FULL
 from vineppo.shutdown import Stopped
+from vineppo.terminal import printable
 from vineppo.types import UserError
 
 
@@ -19,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except UserError as error:
-        print(f"vineppo: {error}", file=sys.stderr)
-        return 2
+        return complain(str(error))
+    except OSError as error:
+        return complain(explain_os_error(error))
     except Stopped as stopped:
         hint = "; continue with --resume" if hasattr(args, "resume") else ""
         print(f"vineppo: stopped by {stopped}{hint}", file=sys.stderr)
@@ -28,6 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the work that a Shutdown watches over
         print("vineppo: stopped by SIGINT", file=sys.stderr)
         return 130
+
+
+def complain(message: str) -> int:
+    print(f"vineppo: {printable(message)}", file=sys.stderr)
+    return 2
+
+
+def explain_os_error(error: OSError) -> str:
+    """The file, what the system said of it, and what to do where there is only one thing to do."""
+    reason = error.strerror or str(error) or type(error).__name__
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if error.errno in DISK_FULL:
+        return ": ".join([*named, f"{reason}; make room, then continue with --resume"])
+    return ": ".join([*named, reason])
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

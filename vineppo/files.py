@@ -1,0 +1,84 @@
+"""Files that are read again: written so that a kill leaves the old one or the new one, read so that damage is named.
+
+A write goes to a file beside, is synced and renamed. A line that is appended is synced. Whoever reads what may be
+torn, edited or somebody else's gets a UserError that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vineppo.types import UserError
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PART = ".part"
+"""Ends the name of a file that is being written; one that is left behind means nothing."""
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replaces the file in one step, with the permissions that any new file gets."""
+    part = path.with_name(path.name + PART)
+    with part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_file(path, json.dumps(value, indent=1) + "\n")
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """As one line of JSON, on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(json.dumps(values).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """A file's content, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """Raises UserError where it is no text; an OSError is the caller's."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file."""
+    return parse_object(read_text(path), str(path))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The object on every line. What follows the last line break is a line that a kill tore, and is left out."""
+    *lines, _ = read_text(path).split("\n")
+    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def parse_object(text: str, place: str) -> dict[str, Any]:
+    """A JSON object; `place` is where it stands, for the error."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets of thousands of levels
+        raise UserError(f"{place}: not valid JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: expected a JSON object, got {type(value).__name__}")
+    return value
