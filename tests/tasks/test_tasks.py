@@ -10,8 +10,9 @@ from vineppo.models import make_symbol_tokenizer
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+from vineppo.tasks.boxes import boxed_answer
 from vineppo.tasks.latex import cut_latex
-from vineppo.tasks.math import boxed_answer, math_equal
+from vineppo.tasks.math import math_equal
 from vineppo.types import Problem, UserError
 
 GSM8K_ROWS = [
