@@ -57,6 +57,7 @@ def make_problems(folder, *records):
     ("problem", "solution", "right", "wrong"),
     [
         ("Solve. Enter all solutions.", "So $x = \\boxed{-2}$. Also, $\\boxed{1}$.", ["1,-2"], ["1", "-2"]),
+        ("Enter all, separated by commas.", "\\boxed{70,110}", ["110,70", "70, 110"], ["70110"]),
         ("Solve.", "$x=\\boxed{3}$ or $\\boxed{\\frac25}$.", ["0.4, 3"], ["3", "0.4"]),
         ("Which point?", "\\boxed{(3,-5)}. $\\boxed{(0,0)}$ is also acceptable.", ["(3,-5)", "(0,0)"], ["(0,1)"]),
         ("What is $d$?", "$d=\\boxed{-3}$. Note: \\boxed{3} is also accepted.", ["-3"], ["3"]),

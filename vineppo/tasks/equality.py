@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vineppo.tasks.evaluation import InexactError, operations, proportional, same_function, symbols
 from vineppo.tasks.expressions import Tree, UnreadableError, parse
-from vineppo.tasks.reading import Answer, compact, read_tidy, tidy, words_of
+from vineppo.tasks.reading import Answer, compact, read_tidy, spread, tidy, words_of
 from vineppo.tasks.units import agree
 
 FAILURES = (UnreadableError, InexactError, RecursionError, OverflowError, ZeroDivisionError)
@@ -23,21 +23,31 @@ def equal_answers(gold: str, answer: str) -> bool:
     golden, given = tidy(gold), tidy(answer)
     if compact(golden) == compact(given):
         return True
+    reading = try_to_read(golden)
+    if reading is None:
+        return False
+    if reading.kind == "words":
+        return words_of(golden) == words_of(given)
+    ways = [given, tidy(spread(answer))] if reading.kind == "list" else [given]
+    return any(is_same(reading, try_to_read(way)) for way in ways)
+
+
+def try_to_read(tidied: str) -> Answer | None:
     try:
-        reading = read_tidy(golden, 0)
-        if reading.kind == "words":
-            return words_of(golden) == words_of(given)
-        return same(reading, read_tidy(given, 0))
+        return read_tidy(tidied, 0)
     except FAILURES:
+        return None
+
+
+def is_same(gold: Answer, answer: Answer | None) -> bool:
+    try:
+        return answer is not None and same(gold, answer)
+    except FAILURES:  # too large to compute
         return False
 
 
 def is_readable(text: str) -> bool:
-    try:
-        read_tidy(tidy(text), 0)
-    except FAILURES:
-        return False
-    return True
+    return try_to_read(tidy(text)) is not None
 
 
 def same(gold: Answer, answer: Answer) -> bool:

@@ -17,7 +17,7 @@ from vineppo.tasks.dataset import Record
 from vineppo.tasks.equality import equal_answers, is_readable
 from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.problem_set import ProblemSet, containing
-from vineppo.tasks.reading import compact, tidy
+from vineppo.tasks.reading import compact, spread, tidy
 from vineppo.types import Grade, Problem, UserError
 
 ENTER_ALL = re.compile(r"\b[Ee]nter all\b|separated by (?:a )?comma")
@@ -60,7 +60,6 @@ class MATH:
 
     def prepare(self) -> None:
         """Imports and warms what grading uses, so that the first answer does not pay for it."""
-        logging.getLogger("math_verify").setLevel(logging.ERROR)  # that time limits are off: the worker pool has one
         assert equal_answers(r"\sqrt{8}", r"2\sqrt2")
         for answer in (r"\overline{CD}", r"\overline{AB}", "5", "x", "(1,2)"):  # what sympy imports by need
             assert library_equal(r"\overline{CD}", answer) == (answer == r"\overline{CD}")
@@ -86,6 +85,8 @@ class MATH:
     def _make_problem(self, split: str, problem_id: str, record: Record) -> Problem:
         _, fields = record
         golds = read_golds(fields)
+        if ENTER_ALL.search(fields["problem"]):
+            golds = tuple(map(spread, golds))
         for gold in golds:
             if not compact(tidy(gold)) or boxed_answer(f"\\boxed{{{gold}}}") != gold.strip():
                 raise ValueError(f"the answer {gold!r} could never be given in a box")
@@ -150,6 +151,8 @@ def library_equal(gold: str, answer: str) -> bool:
         return False
     import math_verify  # half a second, and only workers need it
 
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit
+
     options: dict[str, Any] = {"parsing_timeout": None, "fallback_mode": "first_match"}
     parsed = [math_verify.parse(f"\\boxed{{{text}}}", **options) for text in (gold, answer)]
     return bool(math_verify.verify(parsed[0], parsed[1], timeout_seconds=None))
@@ -158,7 +161,7 @@ def library_equal(gold: str, answer: str) -> bool:
 def is_from_question(problem: Problem, gold: str, answer: str) -> bool:
     """Whether the answer is a formula of the question with its work left to do, rather than the gold's own words."""
     given = compact(tidy(answer))
-    if given == compact(tidy(gold)) or not OPERATION.search(given):
+    if given == compact(tidy(gold)) or not OPERATION.search(given.rpartition("=")[2]):
         return False
     formulas = ["".join(groups) for groups in FORMULA.findall(problem.prompt)]
     return any(given == compact(tidy(side)) for formula in formulas for side in (formula, *formula.split("=")))

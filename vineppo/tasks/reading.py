@@ -25,6 +25,7 @@ RULES = [
         (r"\\(?:left|right|[bB]ig+[lr]?|displaystyle|textstyle|limits)(?![a-zA-Z])\.?", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:text[a-z]+|mbox|mathrm|mathbf|mathit|operatorname|text|rm|bf)(?=\s*\{)\s*", r"\\text"),
+        (r"\\text\{([ie])\}(?![a-zA-Z])", r"\1"),
         (r"\(\\text\{\(?([A-Za-z])\)?\}\)", r"(\1)"),
         (r"\\\$|\\?\\(?:euro|pounds)(?![a-zA-Z])|\$", ""),
         (r"\\degree(?![a-zA-Z])", r"^\\circ"),
@@ -47,7 +48,7 @@ THOUSANDS = re.compile(
     r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])"
     r"|(?<![0-9.,] )(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9/]| [0-9])"
 )
-END = re.compile(r"[\s.,;:?]+$")
+END = re.compile(r"[\s.,;:?\\]+$")
 LETTER = r"(?:\\[a-zA-Z]+|[a-zA-Z])"
 NAME = re.compile(
     rf"({LETTER}(?:_(?:[0-9a-zA-Z]|\{{[0-9a-zA-Z,]+\}}))?(?:\([0-9a-zA-Z]+(?:,[0-9a-zA-Z]+)*\))?|[A-Z]{{2,4}}|\|[A-Z]{{2}}\||"
@@ -113,6 +114,11 @@ def join_thousands(text: str) -> str:
         return text
     outside = [depth == 0 for depth in depths(text)]
     return THOUSANDS.sub(lambda m: re.sub("[ ,]", "", m[0]) if outside[m.start()] else m[0], text)
+
+
+def spread(text: str) -> str:
+    """Where a list is wanted, `70,110` is one."""
+    return re.sub(r"(?<=[0-9]),(?=[0-9])", ", ", text)
 
 
 def compact(text: str) -> str:
@@ -201,9 +207,12 @@ def group(kind: str, whole: str, parts: list[str], depth: int, marks: str = "") 
 
 
 def as_list(whole: str, parts: list[str], depth: int) -> Answer:
-    """In no order; lists within, as `1 \\pm \\sqrt2` is one, become part of it."""
+    """In no order; lists within, as `1 \\pm \\sqrt2` is one, become part of it. Inequalities of a name are a union."""
     found = group("list", whole, parts, depth)
     items = [inner for item in found.items for inner in (item.items if item.kind == "list" else (item,))]
+    names = {item.name for item in items if item.kind == "tuple" and not item.name.startswith("(")}
+    if len(names) == 1 and all(names) and all(item.kind == "tuple" for item in items):
+        return Answer("union", whole, tuple(items), name=names.pop())
     return Answer("list", whole, tuple(items))
 
 

@@ -24,12 +24,15 @@ NO_UNITS = frozenset(OTHER_WORDS.split())
 """Words that change what is said, so that a number beside one is no longer the answer."""
 MAX_WORDS = 6
 WORD = re.compile(r"[a-zA-Z]+")
+STRANGE = re.compile(r"[^a-zA-Z\s.\-^(){}23/]|(?<![a-zA-Z^{])[23]")
 
 
 def known_units(words: str) -> frozenset[str] | None:
     """The units of measurement among words such as "square inches" or "a.m."; None where the words are not units."""
+    if not words.strip():
+        return frozenset()
     found = WORD.findall(words.replace(".", "").lower())
-    if len(found) > MAX_WORDS or NO_UNITS & set(found) or re.search(r"[^a-zA-Z\s.\-^(){}23/]", words):
+    if not found or len(found) > MAX_WORDS or NO_UNITS & set(found) or STRANGE.search(words):
         return None
     return frozenset(KNOWN[name] for word in found for name in (word, word.rstrip("s")) if name in KNOWN)
 
