@@ -10,8 +10,9 @@ from vineppo.models import make_symbol_tokenizer
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+from vineppo.tasks.boxes import boxed_answer
 from vineppo.tasks.latex import cut_latex
-from vineppo.tasks.math import boxed_answer, math_equal
+from vineppo.tasks.math import math_equal
 from vineppo.types import Problem, UserError
 
 GSM8K_ROWS = [
@@ -197,3 +198,23 @@ def test_a_formula_is_cut_only_where_a_part_is_too_long():
     assert cut_latex(text, 1000) == []
     cuts = cut_latex(text, 60)
     assert max(b - a for a, b in pairwise([0, *cuts, len(text)])) <= 60
+
+
+@pytest.mark.parametrize("formula", ["\\[x = 1.\\]", "$$x = 1!$$", "\\begin{align*}x &= 1. \\\\ \\end{align*}",
+                                     "\\[\\begin{aligned}x &= \\text{one.}\\end{aligned}\\]"])  # fmt: skip
+@pytest.mark.parametrize("gap", ["", " "])
+@pytest.mark.parametrize("follower", ["Setting all of it to one, we go on", "$x$ is what was wanted, so we go on"])
+def test_a_displayed_formula_that_ends_a_sentence_ends_a_segment(formula, gap, follower):
+    before = f"Thus the number is {formula}"
+    assert cut_latex(before + gap + follower, 1000) == [len(before)]
+    unfinished = before.replace(".", "").replace("!", "")
+    assert cut_latex(unfinished + gap + follower, 1000) == []
+    assert cut_latex(before + gap + follower.lower().replace("$x$", "x"), 1000) == []
+
+
+def test_long_formulas_are_cut_behind_their_rows_first():
+    row = "f(x) &= (a + b)(c + d) = 12345"
+    text = "\\begin{align*}" + " \\\\ ".join([row] * 8) + "\\end{align*}"
+    cuts = cut_latex(text, 60)
+    assert len(cuts) == 7
+    assert all(text[:cut].endswith("\\\\") for cut in cuts)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from vineppo.tasks.boxes import boxed_answer
+from vineppo.tasks.units import known_units
 from vineppo.types import Grade
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(/\d+)?")
-IGNORED = str.maketrans(
-    {",": None, "$": None, "\\": None, "%": None, " ": None, "\t": None, "\u00a0": None, "\u202f": None, "\u2212": "-"}
-)
+MAX_CHARS = 400
+UNTOLD = str.maketrans({"$": None, "\\": None, "*": None, "\u2212": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " "})
+NAME = re.compile(r"[a-zA-Z](?:_?[a-zA-Z0-9])?\s*=\s*")
+NUMERAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+FRACTION = rf"(?P<top>{NUMERAL})(?:\s*/\s*(?P<bottom>{NUMERAL}))?"
+NUMBER = re.compile(rf"(?P<sign>[+-]?)\s*{FRACTION}(?:\s*%)?(?P<words>.*)")
+MIXED = re.compile(r"(?P<sign>[+-]?)\s*(?P<whole>[0-9]+) (?P<top>[0-9]+)\s*/\s*(?P<bottom>[0-9]+)(?P<words>.*)")
 
 
 def hash_answer(response: str) -> str | None:
     """The rest of the line after the last `####`, or None where there is none."""
     _, found, rest = response.rpartition("####")
-    lines = rest.strip().splitlines()
-    return lines[0].strip() if found and lines else None
+    answer = rest.partition("\n")[0].strip()
+    return answer if found and answer else None
 
 
 def grade_number(gold: str, answer: str | None) -> Grade:
@@ -28,11 +33,28 @@ def grade_number(gold: str, answer: str | None) -> Grade:
 
 
 def parse_number(text: str | None) -> Fraction | None:
-    """Exact; commas, `$`, `\\$`, `%`, spaces, a final point and zeros do not matter. None if it is no number."""
-    digits = (text or "").translate(IGNORED).rstrip(".")
-    if len(digits) > 400 or not NUMBER.fullmatch(digits):
+    """An integer, decimal, fraction or mixed number, exact; None for anything else.
+
+    Thousands may be set apart by commas or blanks. `$`, `%`, bold stars, a box, a name as in `x = 18`, a unit and a
+    final point do not matter.
+    """
+    text = (text or "").strip()
+    if len(text) > MAX_CHARS:
         return None
-    numerator, _, denominator = digits.partition("/")
-    if denominator and int(denominator) == 0:
+    text = (boxed_answer(text) or text).translate(UNTOLD).strip()
+    text = NAME.sub("", text, count=1) if NAME.match(text) else text
+    text = text.rstrip(".,;: ")
+    match = MIXED.fullmatch(text) or NUMBER.fullmatch(text)
+    if match is None or not is_unit(match["words"]):
         return None
-    return Fraction(numerator) / int(denominator or 1)
+    found = match.groupdict()
+    top, bottom = (Fraction(re.sub("[ ,]", "", part or "1")) for part in (found["top"], found["bottom"]))
+    if bottom == 0 or ("whole" in found and top >= bottom):
+        return None
+    value = Fraction(found.get("whole") or 0) + top / bottom
+    return -value if found["sign"] == "-" else value
+
+
+def is_unit(words: str) -> bool:
+    """Words behind a number, with a blank between; without one they would be part of it, as in `5k`."""
+    return not words or (words.startswith(" ") and known_units(words) is not None)

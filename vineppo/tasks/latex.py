@@ -15,9 +15,19 @@ PROTECTED = re.compile(
     r"|(?<!\\)\$(?:[^$\n]|\n(?![ \t]*\n))+?(?<!\\)\$",  # as in TeX, no blank line within $ $
     re.DOTALL,
 )
-SENTENCE_END = re.compile(r"(?<![A-Z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<=[.!?])(?=\s+[A-Z])|(?<=\n)(?=[^\n])")
+DISPLAY = re.compile(r"\$\$|\\\[|\\begin")
+FORMULA_ENDS_SENTENCE = re.compile(r"[.!?](?:\s|\\end\{[^{}]*\}|[$)\]}\\])*\Z")
+MAX_ENDING = 60
+"""Characters of brackets and \\end{...} behind a formula's last point."""
+PARAGRAPH = "\u2029"
+"""Stands for the end of a displayed formula that ends a sentence; what comes next may follow without a blank."""
+SENTENCE_END = re.compile(
+    rf"(?<={PARAGRAPH})(?=\s*[A-Z])"
+    r"|(?<![A-Z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<=[.!?])(?=\s+[A-Z])"
+    r"|(?<=\n)(?=[^\n])"
+)
 SOFT_BREAKS = (re.compile(r"(?<=[,;:]) "), re.compile(r" (?=and |so |to |which |where )"))
-FORMULA_BREAKS = (re.compile(r"(?==)|(?=\\equiv)|(?<=\\\\)"), re.compile(r"(?=[+])|(?<=,)"))
+FORMULA_BREAKS = (re.compile(r"(?<=\\\\)(?!\[)"), re.compile(r"(?==)|(?=\\equiv)"), re.compile(r"(?=[+])|(?<=,)"))
 
 
 def cut_latex(text: str, max_chars: int) -> list[int]:
@@ -35,8 +45,10 @@ def mask(text: str) -> str:
     """The text with every formula as one long word of the same length, that ends a sentence if the formula does."""
 
     def word(match: re.Match[str]) -> str:
-        content = match[0].rstrip("$)]}\\ \n")
-        return "X" + "x" * (len(match[0]) - 2) + ("." if content.endswith((".", "!", "?")) else "x")
+        end = "x"
+        if FORMULA_ENDS_SENTENCE.search(match[0][-MAX_ENDING:]):
+            end = PARAGRAPH if DISPLAY.match(match[0]) else "."
+        return "X" + "x" * (len(match[0]) - 2) + end
 
     return PROTECTED.sub(word, text)
 
@@ -53,7 +65,7 @@ def merge_short(bounds: Sequence[int], text: str) -> list[int]:
 
 
 def cut_long(text: str, masked: str, start: int, end: int, max_chars: int) -> list[int]:
-    """Bisects a part until its pieces fit: between words of the prose first, inside formulas last."""
+    """Bisects a part until its pieces fit: between words of the prose first, then rows of a formula, its sides last."""
     if end - start <= max_chars:
         return []
     for source, breaks in ((masked, SOFT_BREAKS), (text, FORMULA_BREAKS)):

@@ -1,22 +1,30 @@
-"""MATH: competition problems with the answer in \\boxed{} (Hendrycks et al. 2021), graded by math-verify."""
+"""MATH: competition problems with the answer in \\boxed{} (Hendrycks et al. 2021)."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
+import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vineppo.config import Config
+from vineppo.tasks.boxes import all_boxes, boxed_answer
 from vineppo.tasks.dataset import Record
+from vineppo.tasks.equality import equal_answers, is_readable
 from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.problem_set import ProblemSet, containing
+from vineppo.tasks.reading import compact, spread, tidy
 from vineppo.types import Grade, Problem, UserError
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w$\\-])")
-UP_TO_BLANK = re.compile(r"[^\s$]+")
-BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+ENTER_ALL = re.compile(r"\b[Ee]nter all\b|separated by (?:a )?comma")
+EITHER = re.compile(r"\b(?:either|acceptable)\b", re.IGNORECASE)
+COMMAND = re.compile(r"\\[a-zA-Z]+|[=<>_:^!]")
+OPERATION = re.compile(r"(?<=.)[-+*/^!(]|\\frac|\\sqrt|\\cdot|\\times")
+FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 
 
 class MATHConfig(Config):
@@ -51,14 +59,22 @@ class MATH:
         self.sample, self.split = self._problems.sample, self._problems.split
 
     def prepare(self) -> None:
-        """Imports and warms the library, so that the first answer does not pay for it."""
-        assert math_equal("1", "1")
+        """Imports and warms what grading uses, so that the first answer does not pay for it."""
+        assert equal_answers(r"\sqrt{8}", r"2\sqrt2")
+        for answer in (r"\overline{CD}", r"\overline{AB}", "5", "x", "(1,2)"):  # what sympy imports by need
+            assert library_equal(r"\overline{CD}", answer) == (answer == r"\overline{CD}")
+            library_equal(r"\lim_{x \to 0} x", answer)
+            library_equal(r"\lim_{x \to 0} x", r"\lim_{x \to 0} 2x")
 
     def grade(self, problem: Problem, response: str) -> Grade:
         answer = boxed_answer(response)
         if answer is None:
             return Grade(0.0, "unparseable")
-        return Grade(1.0, "correct") if math_equal(problem.answer, answer) else Grade(0.0, "wrong")
+        golds = (problem.answer, *problem.meta.get("also_right", ()))
+        right = any(is_right(problem, gold, answer) for gold in golds)
+        # Several values may stand in boxes all over the solution.
+        right = right or is_right(problem, problem.answer, ", ".join(all_boxes(response)))
+        return Grade(1.0, "correct") if right else Grade(0.0, "wrong")
 
     def answer(self, response: str) -> str | None:
         return boxed_answer(response)
@@ -68,52 +84,84 @@ class MATH:
 
     def _make_problem(self, split: str, problem_id: str, record: Record) -> Problem:
         _, fields = record
-        answer = fields.get("answer")
-        if answer is None or answer == "":
-            answer = boxed_answer(fields["solution"])
-        if answer is None:
-            raise ValueError("no balanced \\boxed{} in the solution")
-        if not isinstance(answer, str | int | float):
-            raise ValueError(f"the answer {answer!r} is neither a text nor a number")
+        golds = read_golds(fields)
+        if ENTER_ALL.search(fields["problem"]):
+            golds = tuple(map(spread, golds))
+        for gold in golds:
+            if not compact(tidy(gold)) or boxed_answer(f"\\boxed{{{gold}}}") != gold.strip():
+                raise ValueError(f"the answer {gold!r} could never be given in a box")
         return Problem(
             id=problem_id,
             prompt=self.config.prompt_template.replace("{problem}", fields["problem"].strip()),
-            answer=str(answer),
+            answer=golds[0],
             solution=self.config.solution_template.replace("{solution}", fields["solution"]),
+            meta={"also_right": golds[1:]} if golds[1:] else {},
         )
 
 
-def boxed_answer(text: str) -> str | None:
-    """The content of the last balanced \\boxed{...} or \\fbox{...}, or what follows `\\boxed ` up to a blank or $."""
-    ends = closing_braces(text)
-    for match in reversed(list(BOX.finditer(text))):
-        start = match.end()
-        if not text.startswith("{", start):
-            word = UP_TO_BLANK.match(text, start)
-            return (word[0].rstrip(".,;:") or None) if word else None
-        if start in ends:
-            return text[start + 1 : ends[start]].strip() or None
-    return None
+def read_golds(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The gold answer and others that are as good: the field `answer`, or what the solution puts in boxes."""
+    answer = fields.get("answer")
+    if answer is None or answer == "":
+        return boxed_golds(fields["problem"], fields["solution"])
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer != answer:
+        raise ValueError(f"the answer {answer!r} is neither a text nor a number")
+    if isinstance(answer, float):
+        if not math.isfinite(answer):
+            raise ValueError(f"the answer {answer!r} is not finite")
+        answer = format(Decimal(repr(answer)), "f")
+    return (str(answer),)
 
 
-def closing_braces(text: str) -> dict[int, int]:
-    """Where each brace that closes has its partner, in one pass; escaped braces do not count."""
-    ends: dict[int, int] = {}
-    open_braces: list[int] = []
-    for match in BRACE.finditer(text):
-        if match[0] == "{":
-            open_braces.append(match.start())
-        elif match[0] == "}" and open_braces:
-            ends[open_braces.pop()] = match.start()
-    return ends
+def boxed_golds(problem: str, solution: str) -> tuple[str, ...]:
+    """All boxes together where the problem wants all values; each of them where the solution says so; else the last."""
+    last = boxed_answer(solution)
+    if last is None:
+        raise ValueError("no balanced \\boxed{} in the solution")
+    boxes = distinct([last, *all_boxes(solution)])
+    if len(boxes) == 1:
+        return (last,)
+    if ENTER_ALL.search(problem):
+        return (", ".join(distinct(all_boxes(solution))),)
+    return tuple(boxes) if EITHER.search(solution) else (last,)
+
+
+def distinct(answers: list[str]) -> list[str]:
+    kept: list[str] = []
+    for answer in answers:
+        if not any(equal_answers(other, answer) for other in kept):
+            kept.append(answer)
+    return kept
+
+
+def is_right(problem: Problem, gold: str, answer: str) -> bool:
+    return math_equal(gold, answer) and not is_from_question(problem, gold, answer)
 
 
 def math_equal(gold: str, answer: str) -> bool:
-    """Without the library's own time limits, which need the main thread's signals: the worker pool has the limit."""
-    if gold.strip() == answer.strip():
-        return True
+    return equal_answers(gold, answer) or (not is_readable(gold) and library_equal(gold, answer))
+
+
+def library_equal(gold: str, answer: str) -> bool:
+    """math-verify's opinion on golds that we cannot read, where the answer uses nothing that the gold does not.
+
+    Without the library's own time limits, which need the main thread's signals: the worker pool has the limit.
+    """
+    if len(answer) > 2 * len(gold) + 50 or not set(COMMAND.findall(answer)) <= set(COMMAND.findall(gold)):
+        return False
     import math_verify  # half a second, and only workers need it
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit
 
     options: dict[str, Any] = {"parsing_timeout": None, "fallback_mode": "first_match"}
     parsed = [math_verify.parse(f"\\boxed{{{text}}}", **options) for text in (gold, answer)]
     return bool(math_verify.verify(parsed[0], parsed[1], timeout_seconds=None))
+
+
+def is_from_question(problem: Problem, gold: str, answer: str) -> bool:
+    """Whether the answer is a formula of the question with its work left to do, rather than the gold's own words."""
+    given = compact(tidy(answer))
+    if given == compact(tidy(gold)) or not OPERATION.search(given.rpartition("=")[2]):
+        return False
+    formulas = ["".join(groups) for groups in FORMULA.findall(problem.prompt)]
+    return any(given == compact(tidy(side)) for formula in formulas for side in (formula, *formula.split("=")))
