@@ -11,13 +11,30 @@ from pathlib import Path
 import pytest
 from tasks.hostile_task import HostileTask
 
-from vineppo.tasks.grading import AHEAD, MIN_FAILURES, Grader, GradingConfig
+from vineppo.machine import available_memory_bytes
+from vineppo.tasks.grading import AHEAD, MIN_FAILURES, Grader, GradingAhead, GradingConfig
+from vineppo.tasks.grading_pool import STARTS
 from vineppo.types import UserError
 
 TASK = HostileTask()
 PROBLEMS = TASK.sample(50, seed=0)
 GOOD = [(problem, problem.answer) for problem in PROBLEMS]
-LENIENT = GradingConfig(timeout_s=3.0, memory_mb=256, max_failure_share=1.0)
+LENIENT = GradingConfig(timeout_s=0.3, memory_mb=256, max_failure_share=1.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Less time on the clock for what waits instead of computing, so that the tests need not wait for it."""
+    monkeypatch.setattr("vineppo.tasks.grading_pool.PATIENCE", 5)
+
+
+def workers_of(grader: Grader) -> list:
+    assert grader._pool is not None
+    return grader._pool._workers
+
+
+def verdicts(grader: Grader, *responses: str) -> list[str]:
+    return [grade.verdict for grade in grader.grade([(PROBLEMS[0], response) for response in responses])]
 
 
 def children(parent: int) -> list[int]:
@@ -34,21 +51,92 @@ def wait_until_gone(pids: list[int]) -> bool:
     return False
 
 
-def test_hostile_answers_harm_only_themselves():
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_hostile_answers_harm_only_themselves(impatient, num_workers):
     hostile = {
         "sleep": "timeout", "spin": "timeout", "exit": "crashed", "raise": "crashed", "quit": "crashed",
-        "memory": "crashed", "nonsense": "crashed", "partial": "correct",
+        "memory": "crashed", "nonsense": "crashed", "die": "crashed", "partial": "correct",
     }  # fmt: skip
     pairs = [*GOOD[:25], *((PROBLEMS[0], response) for response in hostile), *GOOD[25:]]
-    with Grader(TASK, LENIENT) as grader:
+    with Grader(TASK, LENIENT.model_copy(update={"num_workers": num_workers})) as grader:
         grades = grader.grade(pairs)
-        workers = [worker._process.pid for worker in grader._workers]
-        assert [grade.verdict for grade in grades[25:33]] == list(hostile.values())
-        assert all(grade.reward == 1 for grade in [*grades[:25], *grades[33:]])
-        assert grades[32].reward == 0.25
-        assert grader.verdicts == {"correct": 51, "timeout": 2, "crashed": 5}
-        assert len(workers) == 2
+        workers = [worker._process.pid for worker in workers_of(grader)]
+        assert [grade.verdict for grade in grades[25:34]] == list(hostile.values())
+        assert all(grade.reward == 1 for grade in [*grades[:25], *grades[34:]])
+        assert grades[33].reward == 0.25
+        assert grader.verdicts == {"correct": 51, "timeout": 2, "crashed": 6}
+        assert 1 <= len(workers) <= num_workers
     assert wait_until_gone(workers)
+
+
+def test_only_time_that_the_answer_computes_counts():
+    with Grader(HostileTask(busy_start_s=0.5), LENIENT) as grader:
+        assert verdicts(grader, "doze") == ["correct"]
+
+
+def test_only_memory_that_the_answer_takes_counts():
+    """Not the 300 MiB of `prepare`, not what answers before it have left, not the arenas that threads might have."""
+    with Grader(TASK, LENIENT.model_copy(update={"num_workers": 1})) as grader:
+        assert [grader.grade([(problem, "leak")])[0].verdict for problem in PROBLEMS[:6]] == ["correct"] * 6
+        assert verdicts(grader, "threads") == ["correct"]
+
+
+@pytest.mark.parametrize("what", ["killed", "stopped"])
+def test_a_worker_that_is_killed_or_stopped_from_outside_costs_no_answer(tmp_path, impatient, what):
+    with Grader(TASK, LENIENT) as grader:
+        answers = [f"{what} once {tmp_path / str(i)}" for i in range(3)]
+        assert verdicts(grader, *answers, "wrong") == ["correct"] * 3 + ["wrong"]
+        assert all((tmp_path / str(i)).exists() for i in range(3))
+
+
+def test_signals_for_the_parent_do_not_end_its_workers():
+    with Grader(TASK, LENIENT) as grader:
+        assert verdicts(grader, "signals") == ["correct"]
+
+
+def test_what_a_grader_prints_reaches_no_terminal(capfd):
+    with Grader(TASK, LENIENT) as grader:
+        assert verdicts(grader, "print") == ["wrong"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("ends", [("killed",), ("killed", "exit"), ("exit", "killed")])
+def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path, ends):
+    with Grader(HostileTask(bad_starts=ends, folder=tmp_path), LENIENT.model_copy(update={"num_workers": 1})) as grader:
+        assert verdicts(grader, "wrong", "0") == ["wrong", "correct"]
+
+
+@pytest.mark.parametrize(("end", "why"), [("killed", "signal 9"), ("exit", r"exit code 1: .*thing works")])
+def test_a_worker_that_never_starts_says_why(tmp_path, end, why):
+    task = HostileTask(bad_starts=(end,) * STARTS, folder=tmp_path)
+    with (
+        Grader(task, LENIENT.model_copy(update={"num_workers": 1})) as grader,
+        pytest.raises(UserError, match=f"did not start, 3 times; the last time it .*{why}") as caught,
+    ):
+        verdicts(grader, "wrong")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_workers_cannot_import_is_named(monkeypatch):
+    monkeypatch.setattr(HostileTask, "__module__", "no_such_module")
+    monkeypatch.setitem(sys.modules, "no_such_module", sys.modules["tasks.hostile_task"])
+    with Grader(HostileTask(), LENIENT) as grader, pytest.raises(UserError, match="No module named 'no_such_module'"):
+        verdicts(grader, "wrong")
+
+
+def test_the_worker_by_itself_says_what_it_is():
+    command = [sys.executable, "-m", "vineppo.tasks.grading_worker"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("a process in which vineppo grades answers")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_more_memory_than_there_is_is_refused_before_the_start():
+    there_is = available_memory_bytes() >> 20
+    with pytest.raises(UserError, match=rf"num_workers = 2 times grading.memory_mb = {there_is}.*{there_is} MiB"):
+        Grader(TASK, GradingConfig(num_workers=2, memory_mb=there_is))
+    Grader(HostileTask(isolate=False), GradingConfig(num_workers=2, memory_mb=there_is))
 
 
 def test_the_same_text_and_problem_is_graded_once():
@@ -68,7 +156,7 @@ def test_a_mistake_in_a_task_that_is_graded_here_is_a_crash_too():
 def test_too_many_failures_stop_the_run_at_once():
     pairs = [(problem, "raise") for problem in PROBLEMS]
     with Grader(TASK, GradingConfig(max_failure_share=0.1)) as grader:
-        with pytest.raises(UserError, match=r"of \d+ answers 0 timed out and 10 crashed.*hostile/"):
+        with pytest.raises(UserError, match=r"of \d+ answers 0 timed out and 10 crashed.*hostile/.*ZeroDivisionError"):
             grader.grade(pairs)
         assert grader._graded.total() == MIN_FAILURES
 
@@ -86,7 +174,7 @@ def test_an_interrupted_call_leaves_nothing_behind_for_the_next(monkeypatch):
     with Grader(TASK, LENIENT) as grader:
         grader.grade(GOOD[:2])
         with monkeypatch.context() as patch:
-            patch.setattr("vineppo.tasks.grading.wait", interrupt)
+            patch.setattr("vineppo.tasks.grading_pool.wait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 grader.grade([(PROBLEMS[0], "sleep"), (PROBLEMS[1], "wrong")])
         assert [grade.verdict for grade in grader.grade(GOOD[2:6])] == ["correct"] * 4
@@ -95,7 +183,7 @@ def test_an_interrupted_call_leaves_nothing_behind_for_the_next(monkeypatch):
 def test_a_worker_that_died_idle_is_replaced_without_blame():
     with Grader(TASK, LENIENT) as grader:
         grader.grade(GOOD[:2])
-        for worker in grader._workers:
+        for worker in workers_of(grader):
             os.kill(worker._process.pid, signal.SIGKILL)
             worker._process.wait()
         assert [grade.verdict for grade in grader.grade(GOOD[2:6])] == ["correct"] * 4
@@ -176,7 +264,7 @@ def test_workers_outlive_a_call():
                     ahead.add(i, (PROBLEMS[i % 50], f"{len(seen)} {i}"))
                 assert {grade.verdict for grade in ahead.grades().values()} == {"wrong"}
             time.sleep(0.2)
-            seen.append([worker._process.pid for worker in grader._workers if worker.alive])
+            seen.append([worker._process.pid for worker in workers_of(grader) if worker.alive])
         assert seen[0] == seen[1] == seen[2]
         assert len(seen[0]) == 2
 
@@ -185,7 +273,7 @@ def test_stopping_waits_for_no_answer():
     def stop_while_it_grades(ahead, grader):
         for i in range(AHEAD):
             ahead.add(i, (PROBLEMS[i], "sleep"))
-        while not any(worker.job is not None for worker in grader._workers):
+        while not any(worker.job is not None for worker in workers_of(grader)):
             time.sleep(0.01)
         raise KeyboardInterrupt
 
@@ -195,3 +283,48 @@ def test_stopping_waits_for_no_answer():
             stop_while_it_grades(ahead, grader)
         assert time.monotonic() - start < 15
         assert grader.grade(GOOD[:3])[0].verdict == "correct"
+
+
+@pytest.mark.parametrize("lag", [0, 3, 1000])
+def test_what_is_done_is_looked_at_once(lag):
+    """However far grading is behind, a job is asked at most twice whether it is done, and so n answers take O(n)."""
+    jobs, num_asked = [], 0
+
+    class Job:
+        def __init__(self, pairs):
+            self.pairs, self.number = pairs, len(jobs)
+
+        def done(self):
+            nonlocal num_asked
+            num_asked += 1
+            return self.number < len(jobs) - lag
+
+        def result(self):
+            return dict.fromkeys(self.pairs, "grade")
+
+    class Submitter(Grader):
+        def submit(self, pairs):
+            jobs.append(Job(pairs))
+            return jobs[-1]
+
+    with Submitter(HostileTask(isolate=False), GradingConfig()) as grader:
+        ahead = GradingAhead(grader, in_parallel=True)
+        for i in range(100 * AHEAD):
+            ahead.add(i, GOOD[0])
+        assert ahead.grades() == dict.fromkeys(range(100 * AHEAD), "grade")
+    assert len(jobs) == 100
+    assert 99 <= num_asked <= 200
+
+
+def test_the_newest_answers_are_remembered(monkeypatch):
+    monkeypatch.setattr("vineppo.tasks.grading.CACHE_SIZE", 10)
+    task = HostileTask(isolate=False)
+    with Grader(task, GradingConfig()) as grader:
+        for number in range(40):
+            grader.grade([(PROBLEMS[0], f"{number}"), (PROBLEMS[1], f"{number}")])
+        assert len(grader._cache) == 10
+        before = task.num_graded
+        grader.grade([(PROBLEMS[i], f"{number}") for number in range(35, 40) for i in (0, 1)])
+        assert task.num_graded == before
+        grader.grade([(PROBLEMS[1], "34")])
+        assert task.num_graded == before + 1

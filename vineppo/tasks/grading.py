@@ -7,29 +7,23 @@ stops the run, since a policy trained on silent zeros would be worthless.
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
-import subprocess
-import sys
-import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from multiprocessing.connection import Connection, Pipe, wait
+from contextlib import closing
 from threading import Event
 from types import TracebackType
 
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.types import Grade, Problem, Task, UserError
+from vineppo.machine import available_memory_bytes
+from vineppo.tasks.grading_pool import Pair, Pool
+from vineppo.tasks.grading_reply import Reply, grade_with
+from vineppo.types import Grade, Task, UserError
 
-Pair = tuple[Problem, str]
 CACHE_SIZE = 200_000
-STARTUP_S = 120.0
-LOOK_S = 0.2
-"""Between looks at whether grading goes on at all."""
 AHEAD = 16
 """Answers that are handed over at once while others are still being written."""
 MIN_FAILURES = 10
@@ -38,8 +32,8 @@ MIN_FAILURES = 10
 
 class GradingConfig(Config):
     num_workers: int = Field(default=2, ge=1)
-    timeout_s: float = Field(default=10.0, gt=0)
-    """Per answer; the worker is killed and replaced."""
+    timeout_s: float = Field(default=10.0, gt=0, le=86_400)
+    """Of processor time, per answer; the worker is killed and replaced."""
     memory_mb: int = Field(default=2048, ge=64)
     """Per worker, on top of what it takes to start."""
     max_failure_share: float = Field(default=0.1, ge=0, le=1)
@@ -57,15 +51,15 @@ class Grader:
         self.verdicts: Counter[str] = Counter()
         self.num_cached = 0
         self._task = task
-        self._task_bytes = pickle.dumps(task) if task.isolate else b""
-        self._cache: dict[bytes, Grade] = {}
+        self._stopping = Event()
+        self._pool = make_pool(task, config, self._stopping) if task.isolate else None
+        self._cache: OrderedDict[bytes, Grade] = OrderedDict()
         self._graded: Counter[str] = Counter()
-        self._workers: list[Worker] = []
         # One for life: a worker dies with the thread that started it.
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._stopping = Event()
 
     def grade(self, pairs: Sequence[Pair]) -> list[Grade]:
+        """In time and memory proportional to the pairs, whatever has been graded before."""
         keys = [fingerprint(pair) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._cache}
         self.num_cached += len(pairs) - len(new)
@@ -85,7 +79,7 @@ class Grader:
     def grade_all(self, pairs: dict[int, Pair]) -> dict[int, Grade]:
         return dict(zip(pairs, self.grade(list(pairs.values())), strict=True))
 
-    def abandon(self, jobs: Sequence[Future[dict[int, Grade]]]) -> None:
+    def abandon(self, jobs: Collection[Future[dict[int, Grade]]]) -> None:
         """Waits for no answer any more."""
         self._stopping.set()
         for job in jobs:
@@ -95,9 +89,8 @@ class Grader:
 
     def close(self) -> None:
         self._thread.shutdown()
-        for worker in self._workers:
-            worker.kill()
-        self._workers = []
+        if self._pool is not None:
+            self._pool.close()
 
     def __enter__(self) -> Grader:
         return self
@@ -108,98 +101,74 @@ class Grader:
         self.close()
 
     def _grade_new(self, pairs: list[Pair]) -> list[Grade]:
-        if self._task.isolate:
-            return self._grade_in_workers(pairs)
-        grades = []
-        for pair in pairs:
-            grades.append(grade_here(self._task, pair))
-            self._count(pair, grades[-1])
-        return grades
+        if self._pool is None:
+            return [self._count(pair, grade_with(self._task, *pair)) for pair in pairs]
+        grades: dict[int, Grade] = {}
+        with closing(self._pool.grade(pairs)) as graded:
+            for i, reply in graded:
+                grades[i] = self._count(pairs[i], reply)
+        return [grades[i] for i in range(len(pairs))]
 
-    def _grade_in_workers(self, pairs: list[Pair]) -> list[Grade]:
-        while len(self._workers) < min(self.config.num_workers, len(pairs)):
-            self._workers.append(Worker(self._task_bytes, self.config))
-        try:
-            return self._share_out(pairs)
-        finally:  # an interrupted worker still holds an answer of this call, and must not hand it to the next
-            for worker in [worker for worker in self._workers if worker.job is not None]:
-                worker.kill()
-                self._workers.remove(worker)
-
-    def _share_out(self, pairs: list[Pair]) -> list[Grade]:
-        grades: list[Grade | None] = [None] * len(pairs)
-        queue = deque(range(len(pairs)))
-        while queue or any(worker.job is not None for worker in self._workers):
-            for i, worker in enumerate(self._workers):
-                if worker.job is None and queue:
-                    while not worker.start(queue[0], pairs[queue[0]]):  # it died between two answers
-                        worker = self._workers[i] = self._replace(worker)
-                    queue.popleft()
-            busy = [worker for worker in self._workers if worker.job is not None]
-            patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-            wait([worker.connection for worker in busy], min(patience, LOOK_S))
-            if self._stopping.is_set():
-                raise InterruptedError("grading was abandoned")
-            for worker in busy:
-                grade = worker.poll()
-                if grade is not None:
-                    j = worker.take_job()
-                    grades[j] = grade
-                    self._count(pairs[j], grade)
-                    if not worker.alive and queue:
-                        self._workers[self._workers.index(worker)] = self._replace(worker)
-        assert None not in grades
-        return [grade for grade in grades if grade is not None]
-
-    def _replace(self, worker: Worker) -> Worker:
-        worker.kill()
-        return Worker(self._task_bytes, self.config)
-
-    def _count(self, pair: Pair, grade: Grade) -> None:
+    def _count(self, pair: Pair, reply: Reply) -> Grade:
         """Stops the run at once when too many of the answers graded so far failed, rather than after a whole batch."""
-        self._graded[grade.verdict] += 1
+        self._graded[reply.grade.verdict] += 1
         num_graded, num_failed = self._graded.total(), self._graded["timeout"] + self._graded["crashed"]
-        failed = grade.verdict in ("timeout", "crashed")
+        failed = reply.grade.verdict in ("timeout", "crashed")
         if failed and num_failed >= MIN_FAILURES and num_failed > self.config.max_failure_share * num_graded:
             raise UserError(
                 f"grading fails: of {num_graded} answers {self._graded['timeout']} timed out and "
                 f"{self._graded['crashed']} crashed the grader, more than grading.max_failure_share = "
-                f"{self.config.max_failure_share}; for example {pair[0].id}: {pair[1][-80:]!r}; "
+                f"{self.config.max_failure_share}; for example {pair[0].id}: {pair[1][-80:]!r}"
+                f"{reply.why and f' ({reply.why!r})'}; "
                 "raise grading.timeout_s or grading.memory_mb, or mend the task's grade"
             )
+        return reply.grade
 
     def _remember(self, grades: dict[bytes, Grade]) -> None:
         self._cache |= grades
-        for key in list(self._cache)[: max(0, len(self._cache) - CACHE_SIZE)]:
-            del self._cache[key]
+        while len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
+
+
+def make_pool(task: Task, config: GradingConfig, stopping: Event) -> Pool:
+    workers, memory_mb, available_mb = config.num_workers, config.memory_mb, available_memory_bytes() >> 20
+    if workers * memory_mb > available_mb:
+        raise UserError(
+            f"grading.num_workers = {workers} times grading.memory_mb = {memory_mb} is more than the "
+            f"{available_mb} MiB that this process may use; lower one of them"
+        )
+    return Pool(task, num_workers=workers, timeout_s=config.timeout_s, memory_mb=memory_mb, stopping=stopping)
 
 
 class GradingAhead:
     """Takes answers one by one, while others are still being written, and grades them in the meantime.
 
     In a thread, which for worker processes only waits. Tasks that are graded right here would take the sampler's time,
-    so their answers wait until all are there.
+    so their answers wait until all are there. What is done is looked at once: n answers take O(n) steps.
     """
 
     def __init__(self, grader: Grader, *, in_parallel: bool):
         self._grader, self._in_parallel = grader, in_parallel
         self._new: dict[int, Pair] = {}
-        self._jobs: list[Future[dict[int, Grade]]] = []
+        self._jobs: deque[Future[dict[int, Grade]]] = deque()  # in the order in which they will be done
+        self._graded: dict[int, Grade] = {}
 
     def add(self, index: int, pair: Pair) -> None:
         """Raises what grading has raised so far, so that a run with a broken grader stops at once."""
         self._new[index] = pair
         if self._in_parallel and len(self._new) >= AHEAD:
-            for job in self._jobs:
-                if job.done():
-                    job.result()
+            while self._jobs and self._jobs[0].done():
+                self._graded |= self._jobs.popleft().result()
             self._jobs.append(self._grader.submit(self._new))
             self._new = {}
 
     def grades(self) -> dict[int, Grade]:
         """Of all that were added, by index."""
-        graded = {index: grade for job in self._jobs for index, grade in job.result().items()}
-        return graded | self._grader.grade_all(self._new)
+        while self._jobs:
+            self._graded |= self._jobs.popleft().result()
+        self._graded |= self._grader.grade_all(self._new)
+        self._new = {}
+        return self._graded
 
     def __enter__(self) -> GradingAhead:
         return self
@@ -214,73 +183,3 @@ class GradingAhead:
 def fingerprint(pair: Pair) -> bytes:
     problem, response = pair
     return hashlib.blake2b(repr((problem.id, problem.answer, response)).encode(), digest_size=16).digest()
-
-
-def grade_here(task: Task, pair: Pair) -> Grade:
-    try:
-        return task.grade(*pair)
-    except Exception:  # the task's own mistake, counted like one in a worker process
-        return Grade(0.0, "crashed")
-
-
-class Worker:
-    """A process that grades one answer at a time. Its start-up is not counted against the first answer."""
-
-    def __init__(self, task_bytes: bytes, config: GradingConfig):
-        self.config = config
-        self.job: int | None = None
-        self.deadline = 0.0
-        self.connection: Connection
-        self.connection, theirs = Pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "vineppo.tasks.grading_worker", str(theirs.fileno()), str(config.memory_mb)],
-            pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        theirs.close()
-        self.connection.send_bytes(task_bytes)
-        if not self.connection.poll(STARTUP_S) or self._receive() != "ready":
-            self.kill()
-            raise UserError("the grading worker did not start; run `python -m vineppo.tasks.grading_worker` to see why")
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def start(self, job: int, pair: Pair) -> bool:
-        """Whether it took the job; a dead worker takes none."""
-        try:
-            self.connection.send(pair)
-        except OSError:
-            return False
-        self.job, self.deadline = job, time.monotonic() + self.config.timeout_s
-        return True
-
-    def poll(self) -> Grade | None:
-        """The grade of the job, or None while it is still at work."""
-        if self.connection.poll():
-            received = self._receive()
-            if isinstance(received, Grade):
-                return received
-            self.kill()
-            return Grade(0.0, "crashed")
-        if time.monotonic() >= self.deadline:
-            self.kill()
-            return Grade(0.0, "timeout")
-        return None
-
-    def take_job(self) -> int:
-        assert self.job is not None
-        job, self.job = self.job, None
-        return job
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.connection.close()
-
-    def _receive(self) -> object:
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            return None

@@ -1,47 +1,56 @@
-"""The process behind `grading.Worker`: receives a task, then answers every (problem, response) with a Grade.
+"""The process behind `grading_pool.Worker`: receives a task, then answers every (problem, response) with a Reply.
 
-It dies with its parent, with its memory limit, or when its parent kills it; nothing here waits or retries.
+It dies with its parent, with its limits, or when its parent kills it; nothing here waits or retries.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from vineppo.types import Grade, Task
+from vineppo.tasks.grading_reply import grade_with
+from vineppo.types import Task
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+TIME_IS_UP = signal.SIGPROF
+"""What the kernel sends when the process has computed for as long as it may; nothing sleeps through it."""
 
 
-def main(descriptor: int, memory_mb: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def main(descriptor: int, timeout_s: float, memory_mb: int) -> None:
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle; a terminal sends them to all
+        signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(TIME_IS_UP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [TIME_IS_UP])
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = Connection(descriptor)
-    task: Task = pickle.loads(connection.recv_bytes())
-    prepare = getattr(task, "prepare", None)
-    if prepare is not None:
-        prepare()
-    limit_memory(memory_mb)
-    connection.send("ready")
-    while True:
-        try:
+    try:
+        task: Task = pickle.loads(connection.recv_bytes())
+        prepare = getattr(task, "prepare", None)
+        if prepare is not None:
+            prepare()
+        limit_memory(memory_mb)
+        connection.send("ready")
+        be_silent()
+        while True:
             problem, response = connection.recv()
-        except EOFError:
-            return
-        try:
-            grade = task.grade(problem, response)
-        except Exception:
-            grade = Grade(0.0, "crashed")
-        connection.send(grade)
+            signal.setitimer(signal.ITIMER_PROF, timeout_s)
+            reply = grade_with(task, problem, response)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send(reply)
+    except (EOFError, ConnectionError):  # the parent is gone
+        return
+    except MemoryError:  # outside of an answer: as if the kernel had run out of it, and no answer's fault
+        signal.raise_signal(signal.SIGKILL)
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Lets the address space grow by this much from here."""
+    """Lets the address space grow by this much from here, so that the libraries do not count. Leaves no core files."""
     try:
         import resource
 
@@ -50,7 +59,18 @@ def limit_memory(memory_mb: int) -> None:
         return
     limit = pages * resource.getpagesize() + (memory_mb << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def be_silent() -> None:
+    """What a library says of an answer is neither the program's output nor safe on a terminal."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    if len(sys.argv) != 4:
+        sys.exit("a process in which vineppo grades answers; runs start it by themselves, with a pipe and two limits")
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 from pydantic import AfterValidator
 
@@ -57,24 +58,27 @@ class ProblemSet:
 
     @cached_property
     def _train_and_validation(self) -> tuple[list[Problem], list[Problem]]:
-        """The problems whose text hashes lowest are validation, so adding data moves few from side to side."""
+        """The problems whose text hashes lowest are validation, so adding data moves few from side to side. What
+        stands in the data more than once never stands on both sides."""
         problems = self._load("train")
-        if self.num_validation >= len(problems):
+        by_hash = sorted(problems, key=lambda problem: derive_seed(problem.prompt))
+        held_out = {problem.id for problem in by_hash[: self.num_validation]}
+        texts = {problem.prompt for problem in by_hash[: self.num_validation]}
+        train = [problem for problem in problems if problem.prompt not in texts]
+        if not train:
             raise UserError(
                 f"{self.path}: num_validation = {self.num_validation} leaves nothing of {len(problems)} problems"
             )
-        held_out = {
-            problem.id
-            for problem in sorted(problems, key=lambda problem: derive_seed(problem.prompt))[: self.num_validation]
-        }
-        return [p for p in problems if p.id not in held_out], [p for p in problems if p.id in held_out]
+        return train, [problem for problem in problems if problem.id in held_out]
 
     def _load(self, split: str) -> list[Problem]:
         records = load_records(self.path, split, self.fields, subset=self.subset)
         problems, unreadable = [], []
         for number, record in enumerate(records):
             try:
-                problems.append(self.make_problem(split, f"{self.name}/{split}/{number}", record))
+                problem = self.make_problem(split, f"{self.name}/{split}/{number}", record)
+                check_problem(problem)
+                problems.append(problem)
             except ValueError as error:
                 unreadable.append(f"{record[0]} ({error})")
         if unreadable:
@@ -83,3 +87,14 @@ class ProblemSet:
                 f"{len(unreadable)} gold answers cannot be parsed: {listed}{', ...' * (len(unreadable) > 10)}"
             )
         return problems
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the problems: a process that grades is sent the task, and is told the problem with each answer."""
+        return {name: value for name, value in vars(self).items() if name not in ("_test", "_train_and_validation")}
+
+
+def check_problem(problem: Problem) -> None:
+    if not problem.answer.strip():
+        raise ValueError("the answer is blank")
+    for text in (problem.prompt, problem.answer, problem.solution):
+        text.encode()
