@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 
 from vineppo.batch import by_response, collate, microbatches, num_tokens
+from vineppo.loading import load_critic_model
 from vineppo.losses import clipped_value_loss
-from vineppo.models import load_critic_model, token_values
+from vineppo.models import token_values
 from vineppo.stepper import Stepper, StepperConfig
 from vineppo.types import Sample, make_sample
 
