@@ -29,7 +29,8 @@ from rich.table import Table
 
 from vineppo import runtime
 from vineppo.learner import LearnerConfig, PolicyLearner
-from vineppo.models import TinyModelConfig, load_model, make_symbol_tokenizer, make_tiny_model
+from vineppo.loading import load_model
+from vineppo.models import TinyModelConfig, make_symbol_tokenizer, make_tiny_model
 from vineppo.optim import OptimConfig
 from vineppo.types import Sample, SamplingParams
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -10,22 +7,18 @@ from transformers import (
     AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
 )
 
 from vineppo import models
 from vineppo.batch import Batch
+from vineppo.loading import load_model, load_tokenizer
 from vineppo.models import (
     TinyModelConfig,
-    load_model,
-    load_tokenizer,
     make_symbol_tokenizer,
     make_tiny_model,
     save_model,
     token_logprobs,
 )
-from vineppo.types import UserError
 
 TOKENIZER = make_symbol_tokenizer([*"0123456789", "+1", "+", " a", "\n"])
 TINY = TinyModelConfig(num_layers=2, hidden_size=16, num_heads=2, ffn_size=24, context_size=64)
@@ -102,88 +95,3 @@ def test_dropout_is_off(tmp_path):
     loaded = load_model(str(tmp_path)).train()
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(loaded(ids).logits, loaded(ids).logits)
-
-
-def test_a_tokenizer_without_eos_is_refused(tmp_path):
-    tokenizer = make_symbol_tokenizer("ab")
-    tokenizer.eos_token = None
-    save_model(make_tiny_model(TOKENIZER, TINY, seed=1), tokenizer, tmp_path)
-    with pytest.raises(UserError, match="no eos token"):
-        load_tokenizer(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "/no/such/model", "nowhere/at/all", "lost.gguf"])
-def test_a_missing_model_is_named(name):
-    with pytest.raises(UserError, match=name):
-        load_model(name)
-
-
-def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"neither a config.json nor a .gguf file"):
-        load_model(str(tmp_path))
-
-
-def test_a_gguf_file_is_dequantised(tmp_path):
-    """Q8_0 holds blocks of 32 numbers as int8 times one half-precision scale: off by at most half a step of a block."""
-    model = make_tiny_model(TOKENIZER, TinyModelConfig(num_layers=1, hidden_size=32, num_heads=1, ffn_size=32), seed=3)
-    path = tmp_path / "tiny.gguf"
-    write_gguf(model, path)
-    loaded = load_model(str(path)).state_dict()
-    for name, tensor in model.state_dict().items():
-        step = tensor.abs().amax() / 127
-        assert loaded[name].dtype == torch.float32
-        assert (loaded[name] - tensor).abs().max() <= 0.51 * step, name
-    assert load_model(str(tmp_path)).config.hidden_size == 32  # the folder that holds it will do
-
-
-def write_gguf(model, path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        array = interleave(tensor, config) if "q_proj" in name or "k_proj" in name else tensor.numpy()
-        target = names.get_name(name, try_suffixes=(".weight",))
-        if array.ndim == 1:
-            writer.add_tensor(target, array.astype(np.float32))
-        else:
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(target, gguf.quants.quantize(array, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def interleave(weight: torch.Tensor, config) -> np.ndarray:
-    """GGUF keeps the two halves of each head's rotary pairs next to each other."""
-    heads = config.num_attention_heads
-    return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape).numpy()
-
-
-def test_logits_that_are_more_than_the_head_s_output_are_refused(tmp_path):
-    torch.manual_seed(0)
-    config = GraniteConfig(
-        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, logits_scaling=8.0, initializer_range=0.5,
-    )  # fmt: skip
-    GraniteForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="granite does something to its logits"):
-        load_model(str(tmp_path))
-
-
-def test_a_generation_config_that_cannot_be_saved_again_does_no_harm(tmp_path):
-    model = make_tiny_model(TOKENIZER, TINY, seed=1)
-    save_model(model, TOKENIZER, tmp_path / "a")
-    (tmp_path / "a" / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": [3, 4]}')
-    save_model(load_model(str(tmp_path / "a")), TOKENIZER, tmp_path / "b")
-    assert load_model(str(tmp_path / "b")).generation_config.eos_token_id == [3, 4]

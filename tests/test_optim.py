@@ -1,9 +1,10 @@
+import copy
 import math
 
 import pytest
 import torch
 
-from vineppo.optim import OptimConfig, clip_gradients, learning_rate, make_optimizer
+from vineppo.optim import OptimConfig, clip_gradients, learning_rate, load_moments, make_optimizer
 
 
 def rates(total: int, **options) -> list[float]:
@@ -54,3 +55,56 @@ def test_the_global_norm_is_clipped_and_returned_as_it_was():
     assert parameters[0].grad.tolist() + parameters[1].grad.tolist() == pytest.approx([0.6, 0.0, 0.8], rel=1e-5)
     assert clip_gradients(parameters, 10.0) == pytest.approx(1.0, rel=1e-5)
     assert parameters[1].grad.item() == pytest.approx(0.8, rel=1e-5)
+
+
+def stepped(shapes=((3, 2), (2,))):
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = make_optimizer(OptimConfig(lr=0.1), parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer, {parameter: f"p{i}" for i, parameter in enumerate(parameters)}
+
+
+BROKEN = {
+    "another shape": lambda state: state["state"][0].update(exp_avg=torch.zeros(2, 2)),
+    "fewer numbers": lambda state: state["state"][1].update(exp_avg_sq=torch.zeros(1)),
+    "another precision": lambda state: state["state"][0].update(exp_avg=torch.zeros(3, 2, dtype=torch.float64)),
+    "not finite": lambda state: state["state"][0]["exp_avg"].fill_(torch.nan),
+    "negative squares": lambda state: state["state"][0]["exp_avg_sq"].fill_(-1.0),
+    "steps that are not finite": lambda state: state["state"][1].update(step=torch.tensor(torch.inf)),
+    "steps of many": lambda state: state["state"][1].update(step=torch.ones(2)),
+    "steps that are no tensor": lambda state: state["state"][1].update(step=3),
+    "a moment too few": lambda state: state["state"][0].pop("exp_avg_sq"),
+    "a moment too many": lambda state: state["state"][0].update(max_exp_avg_sq=torch.zeros(3, 2)),
+    "a parameter too many": lambda state: state["state"].update({2: state["state"][1]}),
+    "a group too few": lambda state: state["param_groups"].pop(),
+    "other members": lambda state: state["param_groups"][0].update(params=[0, 1]),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_moments_that_are_not_this_model_s_are_refused_and_nothing_is_changed(broken):
+    optimizer, names = stepped()
+    before = copy.deepcopy(optimizer.state_dict())
+    state = copy.deepcopy(before)
+    BROKEN[broken](state)
+    with pytest.raises(ValueError, match="the optimizer state"):
+        load_moments(optimizer, names, state)
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_a_moment_that_is_wrong_is_named():
+    optimizer, names = stepped()
+    other, _ = stepped(((3, 4), (2,)))
+    with pytest.raises(ValueError, match=r"of p0 has a exp_avg of torch.float32\[3, 4\] and not torch.float32\[3, 2\]"):
+        load_moments(optimizer, names, other.state_dict())
+
+
+def test_moments_come_back_and_the_recipe_s_rates_stay():
+    optimizer, _ = stepped()
+    parameters = [torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(2))]
+    resumed = make_optimizer(OptimConfig(lr=0.5, betas=(0.5, 0.6)), parameters)
+    load_moments(resumed, dict.fromkeys(parameters, ""), optimizer.state_dict())
+    assert str(resumed.state_dict()["state"]) == str(optimizer.state_dict()["state"])
+    assert [(group["lr"], group["betas"]) for group in resumed.param_groups] == [(0.5, (0.5, 0.6))] * 2

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 
 from vineppo.batch import by_response, collate, microbatches, num_tokens
+from vineppo.loading import load_critic_model
 from vineppo.losses import clipped_value_loss
-from vineppo.models import load_critic_model, token_values
+from vineppo.models import token_values
 from vineppo.stepper import Stepper, StepperConfig
-from vineppo.types import Sample, make_sample
+from vineppo.types import Sample, UserError, make_sample
 
 
 class CriticConfig(StepperConfig):
@@ -66,9 +67,16 @@ class Critic:
             torch.save(state | self.stepper.state_dict(), file)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        self.model.load_state_dict(load_critic_model(folder).state_dict())
+        """Raises UserError where the folder holds another model's critic."""
+        try:
+            self.model.load_state_dict(load_critic_model(folder).state_dict())
+        except RuntimeError:  # its message is a list of all parameters
+            raise UserError(f"{folder}: this critic is of another architecture than the policy") from None
         state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-        self.stepper.load_state_dict(state)
+        try:
+            self.stepper.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder / 'trainer.pt'}: not the state of this critic's optimizer: {error}") from None
         return state
 
     def _forward(self, samples: Sequence[Sample]) -> torch.Tensor:

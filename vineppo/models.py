@@ -1,4 +1,4 @@
-"""Hugging Face causal language models in and out, the tiny model of the embedded task, and memory-lean log-probs."""
+"""The tiny model of the embedded task, critics made from policies, and memory-lean log-probs of any of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from pydantic import Field, model_validator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForTokenClassification,
-    AutoTokenizer,
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -47,32 +44,6 @@ class TinyModelConfig(Config):
         return self
 
 
-def load_tokenizer(name: str) -> Any:
-    """From a hub name, a folder, or a GGUF file (or a folder that holds one). Raises UserError if it has no eos."""
-    tokenizer = _from_pretrained(AutoTokenizer, name)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name}: the tokenizer has no eos token, so no response could end; set one and save it")
-    return tokenizer
-
-
-def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """From a hub name, a folder, or a GGUF file (dequantised); without dropout, so that scores repeat exactly."""
-    options: dict[str, Any] = {"dtype": dtype}
-    if gguf_file(name) is not None:
-        _require_gguf()
-        from transformers import GgufConfig
-
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    model = _from_pretrained(AutoModelForCausalLM, name, **options)
-    remove_dropout(model)
-    if model.generation_config is not None:  # its sampling defaults are not used, and some cannot be saved again
-        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
-        model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
-    model = model.to(device).eval()
-    check_logprobs(model, name)
-    return model
-
-
 def remove_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -80,20 +51,6 @@ def remove_dropout(model: Any) -> None:
         for rate in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
             if isinstance(getattr(module, rate, None), float):
                 setattr(module, rate, 0.0)
-
-
-@torch.no_grad()
-def check_logprobs(model: Any, name: str) -> None:
-    """Raises UserError for an architecture whose logits are more than its head's output (Granite, Cohere, ...)."""
-    ids_BT = torch.arange(8, device=model.device)[None] % model.get_input_embeddings().num_embeddings
-    ones_BT = torch.ones_like(ids_BT)
-    ours_N = token_logprobs(model, Batch(ids_BT, ids_BT, ones_BT, ones_BT.bool()), temperature=1.0)
-    theirs_BTV = model(input_ids=ids_BT, attention_mask=ones_BT, use_cache=False).logits.float().log_softmax(-1)
-    if not torch.allclose(ours_N.float(), theirs_BTV.gather(2, ids_BT[..., None]).flatten(), atol=1e-2):
-        raise UserError(
-            f"model {name}: {model.config.model_type} does something to its logits after the head that training here "
-            "does not know; choose another architecture"
-        )
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
@@ -105,8 +62,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
 def make_critic_model(policy: Any, seed: int) -> Any:
     """The policy's backbone, copied, with a fresh linear head of one output: weights N(0, 1/(H + 1)), bias 0.
 
-    It is transformers' token classifier with one label, so that a saved one opens with `load_critic_model` or with
-    AutoModelForTokenClassification. Raises UserError for architectures that have none.
+    It is transformers' token classifier with one label, so that a saved one opens with `load_critic_model` of
+    vineppo.loading or with AutoModelForTokenClassification. Raises UserError for architectures that have none.
     """
     config = copy.deepcopy(policy.config)
     config.num_labels = 1
@@ -126,12 +83,6 @@ def make_critic_model(policy: Any, seed: int) -> Any:
     return critic.to(device=policy.device, dtype=policy.dtype).eval()
 
 
-def load_critic_model(folder: Path | str, *, device: torch.device | str = "cpu") -> Any:
-    critic: Any = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32)
-    remove_dropout(critic)
-    return critic.to(device).eval()
-
-
 def value_head(critic: Any) -> torch.nn.Linear:
     backbone = set(critic.base_model.modules())
     return next(m for m in critic.modules() if isinstance(m, torch.nn.Linear) and m not in backbone)
@@ -142,39 +93,6 @@ def token_values(critic: Any, batch: Batch) -> torch.Tensor:
     output = critic(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     values_N = output.logits[..., 0][batch.action_mask_BT]
     return values_N if values_N.dtype == torch.float64 else values_N.float()
-
-
-def gguf_file(name: str) -> Path | None:
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        return path
-    files = sorted(path.glob("*.gguf")) if path.is_dir() and not (path / "config.json").exists() else []
-    return files[0] if files else None
-
-
-def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
-    gguf = gguf_file(name)
-    looks_local = name.startswith((".", "/", "~")) or gguf is not None or name.count("/") > 1
-    name = str(Path(name).expanduser()) if name.startswith("~") else name
-    if looks_local and not Path(name).exists():
-        raise UserError(f"model {name}: no such file or folder")
-    if Path(name).is_dir() and gguf is None and not (Path(name) / "config.json").exists():
-        raise UserError(f"model {name}: the folder has neither a config.json nor a .gguf file")
-    try:
-        if gguf is not None:
-            _require_gguf()
-            return auto.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
-        return auto.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model {name}: cannot be loaded from a folder or the hub: {reason}") from None
-
-
-def _require_gguf() -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise UserError('GGUF files need an extra: pip install "vineppo[gguf]"') from None
 
 
 def make_tiny_model(tokenizer: Any, config: TinyModelConfig, seed: int) -> LlamaForCausalLM:

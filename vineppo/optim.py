@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +37,37 @@ def make_optimizer(config: OptimConfig, parameters: Iterable[torch.nn.Parameter]
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def load_moments(optimizer: torch.optim.AdamW, names: Mapping[Any, str], state: Any) -> None:
+    """Moments and step counts of a `state_dict()` of the same model's optimizer; rates and such stay as they are.
+
+    Raises ValueError where they are another model's: torch checks no shapes, and its fused kernel would read and write
+    beyond the tensors' ends. `names` are the parameters', for the message.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    members = [group["params"] for group in state["param_groups"]]
+    if members != [group["params"] for group in groups] or not state["state"].keys() <= set(range(len(parameters))):
+        raise ValueError(f"the optimizer state is not of {len(parameters)} parameters in these groups")
+    for index, moments in state["state"].items():
+        problem = _problem(parameters[index], moments)
+        if problem:
+            raise ValueError(f"the optimizer state of {names[parameters[index]]} {problem}")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _problem(parameter: torch.Tensor, moments: Mapping[str, Any]) -> str | None:
+    if moments.keys() != {"step", "exp_avg", "exp_avg_sq"} or not all(map(torch.is_tensor, moments.values())):
+        return "does not have the tensors step, exp_avg and exp_avg_sq"
+    for name, moment in moments.items():
+        shape = () if name == "step" else parameter.shape
+        dtype = torch.float32 if name == "step" else parameter.dtype
+        if moment.shape != shape or moment.dtype != dtype:
+            return f"has a {name} of {moment.dtype}{list(moment.shape)} and not {dtype}{list(shape)}"
+        if not moment.isfinite().all() or (name != "exp_avg" and (moment < 0).any()):
+            return f"has a {name} that is negative or not finite"
+    return None
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:

@@ -20,8 +20,9 @@ from vineppo.engine import ENGINES
 from vineppo.environment import Environment
 from vineppo.evaluate import evaluate
 from vineppo.learner import PolicyLearner
+from vineppo.loading import load_policy_model
 from vineppo.metrics import METRICS, MetricsLog, Sink
-from vineppo.models import load_model, load_tokenizer, make_symbol_tokenizer, make_tiny_model, save_model
+from vineppo.models import make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.recipe import Recipe, load_recipe
 from vineppo.seeding import derive_seed
 from vineppo.shutdown import Shutdown
@@ -167,7 +168,7 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Checkpoint | None = None
     device = runtime.pick_device(recipe.device)
     source = str(checkpoint.folder) if checkpoint else last_checkpoint(recipe.model.name)
     if source is not None:
-        return load_tokenizer(source), load_model(source, device=device)
+        return load_policy_model(source, device=device)
     assert recipe.model.from_scratch is not None
     symbols = getattr(task, "symbols", None)
     if symbols is None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from vineppo import runtime
 from vineppo.batch import microbatches
 from vineppo.config import Config
-from vineppo.optim import OptimConfig, clip_gradients, learning_rate, make_optimizer
+from vineppo.optim import OptimConfig, clip_gradients, learning_rate, load_moments, make_optimizer
 from vineppo.types import UserError
 
 T = TypeVar("T")
@@ -142,6 +142,11 @@ class Stepper:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.num_steps = state["num_steps"]
-        self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
+        """Raises ValueError where it is not the state of such a model's optimizer, and changes nothing then."""
+        counts = {name: state[name] for name in ("num_steps", "num_skipped_in_a_row")}
+        for name, count in counts.items():
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{name} = {count!r} is not a number of steps")
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        load_moments(self.optimizer, names, state["optimizer"])
+        self.num_steps, self.num_skipped_in_a_row = counts.values()

@@ -30,7 +30,7 @@ from vineppo.optim import OptimConfig
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.shutdown import Shutdown
 from vineppo.train import Run, TrainConfig, to_samples, train
-from vineppo.types import Completion, Problem, Rollout, Sample, SamplingParams
+from vineppo.types import Completion, Problem, Rollout, Sample, SamplingParams, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 TINY = TinyModelConfig(num_layers=2, hidden_size=32, num_heads=2, ffn_size=48, context_size=64)
@@ -398,6 +398,21 @@ def test_a_loaded_critic_goes_on_exactly(groups, tmp_path):
     for number, moments in ones.items():
         assert all(torch.equal(moment, others[number][name]) for name, moment in moments.items())
     assert (resumed.critic.stepper.num_steps, resumed.num_iterations) == (3, 2)
+
+
+def test_what_another_model_s_critic_left_is_refused(groups, tmp_path):
+    ppo = make_ppo()
+    ppo.update(to_samples(groups, ppo.assign(groups, seed=0)))
+    ppo.save(tmp_path)
+    state = torch.load(tmp_path / "critic" / "trainer.pt", weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    torch.save(state, tmp_path / "critic" / "trainer.pt")
+    with pytest.raises(UserError, match=r"critic/trainer\.pt: .*embed_tokens\.weight has a exp_avg of"):
+        make_ppo().load(tmp_path)
+    narrow = TINY.model_copy(update={"hidden_size": 16})
+    make_critic_model(make_tiny_model(TOKENIZER, narrow, 0), 0).save_pretrained(tmp_path / "critic")
+    with pytest.raises(UserError, match="another architecture"):
+        make_ppo().load(tmp_path)
 
 
 def test_transformers_opens_a_saved_critic(groups, tmp_path):

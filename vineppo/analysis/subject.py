@@ -14,7 +14,7 @@ from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.critic import Critic
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
-from vineppo.models import load_critic_model, load_model, load_tokenizer
+from vineppo.loading import load_critic_model, load_policy_model
 from vineppo.recipe import TrainRecipe, load_any_recipe
 from vineppo.session import longest_prompt
 from vineppo.tasks import TASKS
@@ -85,7 +85,7 @@ def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[RunCheckp
 def open_subject(checkpoint: RunCheckpoint) -> Iterator[Subject]:
     recipe = checkpoint.recipe
     device = runtime.pick_device(recipe.device)
-    tokenizer, model = load_tokenizer(str(checkpoint.folder)), load_model(str(checkpoint.folder), device=device)
+    tokenizer, model = load_policy_model(str(checkpoint.folder), device=device)
     task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
     engine = ENGINES[recipe.engine.name](recipe.engine, model, tokenizer)  # type: ignore[attr-defined]
     longest = longest_prompt(model)
