@@ -13,6 +13,7 @@ from vineppo.batch import by_response, collate, microbatches, num_tokens
 from vineppo.losses import clipped_value_loss
 from vineppo.models import load_critic_model, token_values
 from vineppo.stepper import Stepper, StepperConfig
+from vineppo.tensor_files import load_tensors, save_tensors
 from vineppo.types import Sample, make_sample
 
 
@@ -62,12 +63,11 @@ class Critic:
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """A folder that `load_critic_model` opens, and the optimizer with whatever else is in `state`."""
         self.model.save_pretrained(folder)
-        with (folder / "trainer.pt").open("wb") as file:
-            torch.save(state | self.stepper.state_dict(), file)
+        save_tensors(state | self.stepper.state_dict(), folder / "trainer.pt")
 
     def load(self, folder: Path) -> dict[str, Any]:
         self.model.load_state_dict(load_critic_model(folder).state_dict())
-        state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        state = load_tensors(folder / "trainer.pt")
         self.stepper.load_state_dict(state)
         return state
 

@@ -65,12 +65,17 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
         options["quantization_config"] = GgufConfig(dequantize=True)
     model = _from_pretrained(AutoModelForCausalLM, name, **options)
     remove_dropout(model)
-    if model.generation_config is not None:  # its sampling defaults are not used, and some cannot be saved again
-        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
-        model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
+    drop_sampling_defaults(model)
     model = model.to(device).eval()
     check_logprobs(model, name)
     return model
+
+
+def drop_sampling_defaults(model: Any) -> None:
+    """They are not used, and some cannot be saved again."""
+    if model.generation_config is not None:
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
 
 
 def remove_dropout(model: Any) -> None:
@@ -99,6 +104,8 @@ def check_logprobs(model: Any, name: str) -> None:
 def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
     """A safetensors folder that `AutoModelForCausalLM.from_pretrained` opens."""
     model.save_pretrained(folder)
+    for key in ("is_local", "local_files_only"):  # where it came from, which is another place once a run was resumed
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)
 
 
@@ -196,7 +203,9 @@ def make_tiny_model(tokenizer: Any, config: TinyModelConfig, seed: int) -> Llama
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        return LlamaForCausalLM(architecture).eval()
+        model = LlamaForCausalLM(architecture).eval()
+    drop_sampling_defaults(model)
+    return model
 
 
 def make_symbol_tokenizer(symbols: Iterable[str]) -> PreTrainedTokenizerFast:
