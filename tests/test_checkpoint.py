@@ -15,7 +15,9 @@ KEEP_ALL = CheckpointConfig(keep_last=100)
 def save(root: Path, iteration: int, config: CheckpointConfig = KEEP_ALL, size: int = 10) -> Path:
     return save_checkpoint(
         root,
-        save_models=lambda folder: torch.save(torch.full((size,), float(iteration)), folder / "model.bin") and None,
+        save_models=lambda folder: (
+            torch.save(torch.full((size,), float(iteration)), folder / "model.safetensors") and None
+        ),
         state={"optimizer": {"moment": torch.arange(5) * iteration}},
         progress={"iteration": iteration, "seed": 3},
         config=config,
@@ -46,7 +48,7 @@ def test_the_last_ones_and_every_nth_are_kept(tmp_path):
     assert not list(tmp_path.glob(".unfinished*"))
 
 
-@pytest.mark.parametrize("name", ["model.bin", "trainer.pt", "trainer.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt", "trainer.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, damage):
     save(tmp_path, 1)
@@ -77,7 +79,7 @@ def test_an_unfinished_folder_is_neither_loaded_nor_in_the_way(tmp_path):
     save(tmp_path, 1)
     unfinished = tmp_path / ".unfinished-iteration-000002"
     unfinished.mkdir()
-    (unfinished / "model.bin").write_text("half")
+    (unfinished / "model.safetensors").write_text("half")
     assert load_checkpoint(tmp_path, warn=pytest.fail).iteration == 1  # type: ignore[union-attr]
     save(tmp_path, 2)
     assert iterations(tmp_path) == [1, 2]
@@ -119,8 +121,9 @@ from vineppo.checkpoint import CheckpointConfig, save_checkpoint
 from vineppo.types import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def save(iteration, size):
-    save_checkpoint(Path({str(tmp_path)!r}), save_models=lambda folder: None, state={{"x": torch.zeros(size)}},
-                    progress={{"iteration": iteration}}, config=CheckpointConfig())
+    save_checkpoint(Path({str(tmp_path)!r}), save_models=lambda folder: (folder / "model.safetensors").touch(),
+                    state={{"x": torch.zeros(size)}},
+                    progress={{"iteration": iteration, "seed": 0}}, config=CheckpointConfig())
 save(1, 10)
 try:
     save(2, 1_000_000)

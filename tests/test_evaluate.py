@@ -83,6 +83,9 @@ class Script:
             self.usage[purpose] += len(ids)
         return completions
 
+    def check(self, requests, params):
+        raise AssertionError
+
     def load_weights(self, state_dict, *, version):
         raise AssertionError
 

@@ -143,7 +143,7 @@ def test_every_refit_starts_from_the_initial_policy_with_a_fresh_optimizer(tmp_p
     world = World(tmp_path)
     restem(CONFIG, world.run)
     assert [progress.iteration for progress, _ in world.done] == [1, 2, 3]
-    assert [progress.finished for progress, _ in world.done] == [False, False, True]
+    assert [progress.is_finished(CONFIG) for progress, _ in world.done] == [False, False, True]
     assert len(world.learners) == 3
     initial = snapshot(make_walker())
     assert same(world.run.initial_weights, initial)
@@ -214,7 +214,7 @@ def test_the_end_comes_early_where_nothing_is_gained_and_only_if_asked(tmp_path)
         world = World(tmp_path / name, lr=0.0)
         config = CONFIG.model_copy(update={"stop_without_gain": stop})
         restem(config, world.run)
-        assert [progress.finished for progress, _ in world.done] == [False] * (num_iterations - 1) + [True]
+        assert [progress.is_finished(config) for progress, _ in world.done] == [False] * (num_iterations - 1) + [True]
         assert all(same(weights, world.run.initial_weights) for _, weights in world.done)
         restem(config, world.run, progress=world.done[-1][0])
         assert len(world.done) == num_iterations  # it has ended

@@ -9,8 +9,8 @@ start at (seed, iteration): these two are the whole state of randomness and of t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,10 +21,13 @@ import torch
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.files import DISK_FULL
+from vineppo.files import DISK_FULL, read_json, sync, write_json
+from vineppo.tensor_files import load_tensors, save_tensors
 from vineppo.types import UserError
 
-CHECKSUMS = "checksums.json"
+CHECKSUMS, PROGRESS, STATE = "checksums.json", "trainer.json", "trainer.pt"
+UNFINISHED = re.compile(r"\.(unfinished|damaged)-iteration-[0-9]{6,}")
+"""Folders on their way to a checkpoint's name or away from it."""
 
 
 class CheckpointConfig(Config):
@@ -63,11 +66,11 @@ def save_checkpoint(
     try:
         unfinished.mkdir(parents=True)
         save_models(unfinished)
-        with (unfinished / "trainer.pt").open("wb") as file:  # torch's own writer does not say why it failed
-            torch.save(state, file)
-        (unfinished / "trainer.json").write_text(json.dumps(progress, indent=1))
+        save_tensors(state, unfinished / STATE)
+        write_json(unfinished / PROGRESS, progress)
         write_checksums(unfinished)
-        sync(unfinished)
+        even_out_modes(unfinished)
+        sync_all(unfinished)
     except Exception as error:  # safetensors wraps the write error in a class of its own
         shutil.rmtree(unfinished, ignore_errors=True)
         if not is_disk_full(error, root):
@@ -80,8 +83,8 @@ def save_checkpoint(
         shutil.rmtree(damaged)
     else:
         unfinished.rename(final)
-    fsync_path(root)
-    prune(root, config)
+    sync(root)
+    prune(root, config, newest=progress["iteration"])
     return final
 
 
@@ -94,27 +97,56 @@ def load_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | Non
     for folder in reversed(folders):
         damage = find_damage(folder)
         if damage is None:
-            progress = json.loads((folder / "trainer.json").read_text())
-            state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-            return Checkpoint(folder, progress["iteration"], progress, state)
+            try:
+                return open_checkpoint(folder)
+            except UserError as error:
+                damage = str(error)
         if folder == folders[0]:
             raise UserError(f"{damage}, and no other checkpoint is left; restore it, or choose another --out")
         warn(f"{damage}; using the checkpoint before it")
     return None
 
 
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Raises UserError where its files, whole as they are, are not what a checkpoint has."""
+    progress, state = read_json(folder / PROGRESS), load_tensors(folder / STATE)
+    for key, kind in {"iteration": int, "seed": int}.items():
+        if type(progress.get(key)) is not kind:
+            raise UserError(f"{folder / PROGRESS}: {key} is missing or no number")
+    if progress["iteration"] != iteration_of(folder):
+        raise UserError(f"{folder / PROGRESS}: iteration is {progress['iteration']}, which is not the folder's")
+    if not isinstance(state, dict):
+        raise UserError(f"{folder / STATE}: not the state of a run")
+    return Checkpoint(folder, progress["iteration"], progress, state)
+
+
 def checkpoint_folders(root: Path) -> list[Path]:
-    return sorted(root.glob("iteration-*"))
+    """By iteration. A copy of another name, or a file, is none."""
+    return sorted(
+        (path for path in root.glob("iteration-*") if is_checkpoint_name(path.name) and path.is_dir()), key=iteration_of
+    )
 
 
 def folder_name(iteration: int) -> str:
     return f"iteration-{iteration:06d}"
 
 
-def prune(root: Path, config: CheckpointConfig) -> None:
-    for folder in checkpoint_folders(root)[: -config.keep_last]:
-        iteration = int(folder.name.removeprefix("iteration-"))
-        if not (config.keep_every and iteration % config.keep_every == 0):
+def is_checkpoint_name(name: str) -> bool:
+    return bool(re.fullmatch(r"iteration-[0-9]{6,}", name)) and name == folder_name(
+        int(name.removeprefix("iteration-"))
+    )
+
+
+def iteration_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("iteration-"))
+
+
+def prune(root: Path, config: CheckpointConfig, *, newest: int) -> None:
+    """What is numbered above `newest` is damaged, or the run would not be here, and counts for none."""
+    folders = [folder for folder in checkpoint_folders(root) if iteration_of(folder) <= newest]
+    for folder in folders[: -config.keep_last]:
+        kept = config.keep_every and iteration_of(folder) % config.keep_every == 0
+        if not kept and not folder.is_symlink():
             # renamed first: a kill while deleting must not leave a folder that looks complete
             doomed = root / f".unfinished-{folder.name}"
             shutil.rmtree(doomed, ignore_errors=True)
@@ -124,7 +156,7 @@ def prune(root: Path, config: CheckpointConfig) -> None:
 
 def write_checksums(folder: Path) -> None:
     checksums = {str(file.relative_to(folder)): checksum(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1))
+    write_json(folder / CHECKSUMS, checksums)
 
 
 def checksum(file: Path) -> str:
@@ -137,10 +169,17 @@ def checksum(file: Path) -> str:
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the checkpoint, naming the file, or None."""
+    path = folder / CHECKSUMS
     try:
-        expected = json.loads((folder / CHECKSUMS).read_text())
-    except (OSError, ValueError) as error:
-        return f"{folder / CHECKSUMS} cannot be read ({error})"
+        expected = read_json(path)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    except UserError as error:
+        return str(error)
+    if not {PROGRESS, STATE} <= expected.keys() or not any(
+        name.endswith((".safetensors", ".bin")) for name in expected
+    ):
+        return f"{path} does not list all that a checkpoint has"
     for name, digest in expected.items():
         if not (folder / name).is_file():
             return f"{folder / name} is missing"
@@ -149,17 +188,17 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
-def sync(folder: Path) -> None:
+def even_out_modes(folder: Path) -> None:
+    """safetensors keeps its files from everybody else; here all files are as readable as any new one."""
+    mode = (folder / PROGRESS).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def sync_all(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        fsync_path(path)
-
-
-def fsync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def is_disk_full(error: BaseException | None, root: Path) -> bool:

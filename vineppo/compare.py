@@ -12,8 +12,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from vineppo.changes import changes
 from vineppo.comparison import compare_runs, to_markdown
-from vineppo.config import diff
 from vineppo.recipe import Recipe, SFTRecipe, load_any_recipe
 from vineppo.types import UserError
 
@@ -100,9 +100,9 @@ def is_finished(job: Job) -> bool:
     stored = job.folder / "recipe.toml"
     if not stored.exists():
         return False
-    changes = diff(load_any_recipe(stored), job.recipe)
-    if changes:
-        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
+    found = changes(load_any_recipe(stored), job.recipe)
+    if found:
+        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items())
         raise UserError(f"{job.folder}: the recipe has changed since this run began ({lines}); choose another --out")
     result = job.folder / "result.json"
     return result.exists() and json.loads(result.read_text()).get("finished", False)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vineppo.files import write_file
 from vineppo.types import UserError
 
 if sys.version_info >= (3, 11):
@@ -41,7 +42,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_toml(config: Config, path: Path) -> None:
     """Every value written out, defaults included; None (no value) is left out, as TOML has no word for it."""
-    path.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    write_file(path, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from vineppo.loading import load_critic_model
 from vineppo.losses import clipped_value_loss
 from vineppo.models import token_values
 from vineppo.stepper import Stepper, StepperConfig
+from vineppo.tensor_files import load_tensors, save_tensors
 from vineppo.types import Sample, UserError, make_sample
 
 
@@ -63,8 +64,7 @@ class Critic:
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """A folder that `load_critic_model` opens, and the optimizer with whatever else is in `state`."""
         self.model.save_pretrained(folder)
-        with (folder / "trainer.pt").open("wb") as file:
-            torch.save(state | self.stepper.state_dict(), file)
+        save_tensors(state | self.stepper.state_dict(), folder / "trainer.pt")
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Raises UserError where the folder holds another model's critic."""
@@ -72,7 +72,7 @@ class Critic:
             self.model.load_state_dict(load_critic_model(folder).state_dict())
         except RuntimeError:  # its message is a list of all parameters
             raise UserError(f"{folder}: this critic is of another architecture than the policy") from None
-        state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        state = load_tensors(folder / "trainer.pt")
         try:
             self.stepper.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.learner import Pair
 from vineppo.seeding import derive_seed
-from vineppo.types import Group, Rollout, Sample, make_sample
+from vineppo.tensor_files import load_tensors, save_tensors
+from vineppo.types import Group, Rollout, Sample, UserError, make_sample
+
+PAIRS = "pairs.pt"
 
 
 class DPOConfig(Config):
@@ -68,13 +70,15 @@ def add_reference(pairs: Sequence[Pair], score: Callable[[Sequence[Sample]], lis
 
 def save_pairs(pairs: Sequence[Pair], folder: Path) -> None:
     rows = [[(s.prompt_ids, s.response_ids, s.ref_logprobs) for s in (p.chosen, p.rejected)] for p in pairs]
-    with (folder / "pairs.pt").open("wb") as file:
-        torch.save(rows, file)
+    save_tensors(rows, folder / PAIRS)
 
 
 def load_pairs(folder: Path) -> list[Pair]:
-    rows = torch.load(folder / "pairs.pt", weights_only=True)
-    return [
-        Pair(*(replace(make_sample(prompt, response), ref_logprobs=ref) for prompt, response, ref in row))
-        for row in rows
-    ]
+    rows = load_tensors(folder / PAIRS)
+    try:
+        return [
+            Pair(*(replace(make_sample(prompt, response), ref_logprobs=ref) for prompt, response, ref in row))
+            for row in rows
+        ]
+    except (TypeError, ValueError):
+        raise UserError(f"{folder / PAIRS}: not pairs of responses; restore the checkpoint") from None

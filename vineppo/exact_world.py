@@ -199,11 +199,14 @@ class TableEngine:
         self._probs_SA = softmax(state_dict["theta"])
         self._version = version
 
+    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        if params != SamplingParams():
+            raise ValueError(f"the table is sampled as it is, not with {params}")
+
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
     ) -> list[Completion]:
-        if params != SamplingParams():
-            raise ValueError(f"the table is sampled as it is, not with {params}")
+        self.check(requests, params)
         if not requests:
             return []
         rows_N = np.array([row(to_text(request.prefix_ids)) for request in requests])

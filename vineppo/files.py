@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,29 @@ PART = ".part"
 """Ends the name of a file that is being written; one that is left behind means nothing."""
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A write that fails does not say to which file; here it does."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Replaces the file in one step, with the permissions that any new file gets."""
     part = path.with_name(path.name + PART)
-    with part.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with naming(path), part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
@@ -37,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """As one line of JSON, on the disk when this returns."""
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         file.write(json.dumps(values).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -19,11 +19,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    GenerationConfig,
 )
 
 from vineppo.batch import Batch
-from vineppo.models import remove_dropout, token_logprobs
+from vineppo.models import drop_sampling_defaults, remove_dropout, token_logprobs
 from vineppo.sizes import check_model_fits
 from vineppo.types import UserError
 
@@ -56,9 +55,7 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
 
         options["quantization_config"] = GgufConfig(dequantize=True)
     model = _load_whole(AutoModelForCausalLM, name, dtype=dtype, **options)
-    if model.generation_config is not None:  # its sampling defaults are not used, and some cannot be saved again
-        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
-        model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
+    drop_sampling_defaults(model)
     model = model.to(device).eval()
     with _one_line(name):
         check_logprobs(model, name)

@@ -6,17 +6,16 @@ byte, as one that was not. What the clock and the machine decide (seconds, memor
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from vineppo.config import Config
+from vineppo.files import append_line, read_lines, read_text, write_file
 from vineppo.types import UserError
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
@@ -65,24 +64,21 @@ class MetricsLog:
             key = f"seconds/{name}"
             self._seconds[key] = self._seconds.get(key, 0.0) + time.perf_counter() - started
 
+    def pending(self) -> dict[str, Any]:
+        """What the line would hold if it were written now. Added to a log again, it comes out the same."""
+        return {key: summarize(key, values) for key, values in self._added.items()}
+
     def write(self, iteration: int, machine: Mapping[str, float] | None = None) -> None:
-        """Ends the iteration. `machine` joins the seconds in timings.jsonl."""
-        metrics = {key: summarize(key, values) for key, values in self._added.items()}
-        append_line(self.folder / METRICS, {"iteration": iteration} | without_nan(metrics))
-        timings = self._seconds | dict(machine or {})
+        """Ends the iteration. `machine` joins the seconds in timings.jsonl.
+
+        That file is first: an iteration is done once metrics.jsonl has its line.
+        """
+        metrics, timings = self.pending(), self._seconds | dict(machine or {})
         append_line(self.folder / TIMINGS, {"iteration": iteration} | timings)
+        append_line(self.folder / METRICS, {"iteration": iteration} | without_nan(metrics))
         for sink in self._sinks:
             sink.write(iteration, metrics | timings)
         self._added, self._seconds = {}, {}
-
-    def truncate_after(self, iteration: int) -> None:
-        """Drops the lines of iterations that will be run again, and a last line that a kill tore."""
-        for path in (self.folder / METRICS, self.folder / TIMINGS):
-            if path.exists():
-                kept = [line for line in whole_lines(path) if json.loads(line)["iteration"] <= iteration]
-                part = path.with_suffix(".part")
-                write_synced(part, "".join(line + "\n" for line in kept))
-                part.replace(path)
 
     def close(self) -> None:
         for sink in self._sinks:
@@ -117,19 +113,62 @@ def without_nan(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return clean | ({"metrics/num_not_finite": len(bad)} if bad else {})
 
 
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    write_synced(path, json.dumps(values) + "\n", mode="a")
+def mend_logs(folder: Path, iteration: int, *, may_owe: bool, say: Callable[[str], None]) -> bool:
+    """Cuts both files back to what a checkpoint of `iteration` has behind it; whether its own line is still owed.
+
+    That is where the run was killed between the checkpoint and the line, which it may be where `may_owe`. Raises
+    UserError where lines are missing, repeated or damaged. Lost times cannot be measured again and are left empty.
+    """
+    metrics = kept_lines(folder / METRICS, iteration)
+    owed = may_owe and iteration not in metrics
+    missing = [i for i in range(1, iteration + (not owed)) if i not in metrics]
+    if missing:
+        raise UserError(
+            f"{folder / METRICS}: {iterations(missing)} missing, which the checkpoint of iteration {iteration} has "
+            "behind it; restore the file, or remove the checkpoints after the gap to run from there again"
+        )
+    timings = kept_lines(folder / TIMINGS, iteration - owed)
+    lost = [i for i in metrics if i not in timings]
+    if lost:
+        say(f"{folder / TIMINGS}: {iterations(lost)} missing; their times are left empty")
+    whole = {i: timings.get(i, f'{{"iteration": {i}}}') for i in metrics}
+    for path, lines in ((folder / METRICS, metrics), (folder / TIMINGS, whole)):
+        text = "".join(line + "\n" for line in lines.values())
+        if (path.read_bytes() if path.exists() else b"") != text.encode():
+            write_file(path, text)
+    return owed
 
 
-def write_synced(path: Path, text: str, mode: Literal["a", "w"] = "w") -> None:
-    with path.open(mode) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def kept_lines(path: Path, last: int) -> dict[int, str]:
+    """Iteration -> its line, up to `last`; raises UserError where they do not rise, or are not lines of a log."""
+    if last == 0 or not path.exists():
+        return {}
+    what_to_do = "restore the file, or choose another --out"
+    try:
+        parsed = read_lines(path)
+    except UserError as error:
+        raise UserError(f"{error}; {what_to_do}") from None
+    found: dict[int, str] = {}
+    for number, (line, text) in enumerate(zip(parsed, whole_lines(path), strict=True), 1):
+        iteration = line.get("iteration")
+        if type(iteration) is not int or iteration < 1:
+            raise UserError(f"{path}:{number}: iteration is missing or no number; {what_to_do}")
+        if iteration <= max(found, default=0):
+            raise UserError(f"{path}:{number}: iteration {iteration} comes again; {what_to_do}")
+        found[iteration] = text
+    return {iteration: text for iteration, text in found.items() if iteration <= last}
+
+
+def iterations(numbers: Sequence[int]) -> str:
+    return (
+        f"the line of iteration {numbers[0]} is"
+        if len(numbers) == 1
+        else (f"the lines of {len(numbers)} iterations from {numbers[0]} to {numbers[-1]} are")
+    )
 
 
 def whole_lines(path: Path) -> list[str]:
-    *lines, _ = path.read_text().split("\n")  # what follows the last line break is torn or empty
+    *lines, _ = read_text(path).split("\n")  # what follows the last line break is torn or empty
     return lines
 
 

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForTokenClassification,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -44,6 +45,13 @@ class TinyModelConfig(Config):
         return self
 
 
+def drop_sampling_defaults(model: Any) -> None:
+    """They are not used, and some cannot be saved again."""
+    if model.generation_config is not None:
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = GenerationConfig(**{key: getattr(model.generation_config, key) for key in kept})
+
+
 def remove_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -56,6 +64,8 @@ def remove_dropout(model: Any) -> None:
 def save_model(model: Any, tokenizer: Any, folder: Path | str) -> None:
     """A safetensors folder that `AutoModelForCausalLM.from_pretrained` opens."""
     model.save_pretrained(folder)
+    for key in ("is_local", "local_files_only"):  # where it came from, which is another place once a run was resumed
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)
 
 
@@ -114,7 +124,9 @@ def make_tiny_model(tokenizer: Any, config: TinyModelConfig, seed: int) -> Llama
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        return LlamaForCausalLM(architecture).eval()
+        model = LlamaForCausalLM(architecture).eval()
+    drop_sampling_defaults(model)
+    return model
 
 
 def make_symbol_tokenizer(symbols: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -33,8 +33,10 @@ class ModelConfig(Config):
     """Where the first policy comes from: an existing model, or random weights over the embedded task's characters."""
 
     name: str | None = None
-    """Hugging Face hub name, local folder, GGUF file, or a run's folder, which stands for its last checkpoint."""
+    """Hugging Face hub name, local folder, GGUF file, or a finished run's folder: its last checkpoint."""
     from_scratch: TinyModelConfig | None = None
+    checksum: str | None = None
+    """Of a local model's weights: others are refused. A run writes it into its own recipe.toml."""
 
     @model_validator(mode="after")
     def exactly_one(self) -> ModelConfig:

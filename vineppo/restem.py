@@ -71,7 +71,10 @@ class Progress:
     iteration: int = 0  # completed
     accuracy: float | None = None  # of the policy, on validation problems
     initial_accuracy: float | None = None  # of the policy that training started from
-    finished: bool = False
+    no_gain: bool = False  # the last iteration's accuracy does not exceed the one before
+
+    def is_finished(self, cfg: RestEMConfig) -> bool:
+        return self.iteration >= cfg.num_iterations or (cfg.stop_without_gain and self.no_gain)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def restem(cfg: RestEMConfig, run: RestEMRun, *, progress: Progress = Progress()
     environment, engine, log = run.environment, run.environment.engine, run.log
     initial_accuracy = progress.initial_accuracy
     for iteration in range(progress.iteration, cfg.num_iterations):
-        if progress.finished:
+        if progress.is_finished(cfg):
             return
         seed = partial(derive_seed, run.seed, iteration)
         usage_before, verdicts_before = Counter(engine.usage), Counter(environment.grader.verdicts)
@@ -110,8 +113,7 @@ def restem(cfg: RestEMConfig, run: RestEMRun, *, progress: Progress = Progress()
         log.add(token_metrics(engine.usage - usage_before))
         log.add(verdict_metrics(environment.grader.verdicts - verdicts_before))
         no_gain = progress.accuracy is not None and chosen.accuracy <= progress.accuracy
-        finished = iteration + 1 == cfg.num_iterations or (cfg.stop_without_gain and no_gain)
-        progress = Progress(iteration + 1, chosen.accuracy, initial_accuracy, finished)
+        progress = Progress(iteration + 1, chosen.accuracy, initial_accuracy, no_gain)
         run.finish_iteration(progress, learner, chosen.weights)
 
 

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -20,6 +21,7 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.environment import Ending, Environment, State
+from vineppo.files import write_file
 from vineppo.seeding import derive_seed
 from vineppo.segments import decode_pieces, segment_texts, token_boundaries
 from vineppo.types import (
@@ -162,10 +164,12 @@ def save_rollouts(
 ) -> None:
     """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
+    raw = BytesIO()
+    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
         for group, group_credits in zip(groups, credits, strict=True):
             for rollout, credit in zip(group, group_credits, strict=True):
                 file.write((json.dumps(describe(rollout, credit, environment, num_vines)) + "\n").encode())
+    write_file(path, raw.getvalue())
 
 
 def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vines: int) -> dict[str, object]:

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vineppo.checkpoint import checkpoint_folders
+from pydantic import TypeAdapter, ValidationError
+
+from vineppo.checkpoint import PROGRESS, Checkpoint, checkpoint_folders
 from vineppo.credit import CREDIT
 from vineppo.credit.parts import Parts
 from vineppo.dpo import add_reference, load_pairs, make_pairs, save_pairs
@@ -21,6 +23,7 @@ from vineppo.metrics import Sink
 from vineppo.recipe import DPORecipe, Recipe, RestEMRecipe, SFTRecipe, TrainRecipe
 from vineppo.restem import Progress, RestEMRun, restem
 from vineppo.rollouts import rollout_metrics, sample_iteration, save_rollouts, token_metrics, verdict_metrics
+from vineppo.run_folder import CHECKPOINTS
 from vineppo.seeding import derive_seed
 from vineppo.session import Say, Session, due, load_policy, longest_prompt, machine, open_session
 from vineppo.sft import make_examples
@@ -46,14 +49,18 @@ def run_recipe(
 ) -> Path:
     """Runs a recipe of any kind, and returns the folder of its last checkpoint."""
     with open_session(recipe, folder, resume=resume, sinks=sinks, say=say) as session:
-        RUNS[type(recipe)](recipe, session, on_start)
-        session.finish()
-    return checkpoint_folders(folder / "checkpoints")[-1]
+        if session.is_finished:
+            say(f"{folder}: already done, {session.completed} iterations or steps; a run of them is not begun again")
+        else:
+            RUNS[type(recipe)](session.recipe, session, on_start)
+            session.finish()
+    return checkpoint_folders(folder / CHECKPOINTS)[-1]
 
 
 def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
     """VinePPO, PPO, GRPO, RLOO: whatever `credit.name` says."""
     engine = session.make_engine()
+    session.check_evaluation(engine)
     environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
     rollouts_per_iteration = recipe.sampling.prompts_per_iteration * recipe.sampling.group_size
     steps_per_iteration = num_steps(rollouts_per_iteration, recipe.train.minibatch_size, recipe.train.num_epochs)
@@ -68,23 +75,27 @@ def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
     if session.checkpoint:
         credit.load(session.checkpoint.folder)
         engine.load_weights(learner.state_dict(), version=session.completed)
-    completed = session.completed
-    on_start(recipe.train.num_iterations)
+    completed, last = session.completed, recipe.train.num_iterations
+    on_start(last)
+
+    def end_iteration(iteration: int) -> None:
+        if due(recipe.evaluation.every, iteration, last):
+            session.evaluate(engine, iteration, learner)
+        session.log.write(iteration, machine())
 
     def finish_iteration(iteration: int, groups: list[Group], credits: list[list[Credit]]) -> None:
         nonlocal completed
-        last = recipe.train.num_iterations
-        if due(recipe.evaluation.every, iteration, last):
-            session.evaluate(engine, iteration, learner)
         if due(recipe.train.save_rollouts_every, iteration, last):
             save_rollouts(
                 session.rollouts_file(iteration), groups, credits, environment, num_vines=recipe.train.save_vines
             )
-        session.log.write(iteration, machine())
+        if session.must_save(iteration, last):
+            session.save(iteration, learner, pending=session.log.pending(), save_more=credit.save)
+        end_iteration(iteration)
         completed = iteration
-        if due(recipe.checkpoint.every, iteration, last):
-            session.save(iteration, learner, save_more=credit.save)
 
+    if session.take_up_line():
+        end_iteration(completed)
     run = Run(
         recipe.seed,
         environment,
@@ -103,6 +114,7 @@ def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
 
 
 def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
+    session.check_evaluation(session.make_engine())
     examples, num_too_long = make_examples(
         session.task,
         session.tokenizer,
@@ -131,6 +143,7 @@ def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
 def run_dpo(recipe: DPORecipe, session: Session, on_start: OnStart) -> None:
     """Pairs and their reference log-probs are made once, before the first step, and are part of every checkpoint."""
     config = recipe.dpo
+    session.check_evaluation(session.make_engine())
     pairs = load_pairs(session.checkpoint.folder) if session.checkpoint else sample_pairs(recipe, session)
     learner = session.make_learner(
         session.load_initial_policy(),
@@ -174,26 +187,35 @@ def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
 
 
 def run_restem(recipe: RestEMRecipe, session: Session, on_start: OnStart) -> None:
-    engine = session.make_engine()
+    engine, validation = session.make_engine(), recipe.restem.validation
+    session.check_evaluation(engine)
+    session.check_evaluation(engine, validation, "restem.validation")
     environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
     reference = session.load_initial_policy()
-    validation = recipe.restem.validation
-    stored = session.checkpoint.progress if session.checkpoint else {}
-    progress = Progress(**{field.name: stored[field.name] for field in fields(Progress) if field.name in stored})
+    progress = load_progress(session.checkpoint)
     weights: dict[str, Any] = {}  # of the last completed iteration
-    on_start(recipe.restem.num_iterations)
+    last = recipe.restem.num_iterations
+    on_start(last)
+
+    def make_learner(total_steps: int) -> PolicyLearner:
+        return PolicyLearner(
+            recipe.learner, session.policy, reference, sampling=recipe.sampling.params(), total_steps=total_steps
+        )
+
+    def end_iteration(now: Progress, learner: PolicyLearner) -> None:
+        if now.is_finished(recipe.restem) or due(recipe.evaluation.every, now.iteration, last):
+            session.evaluate(engine, now.iteration, learner)
+        session.log.write(now.iteration, machine())
 
     def finish_iteration(now: Progress, learner: PolicyLearner, chosen: dict[str, Any]) -> None:
         nonlocal progress, weights
-        if now.finished or due(recipe.evaluation.every, now.iteration, recipe.restem.num_iterations):
-            session.evaluate(engine, now.iteration, learner)
-        session.log.write(now.iteration, machine())
+        if now.is_finished(recipe.restem) or session.must_save(now.iteration, last):
+            save(now, session.log.pending())
+        end_iteration(now, learner)
         progress, weights = now, chosen
-        if now.finished or due(recipe.checkpoint.every, now.iteration, recipe.restem.num_iterations):
-            save()
 
-    def save() -> None:
-        session.save(learner=None, **asdict(progress))  # every refit begins with a fresh optimizer
+    def save(now: Progress, pending: dict[str, Any] | None = None) -> None:
+        session.save(learner=None, pending=pending, **asdict(now))  # every refit begins with a fresh optimizer
 
     run = RestEMRun(
         recipe.seed,
@@ -201,9 +223,7 @@ def run_restem(recipe: RestEMRecipe, session: Session, on_start: OnStart) -> Non
         recipe.sampling,
         session.policy,
         reference.state_dict(),
-        lambda total_steps: PolicyLearner(
-            recipe.learner, session.policy, reference, sampling=recipe.sampling.params(), total_steps=total_steps
-        ),
+        make_learner,
         partial(
             evaluate,
             session.make_environment(engine, validation.params(), None),
@@ -215,13 +235,28 @@ def run_restem(recipe: RestEMRecipe, session: Session, on_start: OnStart) -> Non
         session.shutdown,
         finish_iteration,
     )
+    if session.take_up_line():
+        engine.load_weights(session.policy.state_dict(), version=progress.iteration)
+        end_iteration(progress, make_learner(1))
     try:
         restem(recipe.restem, run, progress=progress)
     except Stopped:
         if weights:  # the refit that was under way is lost
             session.policy.load_state_dict(weights)
-            save()
+            save(progress)
         raise
+
+
+def load_progress(checkpoint: Checkpoint | None) -> Progress:
+    if checkpoint is None:
+        return Progress()
+    told = {field.name: checkpoint.progress.get(field.name) for field in fields(Progress)}
+    try:
+        return TypeAdapter(Progress).validate_python(told)
+    except ValidationError as error:
+        raise UserError(
+            f"{checkpoint.folder / PROGRESS}: {error.errors()[0]['loc'][0]} is missing or damaged"
+        ) from None
 
 
 def run_epochs(
@@ -242,6 +277,14 @@ def run_epochs(
     total_steps = num_steps(len(rows), minibatch_size, num_epochs)
     steps_per_epoch = total_steps // num_epochs
     on_start(total_steps)
+
+    def end_step(completed: int, epoch: int, rest: int) -> None:
+        if rest == 0 and due(recipe.evaluation.every, epoch, num_epochs):
+            session.evaluate(session.make_engine(), completed, learner)
+        log.write(completed, machine())
+
+    if session.take_up_line():
+        end_step(session.completed, *divmod(session.completed, steps_per_epoch))
     order = minibatches(rows, minibatch_size, num_epochs, seed=seed, first_step=session.completed)
     for steps_before, minibatch in order:
         with log.phase("update"):
@@ -250,11 +293,9 @@ def run_epochs(
         epoch, rest = divmod(completed, steps_per_epoch)
         if rest == 0:
             log.add(once_an_epoch | learner.memory())
-            if due(recipe.evaluation.every, epoch, num_epochs):
-                session.evaluate(session.make_engine(), completed, learner)
-        log.write(completed, machine())
-        if rest == 0 and due(recipe.checkpoint.every, epoch, num_epochs):
-            session.save(completed, learner, save_more=save_more)
+            if session.must_save(epoch, num_epochs):
+                session.save(completed, learner, pending=log.pending(), save_more=save_more)
+        end_step(completed, epoch, rest)
         if completed < total_steps:
             try:
                 session.shutdown.check()

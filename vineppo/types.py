@@ -251,6 +251,10 @@ class Engine(Protocol):
         """
         ...
 
+    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        """Raises UserError where `generate` would refuse them; samples nothing."""
+        ...
+
     def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
         """Sample from these weights from now on. Forgets every cached prefix."""
         ...

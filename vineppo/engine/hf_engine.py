@@ -52,9 +52,7 @@ class HFEngine:
         self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
     ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
-        vocab_size = self.model.get_input_embeddings().num_embeddings
-        context = context_limit(self.model.config)
-        budgets = check_requests(requests, vocab_size=vocab_size, context=context)
+        budgets, context = self._budgets(requests), context_limit(self.model.config)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         rows = [Row(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
         for batch in self._batches(rows, context):
@@ -64,6 +62,15 @@ class HFEngine:
                     ended(row.index, row.completion(self.version))
         self.usage[purpose] += sum(len(row.token_ids) for row in rows)
         return [row.completion(self.version) for row in rows]
+
+    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        """Raises UserError where `generate` would refuse them; samples nothing."""
+        self._budgets(requests)
+        StopRule(self.tokenizer, self.eos_ids, params.stop)
+
+    def _budgets(self, requests: Sequence[Request]) -> list[int]:
+        vocab_size = self.model.get_input_embeddings().num_embeddings
+        return check_requests(requests, vocab_size=vocab_size, context=context_limit(self.model.config))
 
     @torch.inference_mode()
     def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:

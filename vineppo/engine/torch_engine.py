@@ -79,10 +79,7 @@ class TorchEngine:
         self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
     ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
-        budgets = check_requests(requests, vocab_size=self.model.vocab_size, context=self.context)
-        branches = [Branch(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
-        for branch in branches:
-            self._check_fits(branch)
+        branches = self._branches(requests)
         waves = plan_waves(
             branches,
             max_batch=self.config.max_batch,
@@ -95,6 +92,18 @@ class TorchEngine:
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
         return [branch.completion(self.version) for branch in branches]
+
+    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        """Raises UserError where `generate` would refuse them; samples nothing."""
+        self._branches(requests)
+        StopRule(self.tokenizer, self.eos_ids, params.stop)
+
+    def _branches(self, requests: Sequence[Request]) -> list[Branch]:
+        budgets = check_requests(requests, vocab_size=self.model.vocab_size, context=self.context)
+        branches = [Branch(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
+        for branch in branches:
+            self._check_fits(branch)
+        return branches
 
     def _complete(self, run: Run) -> None:
         """A run holds on to its seats, so it must be gone before the next one lays out others."""

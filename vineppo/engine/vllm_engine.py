@@ -110,6 +110,11 @@ class VLLMEngine:
         self.usage[purpose] += sum(len(row.token_ids) for row in rows.values())
         return [row.completion(self.version) for row in rows.values()]
 
+    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        """Raises UserError where `generate` would refuse them; samples nothing."""
+        check_requests(requests, vocab_size=self.vocab_size, context=self.context)
+        StopRule(self.tokenizer, self.eos_ids, params.stop)
+
     def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
         """Copies the parameters in place, without disk, and forgets every cached prefix. A tied head may be missing."""
         missing = self.shapes.keys() - state_dict.keys() - self.tied
