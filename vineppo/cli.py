@@ -315,10 +315,15 @@ def run_compare(args: argparse.Namespace) -> None:
 
 def split_sources(args: argparse.Namespace, *, needs: str) -> tuple[list[Path], list[str]]:
     """Paths and overrides, which argparse gives in one list where both may be many."""
-    paths = [Path(source) for source in args.sources if "=" not in source]
+    paths = [Path(source) for source in args.sources if is_path(source)]
     if not paths:
         raise UserError(f"{args.command} needs at least one {needs}")
-    return paths, [*args.overrides, *(source for source in args.sources if "=" in source)]
+    return paths, [*args.overrides, *(source for source in args.sources if not is_path(source))]
+
+
+def is_path(source: str) -> bool:
+    """A folder may be called after its override, as lr=2e-6."""
+    return "=" not in source or Path(source).exists()
 
 
 def run_report(args: argparse.Namespace) -> None:

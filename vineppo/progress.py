@@ -73,14 +73,14 @@ class Lines:
         self.total = total
         self.started = self.clock()  # what came before, as loading, comes once
 
-    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def write(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
         self.num_done += 1
         if iteration % self.print_every == 0 or iteration == self.total or "eval/pass@1" in metrics:
             now = self.clock()
             self.say(self.line(iteration, metrics, now - self.printed))
             self.printed = now
 
-    def line(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> str:
+    def line(self, iteration: int, metrics: Mapping[str, float | None], seconds: float) -> str:
         """The few numbers one watches; all of them are in metrics.jsonl."""
         shown = [form.format(metrics[key]) for key, form in SHOWN.items() if metrics.get(key) is not None]
         if not self.alone or self.total is None:
@@ -116,7 +116,7 @@ class Bar:
         self.lines.set_total(total)
         self.progress.update(self.task, total=total)
 
-    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def write(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
         self.lines.write(iteration, metrics)
         self.progress.update(self.task, completed=iteration, left=self.lines.left(iteration))
 
