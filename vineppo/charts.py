@@ -99,7 +99,7 @@ def save_figure(spec: Chart, path: Path) -> None:
     """Draws into a .svg, .pdf or .png file, on white, for a paper."""
     import vl_convert
 
-    on_white = {**spec, "config": {**spec["config"], "background": "white"}}
+    on_white = {**spec, "config": {**spec.get("config", {}), "background": "white"}}
     match path.suffix:
         case ".svg":
             path.write_text(vl_convert.vegalite_to_svg(on_white, vl_version=VERSION))

@@ -7,13 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vineppo import __version__
 from vineppo.config import diff
-from vineppo.files import DISK_FULL
+from vineppo.files import DISK_FULL, read_json
 from vineppo.shutdown import Stopped
-from vineppo.terminal import printable
+from vineppo.terminal import is_harmless, printable, say, table
 from vineppo.types import UserError
+
+MAX_ROWS = 20  # of an analysis's table on the screen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +50,11 @@ def explain_os_error(error: OSError) -> str:
     return ": ".join([*named, reason])
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes the overrides only where they all stand together; here they may also stand among options."""
     parser = make_parser()
@@ -60,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vineppo",
         description="RL training of language models for reasoning, with credit that is measured: VinePPO.",
         epilog="A recipe is one TOML file; see recipes/. Any value can be overridden: credit.num_vines=3",
@@ -265,8 +273,10 @@ def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_e
             say=speaker(progress),
             on_start=bar.set_total,
         )
-    print(f"model: {folder}")
-    print(try_report(out))
+    if not bar.num_done:
+        say(f"{out} was finished already; nothing was left to do")
+    say(f"model: {folder}")
+    say(try_report(out))
 
 
 def run_eval(args: argparse.Namespace) -> None:
@@ -279,7 +289,7 @@ def run_eval(args: argparse.Namespace) -> None:
         recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
     check_json(args.json)
     text = json.dumps(eval_recipe(recipe).to_json(), indent=1)
-    print(text)
+    say(text)
     if args.json:
         args.json.write_text(text + "\n")
 
@@ -297,25 +307,30 @@ def run_compare(args: argparse.Namespace) -> None:
     sources, overrides = split_sources(args, needs="recipe or run folder")
     if args.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
-    comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
-    print(accuracy_table(comparison["methods"]))
-    print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
-    print(try_report(args.out))
+    comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, say=say)
+    say(accuracy_table(comparison["methods"]))
+    say(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
+    say(try_report(args.out))
 
 
 def split_sources(args: argparse.Namespace, *, needs: str) -> tuple[list[Path], list[str]]:
     """Paths and overrides, which argparse gives in one list where both may be many."""
-    paths = [Path(source) for source in args.sources if "=" not in source]
+    paths = [Path(source) for source in args.sources if is_path(source)]
     if not paths:
         raise UserError(f"{args.command} needs at least one {needs}")
-    return paths, [*args.overrides, *(source for source in args.sources if "=" in source)]
+    return paths, [*args.overrides, *(source for source in args.sources if not is_path(source))]
+
+
+def is_path(source: str) -> bool:
+    """A folder may be called after its override, as lr=2e-6."""
+    return "=" not in source or Path(source).exists()
 
 
 def run_report(args: argparse.Namespace) -> None:
     from vineppo.report import watch_report, write_report
 
     write = watch_report if args.watch else write_report
-    print(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
+    say(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
 
 
 def run_analyze(args: argparse.Namespace) -> None:
@@ -326,11 +341,21 @@ def run_analyze(args: argparse.Namespace) -> None:
     kinds = kinds_called(args.kind)
     for kind in kinds:
         try:
-            print(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"), flush=True)
+            show_analysis(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"))
         except UserError as error:
             if len(kinds) == 1:
                 raise
-            print(f"left out: {error}", flush=True)
+            say(f"left out: {error}")
+
+
+def show_analysis(path: Path) -> None:
+    """Its tables, and where all of it is."""
+    analysis = read_json(path)
+    for name, rows in analysis["tables"].items():
+        say(f"{analysis['title']}: {name}\n")
+        say(table(rows[:MAX_ROWS]))
+        say(f"(and {len(rows) - MAX_ROWS} rows more)\n" if len(rows) > MAX_ROWS else "")
+    say(f"all of it: {path}")
 
 
 def run_exact(args: argparse.Namespace) -> None:
@@ -346,7 +371,9 @@ def show_config(args: argparse.Namespace) -> None:
     from vineppo.recipe import load_any_recipe
 
     recipe = load_any_recipe(args.recipe, args.overrides)
-    print(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)), end="")
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    # TOML has its own way to write a character out; what is printed is a recipe again.
+    print("".join(c if is_harmless(c) else f"\\U{ord(c):08x}" for c in text), end="")
 
 
 def diff_configs(args: argparse.Namespace) -> None:
@@ -354,7 +381,7 @@ def diff_configs(args: argparse.Namespace) -> None:
 
     left, right = map(load_any_recipe, (args.left, args.right))
     for key, (a, b) in diff(left, right).items():
-        print(f"{key}: {a!r} -> {b!r}")
+        say(f"{key}: {a!r} -> {b!r}")
 
 
 def run_doctor(_: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from vineppo.changes import changes
 from vineppo.comparison import compare_runs, to_markdown
 from vineppo.recipe import Recipe, SFTRecipe, load_any_recipe
+from vineppo.terminal import printable, say
 from vineppo.types import UserError
 
 
@@ -33,7 +34,7 @@ def compare(
     seeds: Sequence[int],
     out: Path,
     num_jobs: int = 1,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Runs every recipe with every seed below `out`, then writes comparison.json and comparison.md there.
 
@@ -149,9 +150,11 @@ def run_job(recipe: Recipe, folder: Path, num_threads: int) -> None:
     runtime.prepare()
     torch.set_num_threads(num_threads)
     try:
-        run_recipe(recipe, folder, resume=(folder / "recipe.toml").exists(), sinks=[Lines()])
+        lines = Lines()
+        resume = (folder / "recipe.toml").exists()
+        run_recipe(recipe, folder, resume=resume, sinks=[lines], say=say, on_start=lines.set_total)
     except UserError as error:
-        sys.exit(f"vineppo: {error}")
+        sys.exit(f"vineppo: {printable(str(error))}")
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from vineppo import runtime
 from vineppo.engine.choose_kernels import best_kernels
+from vineppo.terminal import say
 
 EXTRAS = {  # extra -> package, what works with it
     "math": ("math-verify", "grading of MATH"),
@@ -23,7 +24,7 @@ KERNELS = {"triton": "Triton, in CUDA graphs", "native": "native, compiled for t
 
 def doctor() -> None:
     for name, answer in findings().items():
-        print(f"{name:20}{answer}")
+        say(f"{name:20}{answer}")
 
 
 def findings() -> dict[str, str]:

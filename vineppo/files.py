@@ -59,6 +59,16 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError now, and not after the work, where `write_file` would; makes the folder it goes to."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    part.open("wb").close()
+    part.unlink()
+
+
 def sync(path: Path) -> None:
     """A file's content, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from rich.text import Text
 
 from vineppo import runtime
 from vineppo.config import read_toml
-from vineppo.progress import Bar, make_progress, speaker
+from vineppo.progress import Bar, make_progress, say_on, speaker
 from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
 from vineppo.report import try_report
 from vineppo.runs import run_recipe
+from vineppo.terminal import printable
 from vineppo.types import UserError
 
 TASK = {"name": "arithmetic", "num_steps": [8, 12], "slip_share": 0.3, "num_test": 1000}
@@ -68,7 +71,7 @@ def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Conso
     result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     show(console, out, result)
-    console.print(try_report(out), soft_wrap=True, highlight=False)
+    say_on(console)(try_report(out))
     return result
 
 
@@ -129,10 +132,10 @@ def show(console: Console, out: Path, result: Mapping[str, Any]) -> None:
     rollouts = [json.loads(line) for line in gzip.decompress(last.read_bytes()).splitlines()]
     num_vines = VINEPPO["credit"]["num_vines"]
     console.print(f"\nCredit in the last iteration: V is the mean reward of {num_vines} continuations from")
-    console.print("that point, and a step's advantage is how much it changed V.\n")
+    console.print("that point, and a step's advantage is how much it changed V; \u00b1 one standard error.\n")
     console.print(Group(*(worked(rollout) for rollout in two_rollouts(rollouts))))
     for name, path in (("folder", out), ("model", out / "vineppo" / "checkpoints"), ("numbers", out / "result.json")):
-        console.print(f"{name:<8} {path}", soft_wrap=True, highlight=False)
+        say_on(console)(f"{name:<8} {path}")
 
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:
@@ -159,15 +162,25 @@ def two_rollouts(rollouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def worked(rollout: Mapping[str, Any]) -> Panel:
-    """A rollout, a segment per line: its text, V before and after it, and its advantage in red or green."""
+    """A rollout, a segment per line: its text, V before and after it, and its advantage, in red or green where that is
+    more than its standard error."""
     table = Table(box=None, pad_edge=False)
     for column in ("step", "V before", "V after", "advantage"):
         table.add_column(column, justify="left" if column == "step" else "right")
-    values = rollout["values"]
-    rows = zip(rollout["segments"], values, values[1:], rollout["advantages"], strict=False)
-    for segment, before, after, advantage in rows:
-        color = "red" if advantage < -0.05 else "green" if advantage > 0.05 else "dim"
-        step = Text(segment.replace("<eos>", "").strip(), style=color)
-        table.add_row(step, f"{before:.2f}", f"{after:.2f}", Text(f"{advantage:+.2f}", style=color))
+    values, errors = rollout["values"], [*(rollout["standard_errors"] or ()), 0.0]
+    states = list(zip(values, errors, strict=False))
+    for segment, (before, after), advantage in zip(
+        rollout["segments"], pairwise(states), rollout["advantages"], strict=False
+    ):
+        error = math.hypot(before[1], after[1])  # the vines of two states are drawn apart
+        color = "dim" if abs(advantage) <= error else "red" if advantage < 0 else "green"
+        step = Text(printable(segment.replace("<eos>", "").strip()), style=color)
+        change = Text(with_error(advantage, error, sign="+"), style=color)
+        table.add_row(step, with_error(*before), with_error(*after), change)
     verdict = "right" if rollout["reward"] > 0 else f"wrong, the answer is {rollout['answer']}"
-    return Panel(table, title=Text(rollout["prompt"].strip()), subtitle=Text(verdict), width=78)
+    title, subtitle = (Text(printable(text.strip())) for text in (rollout["prompt"], verdict))
+    return Panel(table, title=title, subtitle=subtitle, width=78)
+
+
+def with_error(value: float, error: float, sign: str = "") -> str:
+    return f"{value:{sign}.2f} \u00b1 {error:.2f}"

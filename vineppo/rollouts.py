@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,10 @@ def save_rollouts(
     *,
     num_vines: int,
 ) -> None:
-    """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines."""
+    """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines.
+
+    `standard_errors` are of the values of all states but the last, whose value is the reward.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = BytesIO()
     with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
@@ -185,8 +189,14 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
         "num_tokens": [b - a for a, b in pairwise(bounds)],
         "advantages": credit.segment_advantages,
         "values": boundary_values(rollout, credit),
+        "standard_errors": credit.estimates and [known(estimate.standard_error) for estimate in credit.estimates],
         "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
     }
+
+
+def known(number: float) -> float | None:
+    """JSON has no nan."""
+    return number if math.isfinite(number) else None
 
 
 def some_vines(estimate: ValueEstimate, n: int) -> list[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 import resource
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from vineppo import terminal
 from vineppo.types import UserError
 
 # <malloc.h>
@@ -21,8 +23,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def prepare() -> None:
-    """Once in a process, before torch allocates: an allocator that keeps pages, and no bars in the middle of ours."""
+    """Once in a process, before torch allocates: an allocator that keeps pages, and libraries that speak harmlessly."""
     tune_allocator()
+    terminal.tame(logging.getLogger("transformers"), logging.getLogger("huggingface_hub"))
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 KEPT = "\n\t"
+COLOUR = re.compile("\x1b" + r"\[[0-9;]*m")
 
 
 def printable(text: str) -> str:
@@ -13,8 +19,59 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2J")
     'a\\x1b[2J'
     """
-    return "".join(c if c in KEPT or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else escaped(c) for c in text)
+    return "".join(c if is_harmless(c) else escaped(c) for c in text)
+
+
+def is_harmless(character: str) -> bool:
+    return character in KEPT or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
 
 
 def escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def say(text: str) -> None:
+    print(printable(text), flush=True)
+
+
+def tame(*loggers: logging.Logger) -> None:
+    """Makes what libraries warn of printable too: their sentences quote names of models and text of configurations."""
+    for handler in (logging.lastResort, *(handler for logger in loggers for handler in logger.handlers)):
+        if handler and not any(isinstance(each, Printable) for each in handler.filters):
+            handler.addFilter(Printable())
+    if warnings.formatwarning is standard_warning:
+        warnings.formatwarning = lambda *args, **kwargs: printable(standard_warning(*args, **kwargs))
+
+
+standard_warning = warnings.formatwarning
+
+
+class Printable(logging.Filter):
+    """Colours are taken out before, which is all that a library means by an escape sequence."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(COLOUR.sub("", record.getMessage())), ()
+        return True
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Columns side by side, numbers to the right with three digits; nothing is wrapped or cut."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([cell(row.get(name)) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    is_text = [any(isinstance(row.get(name), str) for row in rows) for name in names]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if left else text.rjust(width)
+            for text, width, left in zip(line, widths, is_text, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return printable(str(value)).replace("\n", " ")

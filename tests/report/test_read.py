@@ -36,7 +36,7 @@ def test_every_kind_of_source(write_run, comparison, tmp_path):
     [
         ("none", None, "no such file or folder"),
         ("broken.json", "{", "not valid JSON"),
-        ("list.json", "[]", "neither a comparison nor an analysis"),
+        ("list.json", "[]", "expected a JSON object"),
         ("other.json", '{"title": "t"}', "text, tables, charts is missing"),
     ],
 )

@@ -53,7 +53,8 @@ def test_older_files_without_vines_and_torn_ones(write_run):
     torn = folder / "iteration-000002.jsonl.gz"
     torn.write_bytes(torn.read_bytes()[:60])
     found = read_rollouts(folder, BUDGET)
-    assert found["unreadable"] == [torn.name]
+    (note,) = found["damaged"]
+    assert note.startswith(f"rollouts/{torn.name}: torn or damaged after line ")
     assert {rollout["iteration"] for rollout in found["shown"]} == {1, 3}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 from vineppo.analysis.result import Result, Row, draw
 from vineppo.charts import bars, lines
 from vineppo.config import read_toml
+from vineppo.report.rollouts import rollout_files, rollouts_of
 from vineppo.types import UserError
 
 NUM_BINS = 20
@@ -30,16 +29,15 @@ def analyze(runs: Sequence[Path]) -> Result:
     histogram: list[Row] = []
     positions: list[Row] = []
     for run in runs:
-        files = sorted((run / "rollouts").glob("iteration-*.jsonl.gz"))
+        files = rollout_files(run / "rollouts")
         if not files:
             raise UserError(f"{run}: no rollouts were kept; train with train.save_rollouts_every = 1")
         recipe = read_toml(run / "recipe.toml")
-        for file in files:
-            iteration = int(file.name.removeprefix("iteration-").removesuffix(".jsonl.gz"))
+        for iteration, file in files.items():
             told = {"method": recipe["name"], "seed": recipe["seed"], "iteration": iteration}
             advantages, along = read_advantages(file)
             rows.append(told | summary(advantages))
-            if file == files[-1]:
+            if iteration == max(files):
                 histogram += [told | row for row in histogram_rows(advantages)]
                 positions += [told | row for row in position_rows(advantages, along)]
     charts = {
@@ -69,11 +67,10 @@ def analyze(runs: Sequence[Path]) -> Result:
 def read_advantages(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Segment advantages [n] and relative positions j / S, [n]."""
     advantages, along = [], []
-    with gzip.open(file, "rt") as text:
-        for line in text:
-            of_rollout = json.loads(line)["advantages"]
-            advantages += of_rollout
-            along += [j / len(of_rollout) for j in range(len(of_rollout))]
+    for rollout in rollouts_of(file, str(file)):
+        of_rollout = rollout["advantages"]
+        advantages += of_rollout
+        along += [j / len(of_rollout) for j in range(len(of_rollout))]
     return np.array(advantages), np.array(along)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.charts import save_figure
+from vineppo.files import check_writable, read_json
 from vineppo.report.comparison import comparison_section
 from vineppo.report.page import write_page
-from vineppo.report.read import Source, find_sources, is_finished, read_analysis, read_json, read_run
+from vineppo.report.read import Source, find_sources, is_finished, read_analysis, read_run
 from vineppo.report.rollouts import BUDGET
 from vineppo.report.run import before_and_after, run_section
 from vineppo.types import UserError
@@ -29,8 +30,11 @@ def write_report(
 ) -> Path:
     """One page on all of them; where it is. `figures` gets every chart as .svg and .pdf."""
     sources = [source for path in paths for source in find_sources(path)]
-    sections = make_sections(sources)
     out = out or default_out(paths[0])
+    check_writable(out)
+    if figures:
+        check_writable(figures / "figure.svg")
+    sections = make_sections(sources)
     write_page(sections, out, refresh_s=refresh_s)
     if figures:
         save_figures(sections, figures)
@@ -83,15 +87,21 @@ def make_sections(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def make_section(source: Source, budget: int) -> dict[str, Any]:
-    match source.kind:
-        case "run":
-            return run_section(read_run(source.path, budget))
-        case "quickstart":
-            return before_and_after(read_json(source.path / "result.json"))
-        case "comparison":
-            return comparison_section(read_json(source.path))
-        case _:
-            return {"kind": "Analysis", **read_analysis(source.path)}
+    """Raises UserError where the source is not what the program writes, whatever is wrong with it."""
+    path = source.path
+    try:
+        match source.kind:
+            case "run":
+                return run_section(read_run(path, budget))
+            case "quickstart":
+                path = path / "result.json"
+                return before_and_after(read_json(path))
+            case "comparison":
+                return comparison_section(read_json(path))
+            case _:
+                return {"kind": "Analysis", **read_analysis(path)}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path}: not as vineppo writes it ({type(error).__name__}: {error})") from error
 
 
 def free_name(name: str, taken: set[str]) -> str:
@@ -111,4 +121,9 @@ def save_figures(sections: Sequence[Mapping[str, Any]], folder: Path) -> None:
         for name, spec in section.get("charts", {}).items():
             stem = free_name(f"{section['id']}-{slug(name)}", taken)
             for suffix in (".svg", ".pdf"):
-                save_figure(spec, folder / f"{stem}{suffix}")
+                path = folder / f"{stem}{suffix}"
+                try:
+                    save_figure(spec, path)
+                except ValueError as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise UserError(f"{path}: the chart {name!r} cannot be drawn: {reason}") from None

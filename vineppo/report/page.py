@@ -8,12 +8,15 @@ import gzip
 import hashlib
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from vineppo.charts import PALETTE
+from vineppo.files import write_file
+from vineppo.terminal import printable
 
 ASSETS = Path(__file__).parent
 SCRIPTS = ("page.js", "charts.js", "tables.js", "inspector.js")
@@ -22,16 +25,14 @@ SCRIPTS = ("page.js", "charts.js", "tables.js", "inspector.js")
 def write_page(sections: Sequence[Mapping[str, Any]], out: Path, *, refresh_s: int | None = None) -> None:
     """`refresh_s` makes the browser load the page again and again, while a run goes on."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(make_page(sections, refresh_s=refresh_s), encoding="utf-8", newline="\n")
-    part.replace(out)  # a browser that loads it now sees the old page or the new one
+    write_file(out, make_page(sections, refresh_s=refresh_s))  # a browser that loads it now sees the old or the new
 
 
 def make_page(sections: Sequence[Mapping[str, Any]], *, refresh_s: int | None = None) -> str:
     title = ", ".join(dict.fromkeys(str(section["title"]) for section in sections)) + " - vineppo"
     script = "".join(asset(name) for name in SCRIPTS)
     return Template(asset("page.html")).substitute(
-        title=html.escape(title),
+        title=html.escape(printable(title)),  # half a character is not UTF-8
         policy=security_policy([vega(), script]),
         refresh=f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else "",
         style=asset("page.css"),
@@ -60,8 +61,17 @@ def vega() -> str:
 
 def pack(data: Any) -> str:
     """Base64 has no character that means anything in HTML."""
-    text = json.dumps(data, separators=(",", ":"))
+    text = json.dumps(without_nan(data), separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def without_nan(data: Any) -> Any:
+    """No browser reads Python's NaN and Infinity; what such a number was is not known."""
+    if isinstance(data, Mapping):
+        return {key: without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def security_policy(scripts: Sequence[str]) -> str:

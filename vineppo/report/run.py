@@ -55,6 +55,7 @@ CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (  # title, unit, metri
 )
 PREFIXES = (("Generated tokens by purpose", "tokens", "tokens/"), ("Seconds by phase", "seconds", "seconds/"))
 ITERATION = "iteration"
+MAX_NAMED = 5  # damaged files that are named one by one
 
 
 def run_section(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def run_section(run: Mapping[str, Any]) -> dict[str, Any]:
         "title": run["name"],
         "text": "" if metrics else "No iteration is done yet.",
         "facts": facts(run),
-        "warnings": warnings(metrics, run["rollouts"]["unreadable"]),
+        "warnings": warnings(metrics, run["rollouts"]["damaged"]),
         "accuracy": accuracy(recipe, metrics),
         "charts": curves(metrics, timings),
         "tables": {},
@@ -153,7 +154,7 @@ def score(name: str, value: float, ci95: Sequence[float | None] | None, num_prob
     return {"name": name, "value": value, "low": low, "high": high, "num_problems": num_problems}
 
 
-def warnings(metrics: Sequence[Mapping[str, Any]], unreadable: Sequence[str]) -> list[str]:
+def warnings(metrics: Sequence[Mapping[str, Any]], damaged: Sequence[str]) -> list[str]:
     def total(*keys: str) -> int:
         return round(sum(line.get(key) or 0 for line in metrics for key in keys))
 
@@ -178,8 +179,9 @@ def warnings(metrics: Sequence[Mapping[str, Any]], unreadable: Sequence[str]) ->
         found.append(f"{too_long:,} worked solutions were too long and skipped.")
     if too_long := max((line.get("eval/num_prompts_too_long") or 0 for line in metrics), default=0):
         found.append(f"{too_long:,} evaluation prompts were too long.")
-    if unreadable:
-        found.append(f"Torn or damaged, and left out: {', '.join(unreadable)}.")
+    found += [f"Left out, as it is damaged: {place}." for place in damaged[:MAX_NAMED]]
+    if len(damaged) > MAX_NAMED:
+        found.append(f"{len(damaged) - MAX_NAMED:,} more files of rollouts are damaged and left out.")
     return found
 
 
@@ -202,11 +204,11 @@ def accuracy_curve(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
         {
             ITERATION: line[ITERATION],
             "accuracy": line["eval/pass@1"],
-            "low": line["eval/pass@1_low"],
-            "high": line["eval/pass@1_high"],
+            "low": line.get("eval/pass@1_low"),
+            "high": line.get("eval/pass@1_high"),
         }
         for line in metrics
-        if line.get("eval/pass@1") is not None and "eval/pass@1_low" in line
+        if line.get("eval/pass@1") is not None
     ]
     if len(rows) < 2:
         return None
