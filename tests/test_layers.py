@@ -9,15 +9,15 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = {
     "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0, "charts": 0,
-    "files": 0, "terminal": 0, "machine": 0,
+    "files": 0, "terminal": 0, "machine": 0, "intervals": 0,
     "runtime": 1, "segments": 1, "models": 1, "batch": 1, "losses": 1, "optim": 1, "environment": 1,
     "stepper": 1, "epochs": 1,
     "tasks": 2, "engine": 2, "critic": 2,
     "learner": 3, "checkpoint": 3, "credit": 3, "exact_world": 3,
     "rollouts": 4, "evaluate": 4,
     "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
-    "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "comparison": 1, "report": 1, "compare": 9, "analysis": 9,
-    "doctor": 9, "cli": 10,
+    "recipe": 6, "session": 7, "runs": 8, "quickstart": 9, "finished_runs": 1, "comparison": 1, "report": 1,
+    "compare": 9, "analysis": 9, "doctor": 9, "cli": 10,
 }  # fmt: skip
 HEAVY = {"vl_convert", "vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
 INSIDE = {"engine/vllm_worker.py": {"vllm"}}  # loaded by that package, in its own processes
@@ -30,6 +30,7 @@ WITHOUT_TORCH = {
     "files",
     "terminal",
     "machine",
+    "intervals",
     "report",
     "shutdown",
     "segments",

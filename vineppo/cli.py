@@ -299,6 +299,8 @@ def run_compare(args: argparse.Namespace) -> None:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs)
     print(accuracy_table(comparison["methods"]))
+    for warning in comparison["warnings"]:
+        print(f"note: {warning}")
     print(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
     print(try_report(args.out))
 
