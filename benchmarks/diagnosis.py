@@ -17,7 +17,9 @@ from typing import Any
 from vineppo import runtime
 from vineppo.analysis import analyze
 from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.comparison import compare_runs, interval, read_lines, to_markdown
+from vineppo.comparison import compare_runs, to_markdown
+from vineppo.files import read_lines
+from vineppo.intervals import interval
 from vineppo.recipe import load_any_recipe
 
 HERE = Path(__file__).parent

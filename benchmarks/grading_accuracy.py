@@ -19,7 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vineppo.evaluate import wilson_ci95
+from vineppo.intervals import wilson
 from vineppo.runtime import environment, pick_device
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
@@ -27,6 +27,7 @@ from vineppo.types import Problem, Task
 
 Case = tuple[str, str]  # (kind, answer)
 
+Z_95 = 1.959964  # two-sided, of the normal distribution
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"(-?)([0-9]*)\.([0-9]+)")
 FRACTION = re.compile(r"(-?)\\frac\{([0-9]+)\}\{([0-9]+)\}")
@@ -228,7 +229,7 @@ def draw_other(problem: Problem, problems: list[Problem], draw: random.Random) -
 
 def rate(cell: Counter[str], done: str) -> dict[str, Any]:
     count, total = sum(n for key, n in cell.items() if key.endswith(done)), cell.total()
-    return {"count": count, "of": total, "share": count / total, "wilson95": wilson_ci95(count / total, total)}
+    return {"count": count, "of": total, "share": count / total, "wilson95": wilson(count / total, total, Z_95)}
 
 
 def main() -> None:

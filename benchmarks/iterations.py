@@ -19,7 +19,7 @@ import torch
 
 from vineppo import runtime
 from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.comparison import read_lines
+from vineppo.files import read_lines
 from vineppo.metrics import METRICS, TIMINGS
 from vineppo.recipe import load_any_recipe
 

@@ -1,5 +1,3 @@
-import math
-import random
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
@@ -11,11 +9,9 @@ import pytest
 from vineppo.environment import Ending, Environment
 from vineppo.evaluate import (
     EvaluationConfig,
-    bootstrap_ci95,
     evaluate,
     majority_rewards,
     unbiased_pass_at_k,
-    wilson_ci95,
 )
 from vineppo.models import make_symbol_tokenizer
 from vineppo.seeding import derive_seed
@@ -193,38 +189,6 @@ def test_what_is_written_holds_every_number():
     assert written["ci95"] == [metrics["eval/pass@1_low"], metrics["eval/pass@1_high"]]
     assert written["maj@2"] == metrics["eval/maj@2"] == 0.5
     assert written["pass@2_ci95"] == list(evaluation.scores["pass@2"].ci95)
-
-
-def test_intervals_repeat_and_hold_the_mean():
-    values = [0.0, 0.25, 1.0, 1.0, 0.5] * 20
-    low, high = bootstrap_ci95(values, seed=1)
-    assert low < fmean(values) < high
-    assert (low, high) == bootstrap_ci95(values, seed=1)
-
-
-def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
-    """1,000 evaluations of 100 problems, each with its own chance of success; standard error 0.7%."""
-    draw = random.Random(0)
-    covered = []
-    for trial in range(1000):
-        chances = [draw.betavariate(0.5, 0.8) for _ in range(100)]  # mean 5/13, most problems easy or hopeless
-        values = [sum(draw.random() < chance for _ in range(4)) / 4 for chance in chances]
-        low, high = bootstrap_ci95(values, seed=trial)
-        covered.append(low <= 5 / 13 <= high)
-    assert fmean(covered) >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 1000)
-
-
-def test_agreement_of_all_problems_is_not_certainty():
-    low, high = bootstrap_ci95([0.0] * 100, seed=0)
-    assert low == 0.0
-    assert high == pytest.approx(1.959964**2 / (100 + 1.959964**2))
-    assert bootstrap_ci95([1.0] * 100, seed=0) == pytest.approx((1 - high, 1.0))
-
-
-def test_wilson_is_where_the_score_test_is_rejected():
-    """Both ends p of the interval satisfy |p_hat - p| = z sqrt(p (1 - p) / n)."""
-    for end in wilson_ci95(0.3, 50):
-        assert abs(0.3 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 50))
 
 
 def test_a_k_below_1_is_refused():

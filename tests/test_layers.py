@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = {
     "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0, "charts": 0,
-    "files": 0, "terminal": 0, "machine": 0, "lock": 0,
+    "files": 0, "terminal": 0, "machine": 0, "lock": 0, "intervals": 0,
     "runtime": 1, "segments": 1, "models": 1, "loading": 1, "sizes": 1,
     "batch": 1, "losses": 1, "optim": 1, "environment": 1,
     "stepper": 1, "epochs": 1, "tensor_files": 1,
@@ -17,8 +17,8 @@ LAYERS = {
     "learner": 3, "checkpoint": 3, "credit": 3, "exact_world": 3,
     "rollouts": 4, "evaluate": 4, "run_folder": 4,
     "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
-    "recipe": 6, "changes": 7, "session": 8, "runs": 9, "quickstart": 10, "comparison": 1, "report": 1, "compare": 10,
-    "analysis": 10, "doctor": 10, "cli": 11,
+    "recipe": 6, "changes": 7, "session": 8, "runs": 9, "quickstart": 10, "finished_runs": 1, "comparison": 1,
+    "report": 1, "compare": 10, "analysis": 10, "doctor": 10, "cli": 11,
 }  # fmt: skip
 HEAVY = {"vl_convert", "vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
 INSIDE = {"engine/vllm_worker.py": {"vllm"}}  # loaded by that package, in its own processes
@@ -32,6 +32,7 @@ WITHOUT_TORCH = {
     "terminal",
     "machine",
     "lock",
+    "intervals",
     "report",
     "shutdown",
     "segments",

@@ -309,6 +309,8 @@ def run_compare(args: argparse.Namespace) -> None:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, say=say)
     say(accuracy_table(comparison["methods"]))
+    for warning in comparison["warnings"]:
+        say(f"note: {warning}")
     say(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
     say(try_report(args.out))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -14,7 +14,10 @@ from typing import Any
 
 from vineppo.changes import changes
 from vineppo.comparison import compare_runs, to_markdown
-from vineppo.recipe import Recipe, SFTRecipe, load_any_recipe
+from vineppo.config import flatten
+from vineppo.files import read_json, write_file, write_json
+from vineppo.finished_runs import check_methods, read_recipe, read_run
+from vineppo.recipe import CHOICES, Recipe, SFTRecipe, load_any_recipe
 from vineppo.terminal import printable, say
 from vineppo.types import UserError
 
@@ -40,60 +43,112 @@ def compare(
 
     A source that is a folder is a finished run and is only read. An SFT recipe is run once, first, with its own seed,
     and the others start from its policy. What is finished already is not run again, what was stopped is continued.
+    Mistakes in recipes, overrides and folders are found before anything runs.
     Raises UserError if runs failed, after the others are done; their output is in NAME.log.
     """
     folders = [path for path in sources if path.is_dir()]
     recipes = [path for path in sources if not path.is_dir()]
-    sft, jobs = plan(recipes, overrides, seeds=seeds, out=out)
+    sft, jobs = plan(recipes, overrides, seeds=seeds, out=out, say=say)
+    if not folders and not jobs:
+        raise UserError("nothing to compare: give the recipe of a method, or the folder of a finished run")
+    for folder in folders:
+        read_run(folder)
+    stored = [(str(folder), read_recipe(folder)) for folder in folders]
+    check_methods([*stored, *((str(job.folder), as_stored(job.recipe)) for job in jobs)])
     out.mkdir(parents=True, exist_ok=True)
+    failed: list[Job] = []
     for stage in (sft, jobs):
         failed = run_jobs([job for job in stage if not is_finished(job)], num_jobs, say)
-        if failed and stage is sft:
+        if failed:
             break
     finished = [*folders, *(job.folder for job in jobs if is_finished(job))]
+    comparison: dict[str, Any] = {}
     if finished:
         comparison = compare_runs(finished, start=sft[0].folder if sft else None)
         comparison["failed"] = [job.folder.name for job in failed]
-        (out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
-        (out / "comparison.md").write_text(to_markdown(comparison))
+        write_json(out / "comparison.json", comparison)
+        write_file(out / "comparison.md", to_markdown(comparison))
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(f'{job.folder}.log' for job in failed)}")
     return comparison
 
 
 def plan(
-    recipes: Sequence[Path], overrides: Sequence[str], *, seeds: Sequence[int], out: Path
+    recipes: Sequence[Path], overrides: Sequence[str], *, seeds: Sequence[int], out: Path, say: Callable[[str], None]
 ) -> tuple[list[Job], list[Job]]:
     """The SFT run, if there is one, and the runs that start from it. Every recipe is checked before anything runs."""
-    loaded = [load_fitting(path, overrides) for path in recipes]
-    for override in overrides:
-        if not any(fits(override, recipe) for recipe in loaded):
-            raise UserError(f"override {override!r}: no recipe here has a section or key of that name")
-    sft = [Job(recipe, out / recipe.name) for recipe in loaded if isinstance(recipe, SFTRecipe)]
+    loaded = [load_any_recipe(path) for path in recipes]
+    chosen = choose_overrides(loaded, overrides, say)
+    sft = [
+        Job(load_any_recipe(path, own), out / recipe.name)
+        for path, recipe, own in zip(recipes, loaded, chosen, strict=True)
+        if isinstance(recipe, SFTRecipe)
+    ]
     if len(sft) > 1:
         raise UserError("more than one SFT recipe: all methods must start from one policy")
-    others = [path for path, recipe in zip(recipes, loaded, strict=True) if not isinstance(recipe, SFTRecipe)]
     start = [f"model.name={sft[0].folder}"] if sft else []
     jobs = []
-    for path in others:
-        for seed in seeds:
-            recipe = load_fitting(path, [*overrides, *start, f"seed={seed}"])
-            jobs.append(Job(recipe, out / f"{recipe.name}-seed{seed}"))
+    for path, recipe, own in zip(recipes, loaded, chosen, strict=True):
+        for seed in () if isinstance(recipe, SFTRecipe) else seeds:
+            seeded = load_any_recipe(path, [*own, *start, f"seed={seed}"])
+            jobs.append(Job(seeded, out / f"{seeded.name}-seed{seed}"))
     names = [job.folder.name for job in (*sft, *jobs)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{', '.join(twice)}: two recipes have the same name; give one of them another")
+        raise UserError(f"{', '.join(twice)}: two recipes or seeds have the same name; give one of them another")
     return sft, jobs
 
 
-def load_fitting(path: Path, overrides: Sequence[str]) -> Recipe:
-    """With those overrides whose section this kind of recipe has: train.num_iterations is not RestEM's."""
-    recipe = load_any_recipe(path)
-    return load_any_recipe(path, [override for override in overrides if fits(override, recipe)])
+def choose_overrides(
+    recipes: Sequence[Recipe], overrides: Sequence[str], say: Callable[[str], None]
+) -> list[list[str]]:
+    """For every recipe those overrides that are meant for it.
+
+    KEY=VALUE is meant for all recipes that have the key, but `learner.*` not for SFT, whose policy all methods start
+    from: a rate for the methods would change their start. NAME:KEY=VALUE is meant for the recipe of that name.
+    Raises UserError for one that is meant for none.
+    """
+    chosen: list[list[str]] = [[] for _ in recipes]
+    keys = [known_keys(recipe) for recipe in recipes]
+    renamed = {section for section in CHOICES for override in overrides if f"{section}.name=" in override}
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        name, colon, own_key = key.strip().rpartition(":")
+        if not equals or not own_key:
+            raise UserError(f"override {override!r} is not of the form KEY=VALUE or NAME:KEY=VALUE")
+        if own_key == "seed" and not colon:
+            raise UserError(f"override {override!r}: the methods' seeds are --seeds; SFT's is NAME:seed=...")
+        known = own_key.split(".")[0] if own_key.split(".")[0] in renamed else own_key  # of a class not yet picked
+        meant = [i for i, own in enumerate(keys) if known in own and (not colon or recipes[i].name == name)]
+        if not meant:
+            raise UserError(f"override {override!r}: {nobody(name if colon else None, own_key, recipes, keys)}")
+        kept = [i for i in meant if not colon and own_key.startswith("learner.") and isinstance(recipes[i], SFTRecipe)]
+        for i in kept:
+            say(f"{override}: not for {recipes[i].name}, which all start from (for it: {recipes[i].name}:{override})")
+        for i in meant:
+            chosen[i] += [] if i in kept else [override[len(name + colon) :] if colon else override]
+    return chosen
 
 
-def fits(override: str, recipe: Recipe) -> bool:
-    return override.split("=")[0].split(".")[0].strip() in type(recipe).model_fields
+def known_keys(recipe: Recipe) -> set[str]:
+    """Its keys, its sections, and the keys of the class that a section's `name` picks."""
+    keys = list(flatten(recipe.model_dump(mode="json")))
+    return {".".join(parts[:n]) for parts in (key.split(".") for key in keys) for n in range(1, len(parts) + 1)}
+
+
+def nobody(name: str | None, key: str, recipes: Sequence[Recipe], keys: Sequence[set[str]]) -> str:
+    """Why an override is meant for none."""
+    names = [recipe.name for recipe in recipes]
+    if name is not None and name not in names:
+        return f"no recipe here is called {name!r}, only {', '.join(names) or 'folders of runs'}"
+    known = set().union(*(own for own, called in zip(keys, names, strict=True) if name in (None, called)))
+    nearest = get_close_matches(key, sorted(known), n=1, cutoff=0.4)
+    return "no recipe here has that key" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+
+
+def as_stored(recipe: Recipe) -> dict[str, Any]:
+    """As it will stand in the run's recipe.toml."""
+    return recipe.model_dump(mode="json", exclude_none=True)
 
 
 def is_finished(job: Job) -> bool:
@@ -106,7 +161,7 @@ def is_finished(job: Job) -> bool:
         lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items())
         raise UserError(f"{job.folder}: the recipe has changed since this run began ({lines}); choose another --out")
     result = job.folder / "result.json"
-    return result.exists() and json.loads(result.read_text()).get("finished", False)
+    return result.exists() and read_json(result).get("finished") is True
 
 
 def run_jobs(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> list[Job]:
@@ -160,5 +215,4 @@ def run_job(recipe: Recipe, folder: Path, num_threads: int) -> None:
 
 
 def summary(job: Job) -> str:
-    result: Mapping[str, Any] = json.loads((job.folder / "result.json").read_text())
-    return f"pass@1 {result['pass@1']:.3f}"
+    return f"pass@1 {read_json(job.folder / 'result.json')['pass@1']:.3f}"

@@ -6,28 +6,29 @@ for others (result.json has that). Reads run folders only.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
-from vineppo.config import read_toml
-from vineppo.metrics import METRICS, TIMINGS
-from vineppo.types import UserError
+from vineppo.finished_runs import AXES, check_methods, doubts, read_recipe, read_run
+from vineppo.intervals import interval
+from vineppo.terminal import printable
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, .. degrees of freedom.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-AXES = ("iteration", "steps", "rollouts", "tokens", "seconds")
-NOT_TRAINING = {"seconds/evaluate", "seconds/checkpoint"}
+RUN_COLUMNS = ("folder", "method", "seed", "peak", "final", "commit", "device", "num_threads")
+PER_STEP = "DPO+ and SFT: an iteration is an optimizer step"
 
 
 def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[str, Any]:
-    """`start` is the run whose policy all of them start from; its accuracy is the first point of every curve."""
-    initial = json.loads((start / "result.json").read_text())["pass@1"] if start else None
-    runs = [read_run(folder, initial) for folder in folders]
+    """`start` is the run whose policy they start from; its accuracy is the first point of the curves of those that do.
+
+    Raises UserError where a run is unfinished or damaged, where a method has a seed twice, and where runs of one
+    method differ in more than their seeds. What else makes them hard to compare is among the `warnings`.
+    """
+    recipes = [read_recipe(folder) for folder in folders]
+    check_methods([(str(folder), recipe) for folder, recipe in zip(folders, recipes, strict=True)])
+    runs = [read_run(folder, start) for folder in folders]
     methods: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         methods.setdefault(run["method"], []).append(run)
@@ -35,8 +36,10 @@ def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[
     ours, baseline = (named_first(runs, credit) for credit in ("vineppo", "ppo"))
     target = peaks.get(baseline)
     level = min(peaks.values())
+    initial = [run["points"][0]["accuracy"] for run in runs if run["points"][0]["iteration"] == 0]
     return {
-        "initial_accuracy": initial,
+        "warnings": doubts(recipes, runs),
+        "initial_accuracy": initial[0] if initial else None,
         "equal_accuracy": level,
         "target": target,
         "methods": {method: summarize(of_method, target=target, level=level) for method, of_method in methods.items()},
@@ -54,78 +57,19 @@ def named_first(runs: Sequence[Mapping[str, Any]], credit: str) -> str:
     return next((run["method"] for run in runs if run["credit"] == credit), "")
 
 
-def read_run(folder: Path, initial: float | None) -> dict[str, Any]:
-    """One run: its evaluations as points on every axis, its memory, and its seconds per iteration by phase."""
-    for name in ("recipe.toml", "environment.json", METRICS, TIMINGS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: not a run ({name} is missing)")
-    recipe = read_toml(folder / "recipe.toml")
-    metrics, timings = (read_lines(folder / name) for name in (METRICS, TIMINGS))
-    environment = json.loads((folder / "environment.json").read_text())
-    points = [point | {"seed": recipe["seed"]} for point in read_points(metrics, timings, initial)]
-    if not points:
-        raise UserError(f"{folder}: this run has no evaluation yet")
-    accuracies = [point["accuracy"] for point in points if point["iteration"] > 0]
-    last = metrics[-1]
-    phases = sorted({key for line in timings for key in line if key.startswith("seconds/")})
-    return {
-        "folder": folder.name,
-        "method": recipe["name"],
-        "credit": recipe.get("credit", {}).get("name"),
-        "seed": recipe["seed"],
-        "num_iterations": len(metrics),
-        "points": points,
-        "peak": max(accuracies),
-        "final": accuracies[-1],
-        "memory_mb": {key.removeprefix("memory/"): last[key] for key in last if key.startswith("memory/")}
-        | {"peak_mb": max(line["memory/peak_mb"] for line in timings)},
-        "seconds": {key.removeprefix("seconds/"): sum(line.get(key, 0.0) for line in timings) for key in phases},
-        "tokens": {
-            key.removeprefix("tokens/"): sum(line.get(key, 0) for line in metrics)
-            for key in sorted({key for line in metrics for key in line if key.startswith("tokens/")})
-        },
-        "device": environment["device"],
-        "num_threads": environment["num_threads"],
-        "commit": environment["commit"],
-    }
-
-
-def read_points(
-    metrics: Sequence[Mapping[str, Any]], timings: Sequence[Mapping[str, Any]], initial: float | None
-) -> Iterable[dict[str, Any]]:
-    """A point per evaluation. Evaluation and checkpoints count neither as seconds nor as tokens."""
-    total = dict.fromkeys(AXES, 0.0)
-    rewards: list[float] = []
-    if initial is not None:
-        yield {**total, "accuracy": initial, "train_accuracy": None, "kl": 0.0}
-    for line, seconds in zip(metrics, timings, strict=True):
-        total["iteration"] = line["iteration"]
-        total["steps"] += line.get("optim/num_steps", 0)
-        total["rollouts"] += line.get("rollouts/num", 0)
-        total["tokens"] += sum(v for k, v in line.items() if k.startswith("tokens/") and k != "tokens/eval")
-        total["seconds"] += sum(v for k, v in seconds.items() if k.startswith("seconds/") and k not in NOT_TRAINING)
-        rewards += [line["reward/mean"]] if "reward/mean" in line else []
-        if "eval/pass@1" in line:
-            train = fmean(rewards) if rewards else None
-            kl = line.get("eval/kl_reference")
-            yield {**total, "accuracy": line["eval/pass@1"], "train_accuracy": train, "kl": kl}
-            rewards = []
-
-
 def summarize(runs: Sequence[Mapping[str, Any]], *, target: float | None, level: float) -> dict[str, Any]:
     """One method over its seeds."""
-    num_points = min(len(run["points"]) for run in runs)
-    columns = [[run["points"][i] for run in runs] for i in range(num_points)]
     num_iterations = fmean(run["num_iterations"] for run in runs)
     return {
         "seeds": [run["seed"] for run in runs],
+        "num_evaluations": min(sum(point["iteration"] > 0 for point in run["points"]) for run in runs),
         "peak": interval([run["peak"] for run in runs]),
         "final": interval([run["final"] for run in runs]),
         "curve": [
             {axis: fmean(point[axis] for point in column) for axis in AXES}
             | {"accuracy": interval([point["accuracy"] for point in column])}
             | {key: mean_or_none(point[key] for point in column) for key in ("train_accuracy", "kl")}
-            for column in columns
+            for column in joined(runs)
         ],
         "to_target": to_target(runs, target) if target is not None else None,
         "kl_at_equal_accuracy": interval([kl for run in runs if (kl := kl_at(run["points"], level)) is not None]),
@@ -137,6 +81,18 @@ def summarize(runs: Sequence[Mapping[str, Any]], *, target: float | None, level:
             purpose: tokens / num_iterations for purpose, tokens in mean_of([run["tokens"] for run in runs]).items()
         },
     }
+
+
+def joined(runs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The points at which all runs were evaluated, one of each run.
+
+    The same iteration, or for methods that count optimizer steps the same epoch: seeds have epochs of other lengths.
+    """
+    if any(run["stepwise"] for run in runs):
+        return [list(column) for column in zip(*(run["points"] for run in runs), strict=False)]
+    by_iteration = [{point["iteration"]: point for point in run["points"]} for run in runs]
+    shared = [i for i in by_iteration[0] if all(i in points for points in by_iteration)]
+    return [[points[i] for points in by_iteration] for i in shared]
 
 
 def to_target(runs: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
@@ -166,16 +122,6 @@ def paired(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]
     return {key: interval([a[key] - b[key] for a, b in pairs]) for key in ("peak", "final")}
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and 95 % interval; the interval is None for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return {"mean": values[0] if n else None, "ci95": None, "n": n}
-    half = (T_95[n - 2] if n - 2 < len(T_95) else 1.96) * stdev(values) / math.sqrt(n)
-    mean = fmean(values)
-    return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
-
-
 def mean_or_none(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
@@ -186,33 +132,53 @@ def mean_of(trees: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: fmean(tree.get(key, 0.0) for tree in trees) for key in keys}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def to_markdown(comparison: Mapping[str, Any]) -> str:
     methods: Mapping[str, Any] = comparison["methods"]
+    runs = comparison["runs"]
+    ours = named_first(runs, "vineppo")
     sections = [
         ("Test accuracy", accuracy_table(methods)),
-        ("VinePPO less each method, seed by seed", table(["method", "peak", "final"], [
-            [name, show(row["peak"]), show(row["final"])] for name, row in comparison["differences"].items()
-        ])),
-        (f"To PPO's peak, {number(comparison['target'])}: medians over the seeds that reach it", target_table(methods)),
-        ("Curves, means over seeds", curve_table(methods)),
+        (f"{ours} less each method, seed by seed", difference_table(comparison["differences"])),
+        (
+            f"To PPO's peak, {number(comparison['target'])}: medians over the seeds that reach it ({PER_STEP})",
+            target_table(methods),
+        ),
+        (f"Curves, means over seeds ({PER_STEP})", curve_table(methods)),
         (f"KL to the reference at accuracy {number(comparison['equal_accuracy'])}", table(
             ["method", "KL, nats per response", "seeds that reach it"],
             [[name, show(m["kl_at_equal_accuracy"]), m["kl_at_equal_accuracy"]["n"]] for name, m in methods.items()],
         )),
         ("Memory, MiB", breakdown(methods, "memory_mb")),
-        ("Seconds per iteration (DPO+: per optimizer step)", breakdown(methods, "seconds_per_iteration")),
-        ("Generated tokens per iteration (DPO+: per optimizer step)", breakdown(methods, "tokens_per_iteration")),
+        (f"Seconds per iteration ({PER_STEP})", breakdown(methods, "seconds_per_iteration")),
+        (f"Generated tokens per iteration ({PER_STEP})", breakdown(methods, "tokens_per_iteration")),
+        ("Runs", table(RUN_COLUMNS, [[run[column] for column in RUN_COLUMNS] for run in runs])),
     ]  # fmt: skip
-    return "\n".join(f"## {title}\n\n{text}\n" for title, text in sections)
+    warnings = "".join(f"**Note:** {warning}\n\n" for warning in comparison["warnings"])
+    return warnings + "\n".join(f"## {title}\n\n{text}\n" for title, text in sections if text)
 
 
 def accuracy_table(methods: Mapping[str, Any]) -> str:
-    rows = [[name, show(m["peak"]), show(m["final"]), len(m["seeds"])] for name, m in methods.items()]
-    return table(["method", "peak, 95 % interval over seeds", "last, 95 % interval", "seeds"], rows)
+    """A peak is the best of a run's evaluations, so their number stands beside it."""
+    rows = [
+        [name, show(m["peak"]), show(m["final"]), len(m["seeds"]), m["num_evaluations"]] for name, m in methods.items()
+    ]
+    over = interval_over([m["peak"] for m in methods.values()])
+    return table(["method", f"peak{over}", f"last{over}", "seeds", "evaluations"], rows)
+
+
+def difference_table(differences: Mapping[str, Any]) -> str:
+    rows = [
+        [name, show(row["peak"]), show(row["final"]), row["peak"]["n"]]
+        for name, row in differences.items()
+        if row["peak"]["n"]
+    ]
+    over = interval_over([row["peak"] for row in differences.values()])
+    return table(["method", f"peak{over}", f"last{over}", "seeds in common"], rows)
+
+
+def interval_over(values: Sequence[Mapping[str, Any]]) -> str:
+    """What the header says of intervals: nothing where one seed has none."""
+    return " [95 % interval over seeds]" if any(value["ci95"] for value in values) else ""
 
 
 def target_table(methods: Mapping[str, Any]) -> str:
@@ -249,8 +215,16 @@ def breakdown(methods: Mapping[str, Any], key: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Nothing where there are no rows."""
+    if not rows:
+        return ""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+
+
+def cell(value: object) -> str:
+    """Names are the folder's and the recipe's owner's, who may write anything."""
+    return printable("-" if value is None else str(value)).replace("\n", " ").replace("|", "\\|")
 
 
 def show(value: Mapping[str, Any]) -> str:

@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from vineppo.config import Config
 from vineppo.environment import Ending, Environment
+from vineppo.intervals import score_ci95
 from vineppo.seeding import derive_seed
 from vineppo.types import Grader, Problem, Sample, SamplingParams, Task, UserError, make_sample
 
-NUM_RESAMPLES = 2000
-Z_95 = 1.959964
 RIGHT = 0.5
 """Reward from which a response counts as right, where only right and wrong exist (pass@k, equality of answers)."""
 
@@ -135,10 +133,7 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
     per_problem[f"maj@{config.num_samples}"] = majority_rewards(environment.task, environment.grader, by_problem)
     truncated = [ending.completion.finish_reason == "length" for ending in endings]
     return Evaluation(
-        scores={
-            name: Score(fmean(values), bootstrap_ci95(values, seed=derive_seed(seed, "bootstrap", name)))
-            for name, values in per_problem.items()
-        },
+        scores={name: Score(fmean(values), score_ci95(values)) for name, values in per_problem.items()},
         num_problems=len(states),
         num_samples=config.num_samples,
         num_prompts_too_long=len(problems) - len(states),
@@ -204,25 +199,3 @@ def votes(task: Task, samples: Sequence[Ending]) -> dict[str, list[Ending]]:
         if answer is not None:
             found.setdefault(answer, []).append(ending)
     return found
-
-
-def bootstrap_ci95(values: Sequence[float], *, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap over problems, 2,000 resamples: how often each distinct value is drawn is multinomial.
-
-    Where all values are equal there is nothing to resample and the bootstrap would claim certainty; then it is
-    Wilson's interval for a proportion (JASA 1927).
-    """
-    n = len(values)
-    if min(values) == max(values):
-        return wilson_ci95(values[0], n)
-    distinct, counts = np.unique(values, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=NUM_RESAMPLES)
-    means = np.sort(draws @ distinct / n).tolist()
-    tail = round(0.025 * NUM_RESAMPLES)
-    return means[tail], means[-tail - 1]
-
-
-def wilson_ci95(p: float, n: int) -> tuple[float, float]:
-    center = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2))
-    return max(0.0, center - half), min(1.0, center + half)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.charts import Chart, save_figure
-from vineppo.comparison import interval
+from vineppo.intervals import interval
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ from vineppo.types import UserError
 TITLE = "Accuracy by sampling temperature"
 TEXT = (
     "pass@1 on problems of the split, one sample each, of every checkpoint at several temperatures; 0 is greedy. The "
-    "rest of sampling (top_p, top_k, token limit) is that of the run's evaluations. Intervals: 95 %, bootstrap over "
+    "rest of sampling (top_p, top_k, token limit) is that of the run's evaluations. Intervals: 95 %, over "
     "problems, or over seeds in the chart where there are several runs of a method."
 )
 

@@ -15,16 +15,23 @@ AXES = {
     "seconds": "seconds",
 }
 
+PER_STEP = "(DPO+: an iteration is an optimizer step)"
+
 
 def comparison_section(comparison: Mapping[str, Any]) -> dict[str, Any]:
     methods = comparison["methods"]
     num_runs, failed = len(comparison.get("runs", [])), comparison.get("failed")
+    drawn = "Bands and whiskers are 95 % intervals over seeds (Student's t): how far another set of seeds may lie."
+    one_seed = "One seed each, so no interval: another seed may lie anywhere."
     return {
         "kind": "Comparison",
         "title": "Comparison",
-        "text": f"{num_runs} runs of {len(methods)} methods. Bands and whiskers are 95 % intervals over seeds "
-        "(Student's t): how far another set of seeds may lie.",
-        "warnings": [f"Failed and not in here: {', '.join(failed)}."] if failed else [],
+        "text": f"{num_runs} runs of {len(methods)} methods. {drawn if has_intervals(methods, 'peak') else one_seed} "
+        "A peak is the best of a run's evaluations. An iteration of DPO+ and SFT is an optimizer step.",
+        "warnings": [
+            *([f"Failed and not in here: {', '.join(failed)}."] if failed else []),
+            *comparison.get("warnings", []),
+        ],
         "charts": comparison_charts(comparison),
         "tables": comparison_tables(comparison),
     }
@@ -36,8 +43,9 @@ def comparison_charts(comparison: Mapping[str, Any]) -> dict[str, Chart]:
     charts = {"Peak accuracy": interval_bars("Peak test accuracy", "accuracy", methods, "peak")}
     for axis, name in AXES.items():
         rows = [row | {name: row[axis]} for row in curve]
+        title = f"Test accuracy by {name}" + (f" {PER_STEP}" if axis == "iteration" else "")
         charts[f"Accuracy by {name}"] = lines(
-            f"Test accuracy by {name}", rows, x=name, y="accuracy", by="method", ci=True
+            title, rows, x=name, y="accuracy", by="method", ci=has_intervals(methods, "peak")
         )
     seen = [row for row in curve if row["train accuracy"] is not None]
     if seen:
@@ -66,7 +74,7 @@ def comparison_charts(comparison: Mapping[str, Any]) -> dict[str, Chart]:
             for name, method in methods.items()
             for part, value in method[key].items()
         ]
-        charts[title] = bars(title, rows, x="method", y=unit, by="part")
+        charts[title] = bars(f"{title} {PER_STEP}", rows, x="method", y=unit, by="part")
     return charts
 
 
@@ -75,13 +83,14 @@ def comparison_tables(comparison: Mapping[str, Any]) -> dict[str, list[dict[str,
     tables = {
         "Test accuracy": [
             {"method": name, **interval("peak", m["peak"]), **interval("last", m["final"]), "seeds": len(m["seeds"])}
+            | ({"evaluations": m["num_evaluations"]} if "num_evaluations" in m else {})
             for name, m in methods.items()
         ],
         "VinePPO less each method, seed by seed": [
             {"method": name, **interval("peak", row["peak"]), **interval("last", row["final"])}
             for name, row in comparison.get("differences", {}).items()
         ],
-        "To PPO's peak, medians over the seeds that reach it": [
+        f"To PPO's peak, medians over the seeds that reach it {PER_STEP}": [
             {"method": name, **m["to_target"]} for name, m in methods.items() if m["to_target"]
         ],
         "KL at equal accuracy": [
@@ -93,9 +102,9 @@ def comparison_tables(comparison: Mapping[str, Any]) -> dict[str, list[dict[str,
             for name, m in methods.items()
         ],
         "Memory, MiB": breakdown(methods, "memory_mb"),
-        "Seconds per iteration, by phase": breakdown(methods, "seconds_per_iteration"),
-        "Generated tokens per iteration, by purpose": breakdown(methods, "tokens_per_iteration"),
-        "Curves, means over seeds": curve_rows(methods),
+        f"Seconds per iteration {PER_STEP}, by phase": breakdown(methods, "seconds_per_iteration"),
+        f"Generated tokens per iteration {PER_STEP}, by purpose": breakdown(methods, "tokens_per_iteration"),
+        f"Curves, means over seeds {PER_STEP}": curve_rows(methods),
         "Runs": [
             {key: run[key] for key in ("folder", "method", "seed", "peak", "final", "device", "commit")}
             for run in comparison.get("runs", [])
@@ -125,7 +134,11 @@ def interval_bars(title: str, unit: str, methods: Mapping[str, Any], key: str) -
         for name, method in methods.items()
         if method[key]["mean"] is not None
     ]
-    return bars(title, rows, x="method", y=unit, ci=True)
+    return bars(title, rows, x="method", y=unit, ci=has_intervals(methods, key))
+
+
+def has_intervals(methods: Mapping[str, Any], key: str) -> bool:
+    return any(method[key]["ci95"] is not None for method in methods.values())
 
 
 def low_high(value: Mapping[str, Any]) -> dict[str, float | None]:
