@@ -215,3 +215,32 @@ def test_only_the_embedded_task_has_symbols_for_a_model_from_scratch(recipe, tmp
 
 def test_a_result_that_could_not_be_written_is_refused_before_it_is_computed(recipe, tmp_path, capsys):
     assert "there is no folder" in complaint(capsys, "eval", recipe, "--json", tmp_path / "no" / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train", "r.toml", "--out", ""], "--out: '' is empty"),
+        (["train", "r.toml", "--out", "a\0b"], "NUL"),
+        (["train", "r.toml", "--out", "a\udce9"], "not UTF-8"),
+        (["train", ""], "recipe: '' is empty"),
+        (["eval", "r.toml", "--model", ""], "--model: '' is empty"),
+        (["eval", "r.toml", "--json", ""], "--json: '' is empty"),
+        (["report", ""], "'' is empty"),
+        (["compare", ""], "'' is empty"),
+        (["analyze", "", "--kind", "kl"], "'' is empty"),
+        (["compare", "r.toml", "--seeds", ""], "is not a list of numbers"),
+        (["compare", "r.toml", "--seeds", "0,,1"], "is not a list of numbers"),
+        (["compare", "r.toml", "--seeds", "9" * 5000], "is not a list of numbers"),
+        (["compare", "r.toml", "--seeds", "0,1,0"], "a seed twice"),
+        (["compare", "r.toml", "--seeds", f"{2**63}"], "does not fit in 64 bits"),
+        (["compare", "r.toml", "--jobs", "two"], "invalid int value"),
+        (["exact", "--seed", f"{-(2**63) - 1}"], "does not fit in 64 bits"),
+        (["quickstart", "--seed", "1.5"], "invalid seed value: '1.5'"),
+    ],
+)
+def test_arguments_that_no_command_can_use(argv, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err

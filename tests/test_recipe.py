@@ -1,12 +1,15 @@
 from pathlib import Path
 
 import pytest
+import tomli_w
+from survive import RECIPE
 
 from vineppo.config import diff, flatten, write_toml
 from vineppo.credit.ppo import PPOConfig
 from vineppo.quickstart import SFT, VINEPPO
 from vineppo.recipe import DPORecipe, RestEMRecipe, SFTRecipe, TrainRecipe, load_any_recipe, load_recipe, make_recipe
 from vineppo.stepper import StepperConfig
+from vineppo.types import UserError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 COMPARE = Path(__file__).parent.parent / "recipes" / "compare"
@@ -190,3 +193,69 @@ def test_quickstart_recipes_are_valid():
     common = {"seed": 0, "device": "cpu"}
     make_recipe({"name": "a", **common, **SFT}, kind=SFTRecipe, source="quickstart")
     make_recipe({"name": "b", **common, **VINEPPO, "model": {"name": "x"}}, kind=TrainRecipe, source="quickstart")
+
+
+def said_of(tree, tmp_path, *overrides) -> str:
+    """The one line about a recipe that is refused, without the file's name."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(tree))
+    with pytest.raises(UserError) as error:
+        load_any_recipe(path, overrides)
+    source, said = str(error.value).split(": ", 1)
+    assert source == str(path)
+    assert "\n" not in said
+    return said
+
+
+def without(*sections):
+    return {key: value for key, value in RECIPE.items() if key not in sections}
+
+
+def test_a_recipe_that_does_not_say_its_kind_is_told_which_there_are(tmp_path):
+    for tree in ({}, without("train"), without("train", "credit", "sampling")):
+        assert "one of [sft], [train], [restem] and [dpo]" in said_of(tree, tmp_path)
+    assert "got [sft] and [train]" in said_of(RECIPE, tmp_path, "sft.num_epochs=1")
+    assert "'sampling' is required; 'credit' is required" in said_of(without("sampling", "credit"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task=3", "task = 3: must be a section"),
+        ("task=[{name='arithmetic'}]", "task = [{'name': 'arithmetic'}]: must be a section"),
+        ("credit={}", "credit.name must be one of 'vineppo', 'ppo', 'grpo', 'rloo'"),
+        ("engine.name={}", "engine.name = {}: must be one of"),
+        ("train=3", "train = 3: must be a section"),
+        ("learner=2020-01-01", "learner = datetime.date(2020, 1, 1): must be a section"),
+        ("model.from_scratch=[]", "model.from_scratch = []: must be a section"),
+        ("evaluation.stop=['']", "evaluation.stop.0 = '': must not be empty"),
+        ("engine.kernels='fast'", "engine.kernels = 'fast': must be 'auto', 'triton', 'native' or 'torch'"),
+        ("sampling.num_vine=1", "unknown key 'sampling.num_vine'"),
+        ("model.from_scratch.num_layer=1", "did you mean 'num_layers'?"),
+    ],
+)  # fmt: skip
+def test_sections_and_values_that_are_not_what_they_stand_for(override, said, tmp_path):
+    assert said in said_of(RECIPE, tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "...", ".hidden", "a/b", "/", "a\\b", "a\n", "a b", "\u00e9", "x" * 101]
+)
+def test_a_name_names_a_folder_in_runs(name, tmp_path):
+    assert said_of(RECIPE | {"name": name}, tmp_path).startswith("name = ")
+
+
+def test_methods_that_compare_responses_need_two_of_them(tmp_path):
+    for method in ("grpo", "rloo"):
+        tree = RECIPE | {"credit": {"name": method}}
+        assert "sampling.group_size = 1" in said_of(tree, tmp_path, "sampling.group_size=1")
+    dpo = without("train", "credit") | {"dpo": {}}
+    assert "sampling.group_size = 1" in said_of(dpo, tmp_path, "sampling.group_size=1")
+
+
+def test_seeds_fit_in_64_bits(tmp_path):
+    for seed in (-(2**63) - 1, 2**63):
+        with pytest.raises(UserError, match="seed"):
+            make_recipe(RECIPE | {"seed": seed}, kind=TrainRecipe, source="test")
+    for seed in (-(2**63), 2**63 - 1):
+        make_recipe(RECIPE | {"seed": seed}, kind=TrainRecipe, source="test")

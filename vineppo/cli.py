@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vineppo import __version__
+from vineppo.arguments import path_name, seed, seed_list, word
 from vineppo.config import diff
 from vineppo.files import DISK_FULL, read_json
 from vineppo.shutdown import Stopped
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def complain(message: str) -> int:
-    print(f"vineppo: {printable(message)}", file=sys.stderr)
+    line = printable(message).replace("\n", "\\n")  # of a path, say: a complaint is one line
+    print(f"vineppo: {line}", file=sys.stderr)
     return 2
 
 
@@ -97,11 +99,11 @@ def add_quickstart(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_name,
         default=Path("runs/quickstart"),
         help="folder (an earlier quickstart there is replaced; default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same machine: same numbers (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="same seed, same machine: same numbers (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
     parser.set_defaults(run=run_quickstart)
 
@@ -115,7 +117,7 @@ def add_run(commands: argparse._SubParsersAction, name: str, what: str, run) -> 
         epilog=f"example: vineppo {name} {example} seed=1 learner.optim.lr=2e-6 --out runs/again",
     )
     add_recipe(parser)
-    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME, after the recipe's name)")
+    parser.add_argument("--out", type=path_name, help="the run's folder (default: runs/NAME, after the recipe's name)")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in that folder from its last checkpoint"
     )
@@ -130,8 +132,10 @@ def add_eval(commands: argparse._SubParsersAction) -> None:
         epilog="example: vineppo eval recipes/gsm8k-smollm2/vineppo.toml --model models/smollm2-135m",
     )
     add_recipe(parser)
-    parser.add_argument("--model", help="evaluate this model (folder, hub name or GGUF) instead of the recipe's own")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    parser.add_argument(
+        "--model", type=word, help="evaluate this model (folder, hub name or GGUF) instead of the recipe's own"
+    )
+    parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
     parser.set_defaults(run=run_eval)
 
 
@@ -144,9 +148,9 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
         "Folders of finished runs are only read. KEY=VALUE overrides go to the recipes that have their section.",
         epilog="example: vineppo compare recipes/compare/*.toml --seeds 0,1,2 train.num_iterations=5",
     )
-    parser.add_argument("sources", nargs="+", metavar="RECIPE|RUN", help="recipes and run folders")
+    parser.add_argument("sources", nargs="+", type=word, metavar="RECIPE|RUN", help="recipes and run folders")
     parser.add_argument("--seeds", type=seed_list, default=[0], help="comma-separated (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=path_name, default=Path("runs/compare"), help="folder (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, cores divided among them (default: 1)")
     parser.set_defaults(run=run_compare, overrides=[])
 
@@ -161,19 +165,14 @@ def add_report(commands: argparse._SubParsersAction) -> None:
         epilog="example: vineppo report runs/quickstart runs/compare --out both.html --figures figures",
     )
     parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="RUN|COMPARISON|ANALYSIS", help="folders of runs, or JSON files"
+        "sources", nargs="+", type=path_name, metavar="RUN|COMPARISON|ANALYSIS", help="folders of runs, or JSON files"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first source's folder")
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also every chart as SVG and PDF")
+    parser.add_argument(
+        "--out", type=path_name, metavar="FILE", help="default: report.html in the first source's folder"
+    )
+    parser.add_argument("--figures", type=path_name, metavar="FOLDER", help="also every chart as SVG and PDF")
     parser.add_argument("--watch", action="store_true", help="write it again as the run goes on, until it is finished")
     parser.set_defaults(run=run_report)
-
-
-def seed_list(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0,1,2") from None
 
 
 def add_analyze(commands: argparse._SubParsersAction) -> None:
@@ -186,10 +185,10 @@ def add_analyze(commands: argparse._SubParsersAction) -> None:
         epilog="example: vineppo analyze runs/quickstart/vineppo --kind value_accuracy num_problems=32",
     )
     parser.add_argument(
-        "sources", nargs="+", metavar="RUN", help="folders of runs, and KEY=VALUE: how much is measured"
+        "sources", nargs="+", type=word, metavar="RUN", help="folders of runs, and KEY=VALUE: how much is measured"
     )
     parser.add_argument("--kind", required=True, help="one of the kinds in docs/analyses.md, or all")
-    parser.add_argument("--out", type=Path, help="folder (default: analysis/ in the first run's)")
+    parser.add_argument("--out", type=path_name, help="folder (default: analysis/ in the first run's)")
     parser.set_defaults(run=run_analyze, overrides=[])
 
 
@@ -200,9 +199,9 @@ def add_exact(commands: argparse._SubParsersAction) -> None:
         description="Measures bias and variance of values, advantages and policy gradients of VinePPO, PPO, GRPO and "
         "RLOO in a language so small that all of them are known exactly. Under a minute on a CPU.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="same seed, same numbers (default: 0)")
     parser.add_argument("--batches", type=int, default=200, help="of 24 rollouts (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
     parser.set_defaults(run=run_exact)
 
 
@@ -213,8 +212,8 @@ def add_config(commands: argparse._SubParsersAction) -> None:
     add_recipe(show)
     show.set_defaults(run=show_config)
     compare = actions.add_parser("diff", help="print the keys in which two recipes differ")
-    compare.add_argument("left", type=Path)
-    compare.add_argument("right", type=Path)
+    compare.add_argument("left", type=path_name)
+    compare.add_argument("right", type=path_name)
     compare.set_defaults(run=diff_configs)
 
 
@@ -228,7 +227,7 @@ def add_doctor(commands: argparse._SubParsersAction) -> None:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="a .toml recipe")
+    parser.add_argument("recipe", type=path_name, help="a .toml recipe")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, e.g. credit.num_vines=3")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from vineppo.checkpoint import CheckpointConfig
-from vineppo.config import Config, apply_overrides, read_toml, validate
+from vineppo.config import Config, apply_overrides, read_toml, show, validate
 from vineppo.credit import CREDIT
+from vineppo.credit.grpo import GRPOConfig
+from vineppo.credit.rloo import RLOOConfig
 from vineppo.dpo import DPOConfig
 from vineppo.engine import ENGINES
 from vineppo.evaluate import EvaluationConfig
@@ -48,9 +51,9 @@ class ModelConfig(Config):
 class Recipe(Config):
     """What every experiment states."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: str
     """The run's folder is runs/NAME."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     task: SerializeAsAny[Config]
     model: ModelConfig
@@ -60,6 +63,13 @@ class Recipe(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @field_validator("name")
+    @classmethod
+    def names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("must be 1 to 100 of A-Z a-z 0-9 . _ - and begin with no point; the folder is runs/NAME")
+        return name
 
 
 class SFTRecipe(Recipe):
@@ -75,6 +85,14 @@ class TrainRecipe(Recipe):
     credit: SerializeAsAny[Config]
     train: TrainConfig
 
+    @model_validator(mode="after")
+    def siblings_need_a_group(self) -> TrainRecipe:
+        if isinstance(self.credit, GRPOConfig | RLOOConfig) and self.sampling.group_size < 2:
+            raise ValueError(
+                f"sampling.group_size = 1: {self.credit.name} compares the responses to a prompt; give it 2 or more"
+            )
+        return self
+
 
 class RestEMRecipe(Recipe):
     """For `vineppo train`, with a [restem] section."""
@@ -89,20 +107,34 @@ class DPORecipe(Recipe):
     sampling: SamplingConfig
     dpo: DPOConfig
 
+    @model_validator(mode="after")
+    def a_pair_is_two_responses(self) -> DPORecipe:
+        if self.sampling.group_size < 2:
+            raise ValueError("sampling.group_size = 1: a pair needs 2 or more responses to a prompt")
+        return self
+
 
 R = TypeVar("R", bound=Recipe)
 
 KINDS: dict[str, type[Recipe]] = {"sft": SFTRecipe, "restem": RestEMRecipe, "dpo": DPORecipe, "train": TrainRecipe}
-"""The section that only recipes of this kind have; a file with none of them is checked as a TrainRecipe."""
+"""The section that only recipes of this kind have."""
 
 
-def kind_of(tree: Mapping[str, Any]) -> type[Recipe]:
-    return next((kind for section, kind in KINDS.items() if section in tree), TrainRecipe)
+def kind_of(tree: Mapping[str, Any], source: str = "recipe") -> type[Recipe]:
+    """Raises UserError where no section says it, or two do."""
+    said = [section for section in KINDS if section in tree]
+    if len(said) != 1:
+        which = " and ".join(f"[{section}]" for section in said) or "none"
+        raise UserError(
+            f"{source}: one of [sft], [train], [restem] and [dpo] says what kind of recipe it is; got {which}"
+        )
+    return KINDS[said[0]]
 
 
 def load_any_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe of whatever kind its sections say."""
-    return load_recipe(path, overrides, kind=kind_of(read_toml(path)))
+    tree = apply_overrides(read_toml(path), overrides)
+    return make_recipe(tree, kind=kind_of(tree, str(path)), source=str(path))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, kind: type[R] = TrainRecipe) -> R:
@@ -118,8 +150,12 @@ def make_recipe(tree: Mapping[str, Any], *, kind: type[R], source: str) -> R:
 
 
 def choose(section: str, values: Any, source: str) -> Config:
+    """The class that the section's `name` picks, with the rest of the section in its Config."""
     choices = CHOICES[section]
-    name = values.get("name", "") if isinstance(values, Mapping) else ""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: {section} = {show(values)}: must be a section")
+    name = values.get("name")
     if not isinstance(name, str) or name not in choices:
-        raise UserError(f"{source}: {section}.name = {name!r}: must be one of {', '.join(map(repr, choices))}")
+        said = f"{section}.name = {show(name)}:" if "name" in values else f"{section}.name"
+        raise UserError(f"{source}: {said} must be one of {', '.join(map(repr, choices))}")
     return validate(choices[name].Config, values, source=source, section=section)

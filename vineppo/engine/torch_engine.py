@@ -34,7 +34,7 @@ class TorchEngineConfig(Config):
     name: Literal["torch"] = "torch"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
-    kernels: Literal["auto"] | KernelName = "auto"
+    kernels: Literal["auto", KernelName] = "auto"
     """What is between matrix products. native: in C++ for CPUs, compiled on first use. triton: on CUDA, in
     CUDA graphs. auto: these where they work, else PyTorch's."""
     max_batch: int = Field(default=256, ge=1)

@@ -1,0 +1,410 @@
+"""Cases of the fuzz campaign: the function of a class sets up one thing that is wrong, and says what may come of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hostile import BYTES, RAW, TEXTS, mutate_bytes, mutate_json_file, mutate_tree, write_recipe
+
+from vineppo.checkpoint import write_checksums
+from vineppo.config import flatten, read_toml
+from vineppo.recipe import TrainRecipe, load_any_recipe
+
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
+
+TINY: dict[str, Any] = {
+    "device": "cpu",
+    "task": {
+        "name": "arithmetic", "modulus": 3, "num_steps": [1, 2], "slip_share": 0.0, "num_test": 12, "num_validation": 8,
+        "operations": ["+1", "+2", "+4", "+5", "+7", "+8", "-1", "-2", "-4", "*2", "*4"],
+    },
+    "engine": {"name": "torch", "dtype": "float32", "kernels": "torch", "max_kv_tokens": 8192},
+    "learner": {"precision": "float32", "optim": {"lr": 1e-3}},
+    "evaluation": {"num_samples": 2, "max_new_tokens": 18},
+    "checkpoint": {"every": 1, "keep_last": 2},
+}  # fmt: skip
+START = {"from_scratch": {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "ffn_size": 32, "context_size": 64}}
+SAMPLING = {"sampling": {"prompts_per_iteration": 4, "group_size": 4, "max_new_tokens": 18}}
+LOOP = SAMPLING | {"train": {"num_iterations": 4, "num_epochs": 1, "minibatch_size": 8}}
+KINDS: dict[str, dict[str, Any]] = {
+    "sft": {"sft": {"num_problems": 200, "num_epochs": 2, "minibatch_size": 8}},
+    "vineppo": LOOP | {"credit": {"name": "vineppo", "num_vines": 2}},
+    "ppo": LOOP | {"credit": {"name": "ppo", "critic": {"precision": "float32"}}},
+    "grpo": LOOP | {"credit": {"name": "grpo"}},
+    "restem": SAMPLING | {
+        "restem": {
+            "num_iterations": 3, "num_epochs": 1, "minibatch_size": 4, "candidates_every": 3,
+            "validation": {"split": "validation", "num_samples": 2, "max_new_tokens": 18},
+        }
+    },
+    "dpo": SAMPLING | {"dpo": {"num_epochs": 3, "minibatch_size": 3, "max_pairs_per_problem": 3}},
+}  # fmt: skip
+STOPS = {"sft": 30, "vineppo": 3, "ppo": 3, "grpo": 3, "restem": 2, "dpo": None}
+"""The iteration after which the stopped run of a kind was stopped; None leaves no such run."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What every case copies from: recipes, a stopped and a whole run of every kind, and data."""
+
+    root: Path
+
+    def recipe(self, kind: str) -> Path:
+        return self.root / f"{kind}.toml"
+
+    def whole(self, kind: str) -> Path:
+        return self.root / "whole" / kind
+
+    def stopped(self, kind: str) -> Path:
+        return self.root / "stopped" / kind
+
+    def model(self) -> Path:
+        return last_checkpoint(self.whole("sft"))
+
+
+@dataclass(frozen=True)
+class Case:
+    argv: Sequence[str]
+    what: str
+    """What is wrong in it."""
+    wrong: Callable[[str], str | None] = lambda said: None
+    """Told standard output after exit code 0: what is wrong with the result."""
+    unprivileged: bool = False
+
+
+def tree_of(kind: str, start: Path) -> dict[str, Any]:
+    model = START if kind == "sft" else {"name": str(start)}
+    tree = {"name": kind, "seed": 3, "model": model, **TINY, **KINDS[kind]}
+    return tree | {"learner": {"precision": "float32", "optim": {"lr": 1e-2}}} if kind == "sft" else tree
+
+
+def last_checkpoint(run: Path) -> Path:
+    return sorted((run / "checkpoints").glob("iteration-*"))[-1]
+
+
+def command_of(tree: Any) -> str:
+    return "sft" if isinstance(tree, dict) and "sft" in tree else "train"
+
+
+# Recipes and overrides
+
+
+def fuzz_recipes(base: Base, scratch: Path, draw: random.Random) -> Case:
+    path = scratch / "recipe.toml"
+    if draw.random() < 0.5:
+        source = draw.choice(SHIPPED)
+        tree, command = read_toml(source), "config show"
+    else:
+        source = base.recipe(draw.choice(list(KINDS)))
+        tree, command = read_toml(source), draw.choice(("config show", "train"))
+    if draw.random() < 0.3:
+        path.write_bytes(mutate_bytes(source.read_bytes(), draw))
+        what = "bytes"
+    else:
+        changed, what = mutate_tree(tree, draw)
+        write_recipe(path, changed)
+    return on_recipe(path, command, command_of(tree), [], f"{source.name} {what}", scratch)
+
+
+def fuzz_overrides(base: Base, scratch: Path, draw: random.Random) -> Case:
+    source = base.recipe(draw.choice(list(KINDS)))
+    keys = list(flatten(load_any_recipe(source).model_dump(mode="json")))
+    keys += [
+        "",
+        ".",
+        "a..b",
+        "task",
+        "model",
+        "train",
+        "sft",
+        "learner.optim",
+        "seed.x",
+        "\u00e9",
+        "a b",
+        '"a"',
+        "a[0]",
+    ]
+    draw_value = lambda: draw.choice((*RAW, *TEXTS, "1", "2", "1e-3", "true"))  # noqa: E731
+    overrides = [f"{draw.choice(keys)}={draw_value()}" for _ in range(draw.choice((1, 1, 2)))]
+    command = draw.choice(("config show", "train"))
+    return on_recipe(source, command, command_of(read_toml(source)), overrides, ascii(overrides)[:200], scratch)
+
+
+def on_recipe(path: Path, command: str, kind: str, overrides: list[str], what: str, scratch: Path) -> Case:
+    if command == "config show":
+        return Case(["config", "show", str(path), *overrides], what, lambda said: wrong_show(path, overrides, said))
+    out = scratch / "run"
+    return Case([kind, str(path), "--out", str(out), *overrides], what, lambda said: wrong_run(out))
+
+
+def wrong_show(path: Path, overrides: Sequence[str], said: str) -> str | None:
+    """What is printed must be the recipe again, and say every value of the file."""
+    again = path.with_name("shown.toml")
+    again.write_bytes(said.encode("utf-8", "surrogateescape"))
+    if load_any_recipe(again) != load_any_recipe(path, overrides):
+        return "what config show prints is another recipe"
+    shown = flatten(read_toml(again))
+    lost = [key for key, value in flatten(read_toml(path)).items() if not overrides and shown.get(key) != value]
+    return f"config show leaves out {', '.join(lost)}" if lost else None
+
+
+def wrong_run(run: Path) -> str | None:
+    """A run that says it is finished has every line, a result and a checkpoint."""
+    result = json.loads((run / "result.json").read_text())
+    recipe = load_any_recipe(run / "recipe.toml")
+    iterations = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    if iterations != list(range(1, result["iteration"] + 1)):
+        return f"the log has iterations {iterations}, the result is of {result['iteration']}"
+    if isinstance(recipe, TrainRecipe) and len(iterations) != recipe.train.num_iterations:
+        return f"{len(iterations)} of {recipe.train.num_iterations} iterations"
+    if not result.get("finished") or not last_checkpoint(run).name.endswith(f"{iterations[-1]:06d}"):
+        return "it is not finished"
+    return None
+
+
+# Runs and checkpoints
+
+
+def fuzz_runs(base: Base, scratch: Path, draw: random.Random) -> Case:
+    kind = draw.choice(list(KINDS))
+    stopped = STOPS[kind] is not None and draw.random() < 0.6
+    run = copy_run(base.stopped(kind) if stopped else base.whole(kind), scratch)
+    files = sorted(path for path in run.rglob("*") if path.is_file() and "checkpoints" not in path.parts)
+    what = f"{kind} {'stopped' if stopped else 'whole'}: " + damage(run, draw.choice(files), draw)
+    return Case(*on_run(base, kind, run, stopped, draw, what))
+
+
+def fuzz_checkpoints(base: Base, scratch: Path, draw: random.Random) -> Case:
+    kind = draw.choice([kind for kind, stop in STOPS.items() if stop is not None])
+    run = copy_run(base.stopped(kind), scratch)
+    folder = draw.choice(sorted((run / "checkpoints").glob("iteration-*")))
+    if draw.random() < 0.2:  # another architecture's, complete in itself
+        other = last_checkpoint(base.root / "whole" / "other")
+        for path in other.iterdir():
+            if path.is_file() and (draw.random() < 0.5 or path.suffix in (".safetensors", ".pt")):
+                shutil.copy(path, folder / path.name)
+        what = f"{folder.name} with another architecture's files"
+    else:
+        path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+        keep_trainer = path.name in ("trainer.json", "trainer.pt", "checksums.json")
+        what = f"{folder.name}: " + damage(folder, path, draw)
+        if not keep_trainer:  # else its checksum would say that the other seed or iteration is right
+            return resume(base, kind, run, f"{kind} {what}")
+    if draw.random() < 0.5 and (folder / "checksums.json").is_file() and "another" in what:
+        write_checksums(folder)
+        what += ", checksums right"
+    return resume(base, kind, run, f"{kind} {what}")
+
+
+def copy_run(source: Path, scratch: Path) -> Path:
+    return Path(shutil.copytree(source, scratch / "run", symlinks=True))
+
+
+def damage(folder: Path, path: Path, draw: random.Random) -> str:
+    """One file is not what it was, or there is one more."""
+    name = str(path.relative_to(folder))
+    how = draw.choice(("cut", "empty", "bytes", "bytes", "remove", "folder", "link", "stray", "json", "nul"))
+    content = path.read_bytes()
+    if how == "json" and path.suffix == ".json":
+        return mutate_json_file(path, draw)
+    if how == "stray":
+        stray = path.with_name(
+            draw.choice((path.name + ".bak", path.name + ".part", "iteration-000002.bak", "x", ".x"))
+        )
+        if not stray.exists():
+            stray.write_bytes(draw.choice(BYTES))
+        return f"{name}: beside it {stray.name}"
+    if how in ("remove", "folder", "link"):
+        path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how == "link":
+        path.symlink_to("nowhere")
+    elif how != "remove":
+        changed = {"cut": content[: len(content) // 2], "empty": b"", "nul": bytes(len(content))}
+        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, draw))
+    return f"{name}: {how}"
+
+
+def on_run(base: Base, kind: str, run: Path, stopped: bool, draw: random.Random, what: str) -> tuple[Any, ...]:
+    ways = ("resume", "resume", "again", "report", "analyze", "compare")
+    match draw.choice(ways):
+        case "again":
+            argv = [command_of(KINDS[kind]), str(base.recipe(kind)), "--out", str(run)]
+            return argv, what + " (again)", lambda said: wrong_run(run)
+        case "report":
+            out = run.with_name("report.html")
+            return ["report", str(run), "--out", str(out)], what, lambda said: None if out.stat().st_size else "empty"
+        case "analyze":
+            analysis = draw.choice(("kl", "efficiency", "generalisation", "advantage_distribution"))
+            return ["analyze", str(run), "--kind", analysis, "--out", str(run.with_name("analysis"))], what
+        case "compare":
+            out = run.with_name("compared")
+            argv = ["compare", str(run), str(base.whole("grpo")), "--out", str(out)]
+            return argv, what, lambda said: None if (out / "comparison.json").exists() else "no comparison"
+        case _:
+            case = resume(base, kind, run, what)
+            return case.argv, case.what, case.wrong
+
+
+def resume(base: Base, kind: str, run: Path, what: str) -> Case:
+    argv = [command_of(KINDS[kind]), str(base.recipe(kind)), "--out", str(run), "--resume"]
+    return Case(argv, what, lambda said: differs(run, base.whole(kind)))
+
+
+def differs(run: Path, whole: Path) -> str | None:
+    """A run that was damaged and still finished is the run that was not damaged."""
+    names = ["metrics.jsonl", "result.json"]
+    last = last_checkpoint(whole)
+    names += [str((last / name).relative_to(whole)) for name in ("model.safetensors", "trainer.json")]
+    others = [name for name in names if not same(run / name, whole / name)]
+    return f"{', '.join(others)} not as undisturbed" if others else None
+
+
+def same(a: Path, b: Path) -> bool:
+    return a.is_file() and a.read_bytes() == b.read_bytes()
+
+
+# Models and data
+
+
+def fuzz_models(base: Base, scratch: Path, draw: random.Random) -> Case:
+    model = Path(shutil.copytree(base.model(), scratch / "model"))
+    path = draw.choice([model / "config.json", model / "model.safetensors", *sorted(model.iterdir())])
+    what = mutate_json_file(path, draw) if path.name == "config.json" else damage(model, path, draw)
+    argv = ["eval", str(base.recipe("sft")), "--model", str(model), "--json", str(scratch / "eval.json")]
+    return Case(argv, what, lambda said: wrong_eval(scratch / "eval.json", said))
+
+
+def wrong_eval(path: Path, said: str) -> str | None:
+    stored = json.loads(path.read_text())
+    if not 0 <= stored["pass@1"] <= 1:
+        return f"pass@1 = {stored['pass@1']}"
+    return None if json.dumps(stored, indent=1) in said else "printed is not what is stored"
+
+
+RECORDS = [
+    {"question": "Ann has 2 pens and 3 more. How many?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},
+    {"question": "Bob eats 1,000 nuts a day. In 3 days?", "answer": "1000 * 3 = 3000\n#### 3,000"},
+    {"question": "Half of 7?", "answer": "7 / 2 = 3.5\n#### 3.5"},
+    {"question": "1 - 2?", "answer": "1 - 2 = -1\n#### -1"},
+]
+
+
+def fuzz_data(base: Base, scratch: Path, draw: random.Random) -> Case:
+    folder = scratch / "data"
+    folder.mkdir()
+    lines = [json.dumps(record) for record in RECORDS]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    path = folder / draw.choice(("train.jsonl", "test.jsonl"))
+    how = draw.choice(("record", "record", "raw", "bytes", "damage"))
+    index = draw.randrange(len(lines))
+    if how == "damage":
+        what = damage(folder, path, draw)
+    elif how == "bytes":
+        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
+        what = f"{path.name} bytes"
+    else:
+        if how == "record":
+            record, what = mutate_tree(RECORDS[index], draw)
+            lines[index] = json.dumps(record)
+        else:
+            value = draw.choice((*RAW, '"\\ud800"', "{", '{"question": "\\ud800?", "answer": "#### 1"}', "[1]"))
+            lines[index], what = value.replace("\udcff", "").replace("\udce9", ""), f"raw {value[:20]!a}"
+        path.write_text("\n".join(lines) + "\n")
+    task = ["task={name='gsm8k', path='" + str(folder) + "', num_validation=1}", "evaluation.max_new_tokens=8"]
+    argv = ["eval", str(base.recipe("sft")), *task, "--model", str(base.model()), "--json", str(scratch / "eval.json")]
+    return Case(argv, f"{path.name} {what}", lambda said: wrong_eval(scratch / "eval.json", said))
+
+
+# Command lines, and folders one may not write to
+
+
+def fuzz_arguments(base: Base, scratch: Path, draw: random.Random) -> Case:
+    (scratch / "file").write_text("mine\n")
+    (scratch / "folder").mkdir()
+    (scratch / "folder" / "precious").write_text("mine\n")
+    os.mkfifo(scratch / "pipe")
+    paths = [
+        *TEXTS,
+        "file",
+        "folder",
+        "pipe",
+        "file/x",
+        "none/x",
+        ".",
+        str(base.recipe("grpo")),
+        str(base.whole("grpo")),
+    ]
+    path = lambda: draw.choice(paths)  # noqa: E731
+    number = lambda: draw.choice(("0", "-1", "1e3", "9" * 5000, str(2**63), "x", "", "1,1", "0,x", ",", "\u0663"))  # noqa: E731
+    argv = draw.choice(
+        [
+            ["train", path()],
+            ["train", str(base.recipe("grpo")), "--out", path(), "train.num_iterations=1"],
+            ["train", str(base.recipe("grpo")), "--resume", "--out", path()],
+            ["sft", path(), path()],
+            ["sft", str(base.recipe("grpo"))],
+            ["eval", path(), "--model", path()],
+            ["eval", str(base.recipe("sft")), "--model", path()],
+            ["eval", str(base.recipe("sft")), "--model", str(base.model()), "--json", path()],
+            ["report", path()],
+            ["report", str(base.whole("grpo")), "--out", path()],
+            ["report", str(base.whole("grpo")), "--out", "r.html", "--figures", path()],
+            ["compare", path(), "--seeds", number()],
+            ["compare", str(base.whole("grpo")), path(), "--out", "c"],
+            ["compare", str(base.whole("grpo")), "--jobs", number(), "--out", path()],
+            ["compare", str(base.recipe("grpo")), draw.choice(("seed=x", "a.b=1", "grpo=1")), "--out", "c"],
+            ["analyze", path(), "--kind", draw.choice(("kl", "all", "x", ""))],
+            ["analyze", str(base.whole("grpo")), "--kind", "efficiency", "--out", path()],
+            ["analyze", str(base.whole("grpo")), "--kind", "kl", draw.choice(("num_draws=x", "x=1", "vines=[]"))],
+            ["exact", "--seed", number(), "--batches", "0"],
+            ["exact", "--batches", draw.choice(("0", "-1", "x", "9" * 5000)), "--json", "e.json"],
+            ["exact", "--batches", "1", "--json", draw.choice(("folder", "none/x", ""))],
+            ["quickstart", "--seed", number() + ".", "--out", path()],
+            ["config", "show", path()],
+            ["config", "diff", path(), str(base.recipe("grpo"))],
+            ["config", path()],
+            [path()],
+            ["doctor", path()],
+        ]
+    )
+    argv = [arg if arg != str(base.whole("grpo")) else str(ensure_copy(base, scratch)) for arg in argv]
+    return Case(argv, ascii(" ".join(argv))[:200])
+
+
+def ensure_copy(base: Base, scratch: Path) -> Path:
+    """Of a run that a command may write into."""
+    return scratch / "run" if (scratch / "run").exists() else copy_run(base.whole("grpo"), scratch)
+
+
+def fuzz_permissions(base: Base, scratch: Path, draw: random.Random) -> Case:
+    """As a user who may not write, or not read, one of the places."""
+    kind = draw.choice([kind for kind, stop in STOPS.items() if stop is not None])
+    run = copy_run(base.stopped(kind), scratch)
+    places = [run, *sorted(run.rglob("*"))]
+    place = draw.choice(places)
+    place.chmod(draw.choice((0o000, 0o500 if place.is_dir() else 0o400)))
+    what = f"{kind} {place.relative_to(scratch)}: mode {place.stat().st_mode & 0o777:o}"
+    argv, what, *wrong = on_run(base, kind, run, True, draw, what)
+    return Case(argv, what, *wrong, unprivileged=True)
+
+
+CLASSES: dict[str, Callable[[Base, Path, random.Random], Case]] = {
+    "recipes": fuzz_recipes,
+    "overrides": fuzz_overrides,
+    "data": fuzz_data,
+    "run folders": fuzz_runs,
+    "checkpoints": fuzz_checkpoints,
+    "models": fuzz_models,
+    "command lines": fuzz_arguments,
+} | ({"permissions": fuzz_permissions} if os.geteuid() == 0 and sys.platform == "linux" else {})
