@@ -1,12 +1,14 @@
 """Who is right: the tables of docs/tasks.md, row by row, and laws on what no table can list."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tasks.hostile_answers import campaign
 
 from vineppo.tasks.answers import grade_number, hash_answer
 from vineppo.tasks.math import MATH
@@ -106,3 +108,10 @@ print(sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-c", code, *golds], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_hostile_answers_hang_nothing_run_nothing_and_are_never_right_for_two_numbers():
+    results = campaign(int(os.environ.get("VINEPPO_HOSTILE_ANSWERS", "1500")))
+    assert [(result["right_for_two"], result["ran"]) for result in results.values()] == [([], {}), ([], {})]
+    assert not {"timeout", "crashed"} & set(results["math"]["verdicts"])
+    assert results["math"]["verdicts"]["correct"] > 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w$\\-])")
-UP_TO_BLANK = re.compile(r"[^\s$]+")
+UP_TO_BLANK = re.compile(r"[^\s${][^\s$]{0,199}")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 NOTE = re.compile(r"(?<=\s)Note:")
 """What graders of people were told; the boxes before it are the answer."""
@@ -35,7 +36,8 @@ def all_boxes(text: str) -> list[str]:
     return [text[start:end].strip() for start, end, _ in balanced_boxes(text)]
 
 
-def balanced_boxes(text: str) -> list[tuple[int, int, int]]:  # (content's start, content's end, command's start)
+@lru_cache(maxsize=8)
+def balanced_boxes(text: str) -> tuple[tuple[int, int, int], ...]:  # (content's start, content's end, command's start)
     """The outermost ones, in order."""
     ends = closing_braces(text)
     found: list[tuple[int, int, int]] = []
@@ -44,13 +46,13 @@ def balanced_boxes(text: str) -> list[tuple[int, int, int]]:  # (content's start
         if start in ends and not (found and start < found[-1][1]):
             found.append((start + 1, ends[start], match.start()))
     note = NOTE.search(text, found[0][1]) if found else None
-    return [box for box in found if note is None or box[2] < note.start()]
+    return tuple(box for box in found if note is None or box[2] < note.start())
 
 
 def bare_answer(text: str) -> str | None:
     for match in reversed(list(BOX.finditer(text))):
         word = UP_TO_BLANK.match(text, match.end())
-        if word and not word[0].startswith("{"):
+        if word:
             return word[0].rstrip(".,;:") or None
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from vineppo.tasks.evaluation import InexactError, operations, proportional, same_function, symbols
 from vineppo.tasks.expressions import Tree, UnreadableError, parse
@@ -32,6 +33,7 @@ def equal_answers(gold: str, answer: str) -> bool:
     return any(is_same(reading, try_to_read(way)) for way in ways)
 
 
+@lru_cache(maxsize=1000)
 def try_to_read(tidied: str) -> Answer | None:
     try:
         return read_tidy(tidied, 0)

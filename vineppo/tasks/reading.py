@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from vineppo.tasks.boxes import all_boxes
 from vineppo.tasks.expressions import Tree, UnreadableError, parse
@@ -81,11 +82,7 @@ class Answer:
     units: frozenset[str] = frozenset()
 
 
-def read(text: str) -> Answer:
-    """Raises UnreadableError."""
-    return read_tidy(tidy(text), 0)
-
-
+@lru_cache(maxsize=1000)  # the same gold for many answers
 def tidy(text: str) -> str:
     """One way to write what LaTeX and typists write in many, without the punctuation of the sentence around it."""
     for character, new in WRITTEN_OTHERWISE.items():
