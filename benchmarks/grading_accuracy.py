@@ -36,6 +36,12 @@ SUM = re.compile(r"([0-9a-z^]+(?:\\sqrt\{?[0-9]+\}?|\\pi)?) ?\+ ?([0-9a-z^]*(?:\
 PAIR = re.compile(r"([(\[])([^(),\[\]]+),([^(),\[\]]+)([)\]])")
 MEMBERS = re.compile(r"-?[0-9]+(?:, ?-?[0-9]{1,2})+")
 BASED = re.compile(r"([0-9]+)_\{?([0-9]+)\}?")
+POLYNOMIAL = re.compile(r"-?[0-9a-z^]+(?: ?[-+] ?[0-9a-z^]+)+")
+FACTORS = re.compile(r"(-?[0-9a-z]*)(\([^()]+\))(\([^()]+\))")
+LINE = re.compile(r"([a-z]) = ([^=<>]*[a-z][^=<>]*)")
+UNION = re.compile(r"([(\[][^()\[\]]+[)\]]) ?\\cup ?([(\[][^()\[\]]+[)\]])")
+FORMULA = re.compile(r"\$([^$]+)\$|\\\[(.+?)\\\]", re.DOTALL)
+WORK = re.compile(r"(?<=.)[-+*^!]|\\(?:sqrt|int|sum|cdot|times|log|sin|cos|tan|binom|lfloor|lceil)")
 WORD = re.compile(r"\\text\{([A-Za-z]{3,})\}")
 
 
@@ -58,6 +64,18 @@ def right_answers(gold: str) -> Iterator[Case]:
     elif match := ROOT.fullmatch(gold):
         yield "power", f"{match[1]}{match[2]}{' ' if not match[2] else ''}({match[3]})^{{1/2}}".replace(" (", "(")
         yield "name", f"x = {gold}"
+    elif match := UNION.fullmatch(gold):
+        yield "union the other way round", f"{match[2]} \\cup {match[1]}"
+    elif match := FACTORS.fullmatch(gold):
+        yield "factors the other way round", match[1] + match[3] + match[2]
+    elif match := LINE.fullmatch(gold):
+        yield "without the name", match[2]
+        yield "sides the other way round", f"{match[2]} = {match[1]}"
+    elif "pmatrix" in gold:
+        yield "bmatrix", gold.replace("pmatrix", "bmatrix")
+    elif POLYNOMIAL.fullmatch(gold) and re.search("[a-z]", gold):
+        terms = re.findall(r"[-+]?[0-9a-z^]+", gold.replace(" ", ""))
+        yield "terms the other way round", " ".join(re.sub("^(?=[0-9a-z])", "+", term) for term in terms[::-1])
     elif match := SUM.fullmatch(gold):
         if match[2]:
             yield "terms the other way round", f"{match[2]} + {match[1]}"
@@ -142,6 +160,16 @@ def wrong_answers(gold: str, other: str, draw: random.Random) -> Iterator[Case]:
         yield "another base", f"{match[1]}_{{{int(match[2]) + 1}}}"
 
 
+def question_formulas(problem: Problem) -> Iterator[Case]:
+    """With work to do, and not in other blanks and braces what the gold is, or an equation for it."""
+    bare = str.maketrans("", "", " {}\n.,")
+    for groups in FORMULA.findall(problem.prompt)[:4]:
+        formula = "".join(groups).strip()
+        sides = [side.translate(bare).replace("dfrac", "frac") for side in (formula, *formula.split("="))]
+        if WORK.search(formula) and problem.answer.translate(bare).replace("dfrac", "frac") not in sides:
+            yield "the question's own formula", formula
+
+
 def number(text: str) -> Fraction | None:
     if INTEGER.fullmatch(text) or DECIMAL.fullmatch(text):
         return Fraction(text)
@@ -149,8 +177,10 @@ def number(text: str) -> Fraction | None:
     return Fraction(int(match[1] + match[2]), int(match[3])) if match and int(match[3]) else None
 
 
-def math_responses(gold: str, other: str, draw: random.Random) -> Iterator[tuple[str, str, bool]]:
-    for right, cases in ((True, right_answers(gold)), (False, wrong_answers(gold, other, draw))):
+def math_responses(problem: Problem, other: str, draw: random.Random) -> Iterator[tuple[str, str, bool]]:
+    gold = problem.answer
+    wrong = [*wrong_answers(gold, other, draw), *question_formulas(problem)]
+    for right, cases in ((True, list(right_answers(gold))), (False, wrong)):
         for kind, answer in cases:
             before = draw.choice(
                 ["Thus the answer is ", "So, adding both, we get $x$ and\n\n", "First \\boxed{17}. No: "]
@@ -158,7 +188,8 @@ def math_responses(gold: str, other: str, draw: random.Random) -> Iterator[tuple
             yield kind, f"{before}$\\boxed{{{answer}}}${draw.choice(['', '.', '. I hope it is correct.'])}", right
 
 
-def gsm8k_responses(gold: str, other: str, draw: random.Random) -> Iterator[tuple[str, str, bool]]:
+def gsm8k_responses(problem: Problem, other: str, draw: random.Random) -> Iterator[tuple[str, str, bool]]:
+    gold = problem.answer
     plain, other = gold.replace(",", ""), other.replace(",", "")
     digit = draw.choice([i for i, character in enumerate(plain) if character.isdigit()])
     changed = plain[:digit] + str((int(plain[digit]) + draw.randint(1, 9)) % 10) + plain[digit + 1 :]
@@ -198,7 +229,7 @@ def measure(name: str, data: Path, half: str) -> dict[str, Any]:
     for problem in chosen:
         draw = random.Random(derive_seed("responses", problem.prompt))
         other = draw_other(problem, chosen, draw)
-        for kind, response, right in RESPONSES[name](problem.answer, other, draw):
+        for kind, response, right in RESPONSES[name](problem, other, draw):
             accepted = task.grade(problem, response).reward == 1
             cells["right" if right else "wrong"][f"{kind}: {'accepted' if accepted else 'refused'}"] += 1
             if accepted != right:

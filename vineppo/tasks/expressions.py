@@ -104,27 +104,25 @@ class Parser:
             if self.take("*", r"\cdot", r"\times"):
                 factors.append(negate(self.power()) if self.take("-") else self.power())
             elif self.take("/", r"\div"):
-                top = factors.pop()
-                if self.is_mixed(factors, top):
-                    factors[-1] = add_mixed(factors[-1], divide(top, self.power()))
-                else:
-                    factors.append(divide(top, self.power()))
+                factors.append(divide(factors.pop(), self.power()))
             elif self.kind == "number":
-                if len(factors) > 1 or factors[0][0] != "number" or not self.is_fraction_ahead():
+                if not (self.is_mixed(factors) and self.is_fraction_ahead()):
                     raise UnreadableError("two numbers without an operation between them")
-                factors.append(self.power())
+                top = self.atom()
+                self.demand("/")
+                factors[-1] = add_mixed(factors[-1], divide(top, self.atom()))
             elif self.starts_factor():
                 is_fraction = self.text == r"\frac"
                 factor = self.power()
-                if is_fraction and factor[0] == "number" and self.is_mixed(factors, factor):
+                if is_fraction and factor[0] == "number" and self.is_mixed(factors):
                     factors[-1] = add_mixed(factors[-1], factor)
                 else:
                     factors.append(factor)
             else:
                 return scientific(factors) if len(factors) > 1 else factors[0]
 
-    def is_mixed(self, factors: list[Tree], part: Tree) -> bool:
-        return len(factors) == 1 and is_numeral(factors[0]) and part[0] == "number"
+    def is_mixed(self, factors: list[Tree]) -> bool:
+        return len(factors) == 1 and is_numeral(factors[0])
 
     def is_fraction_ahead(self) -> bool:
         """Whether `1/2` stands here, as in `3 1/2`."""

@@ -23,6 +23,7 @@ from vineppo.types import Grade, Problem, UserError
 ENTER_ALL = re.compile(r"\b[Ee]nter all\b|separated by (?:a )?comma")
 EITHER = re.compile(r"\b(?:either|acceptable)\b", re.IGNORECASE)
 COMMAND = re.compile(r"\\[a-zA-Z]+|[=<>_:^!]")
+BRACKET = re.compile(r"[(\[{|]")
 OPERATION = re.compile(r"(?<=.)[-+*/^!(]|\\frac|\\sqrt|\\cdot|\\times")
 FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 
@@ -147,7 +148,8 @@ def library_equal(gold: str, answer: str) -> bool:
 
     Without the library's own time limits, which need the main thread's signals: the worker pool has the limit.
     """
-    if len(answer) > 2 * len(gold) + 50 or not set(COMMAND.findall(answer)) <= set(COMMAND.findall(gold)):
+    nested = len(BRACKET.findall(answer)) > len(BRACKET.findall(gold)) + 4  # each costs its parser several times more
+    if nested or len(answer) > 2 * len(gold) + 50 or not set(COMMAND.findall(answer)) <= set(COMMAND.findall(gold)):
         return False
     import math_verify  # half a second, and only workers need it
 

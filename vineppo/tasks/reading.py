@@ -221,7 +221,7 @@ def read_equation(whole: str, parts: list[str], depth: int) -> Answer:
     """`x = 5` is 5 with a name, any other equation is itself; chains of several are unreadable."""
     if len(parts) != 2:
         raise UnreadableError("a chain of equations")
-    left, right = parts
+    left, right = parts if NAME.fullmatch(compact(parts[0])) else parts[::-1]
     if NAME.fullmatch(compact(left)):
         return named(read_tidy(right, depth + 1), left)
     return Answer("equation", whole, tree=("add", parse(left), ("negate", parse(right))))
