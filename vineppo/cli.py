@@ -17,6 +17,10 @@ from vineppo.shutdown import Stopped
 from vineppo.terminal import is_harmless, printable, say, table
 from vineppo.types import UserError
 
+KINDS = (  # of analyses, without importing them
+    *("value_accuracy", "by_position", "num_vines", "action_ranking", "signal_to_noise", "gradient_variance"),
+    *("temperature", "advantage_distribution", "efficiency", "generalisation", "kl"),
+)
 MAX_ROWS = 20  # of an analysis's table on the screen
 
 
@@ -187,7 +191,7 @@ def add_analyze(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "sources", nargs="+", type=word, metavar="RUN", help="folders of runs, and KEY=VALUE: how much is measured"
     )
-    parser.add_argument("--kind", required=True, help="one of the kinds in docs/analyses.md, or all")
+    parser.add_argument("--kind", required=True, help=f"all, or one of {', '.join(KINDS)}")
     parser.add_argument("--out", type=path_name, help="folder (default: analysis/ in the first run's)")
     parser.set_defaults(run=run_analyze, overrides=[])
 
