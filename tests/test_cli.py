@@ -165,7 +165,7 @@ def test_a_folder_may_have_an_equals_sign(finished, tmp_path, capsys):
     copy = tmp_path / "lr=2e-6"
     shutil.copytree(run, copy)
     assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
-    assert "lr=2e-6" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "lr=2e-6" in (tmp_path / "out" / "comparison.json").read_text()
 
 
 def test_overrides_may_stand_anywhere_and_strangers_are_named(recipe, tmp_path, capsys):
