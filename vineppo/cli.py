@@ -21,7 +21,6 @@ KINDS = (  # of analyses, without importing them
     *("value_accuracy", "by_position", "num_vines", "action_ranking", "signal_to_noise", "gradient_variance"),
     *("temperature", "advantage_distribution", "efficiency", "generalisation", "kl"),
 )
-MAX_ROWS = 20  # of an analysis's table on the screen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -354,13 +353,8 @@ def run_analyze(args: argparse.Namespace) -> None:
 
 
 def show_analysis(path: Path) -> None:
-    """Its tables, and where all of it is."""
     analysis = read_json(path)
-    for name, rows in analysis["tables"].items():
-        say(f"{analysis['title']}: {name}\n")
-        say(table(rows[:MAX_ROWS]))
-        say(f"(and {len(rows) - MAX_ROWS} rows more)\n" if len(rows) > MAX_ROWS else "")
-    say(f"all of it: {path}")
+    say("\n\n".join([analysis["title"], *map(table, analysis["tables"].values()), f"all of it: {path}"]))
 
 
 def run_exact(args: argparse.Namespace) -> None:
