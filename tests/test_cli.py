@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import tomli_w
 import torch
 from survive import RECIPE
 
-from vineppo.cli import main, parse
+from vineppo.analysis import ANALYSES, OF_FILES
+from vineppo.cli import KINDS, main, parse
 
 
 @pytest.fixture
@@ -152,6 +154,18 @@ def test_help_is_there(command, capsys):
         main([*command, "--help"])
     assert exit_.value.code == 0
     assert len(capsys.readouterr().out) > 100
+
+
+def test_the_help_names_every_kind_of_analysis():
+    assert (*ANALYSES, *OF_FILES) == KINDS
+
+
+def test_a_folder_may_have_an_equals_sign(finished, tmp_path, capsys):
+    _, run = finished
+    copy = tmp_path / "lr=2e-6"
+    shutil.copytree(run, copy)
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    assert "lr=2e-6" in (tmp_path / "out" / "comparison.json").read_text()
 
 
 def test_overrides_may_stand_anywhere_and_strangers_are_named(recipe, tmp_path, capsys):

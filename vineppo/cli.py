@@ -17,7 +17,10 @@ from vineppo.shutdown import Stopped
 from vineppo.terminal import is_harmless, printable, say, table
 from vineppo.types import UserError
 
-MAX_ROWS = 20  # of an analysis's table on the screen
+KINDS = (  # of analyses, without importing them
+    *("value_accuracy", "by_position", "num_vines", "action_ranking", "signal_to_noise", "gradient_variance"),
+    *("temperature", "advantage_distribution", "efficiency", "generalisation", "kl"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,7 +190,7 @@ def add_analyze(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "sources", nargs="+", type=word, metavar="RUN", help="folders of runs, and KEY=VALUE: how much is measured"
     )
-    parser.add_argument("--kind", required=True, help="one of the kinds in docs/analyses.md, or all")
+    parser.add_argument("--kind", required=True, help=f"all, or one of {', '.join(KINDS)}")
     parser.add_argument("--out", type=path_name, help="folder (default: analysis/ in the first run's)")
     parser.set_defaults(run=run_analyze, overrides=[])
 
@@ -350,13 +353,8 @@ def run_analyze(args: argparse.Namespace) -> None:
 
 
 def show_analysis(path: Path) -> None:
-    """Its tables, and where all of it is."""
     analysis = read_json(path)
-    for name, rows in analysis["tables"].items():
-        say(f"{analysis['title']}: {name}\n")
-        say(table(rows[:MAX_ROWS]))
-        say(f"(and {len(rows) - MAX_ROWS} rows more)\n" if len(rows) > MAX_ROWS else "")
-    say(f"all of it: {path}")
+    say("\n\n".join([analysis["title"], *map(table, analysis["tables"].values()), f"all of it: {path}"]))
 
 
 def run_exact(args: argparse.Namespace) -> None:

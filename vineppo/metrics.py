@@ -210,7 +210,9 @@ class Tracker:
             self.package = importlib.import_module(package)
         except ImportError:
             raise UserError(f"metrics.{package} needs the package: pip install {package}") from None
-        self.package.init(project=project, name=folder.name, **({"dir": str(folder)} if package == "wandb" else {}))
+        resumed = "allow" if (folder / METRICS).exists() else "never"
+        options = {"dir": str(folder)} if package == "wandb" else {"resume": resumed}
+        self.package.init(project=project, name=folder.name, **options)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.package.log(dict(metrics), step=iteration)

@@ -54,8 +54,10 @@ class Printable(logging.Filter):
         return True
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], max_rows: int = 20) -> str:
     """Columns side by side, numbers to the right with three digits; nothing is wrapped or cut."""
+    if len(rows) > max_rows:
+        return f"{table(rows[:max_rows])}\n(and {len(rows) - max_rows} rows more)"
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([cell(row.get(name)) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

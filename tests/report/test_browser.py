@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import re
 import shutil
+import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -264,3 +268,95 @@ def test_it_fits_phones_and_the_dark(visit, write_run, comparison, tmp_path, wid
 
 def brightness(color: str) -> int:
     return sum(int(part) for part in color.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def drawn(page) -> list[int]:
+    """How many marks every chart of the page has."""
+    marks = "svg .mark-line path, svg .mark-rect path, svg .mark-symbol path"
+    return [place.locator(marks).count() for place in page.locator(".charts .chart").all()]
+
+
+def test_a_picture_of_the_whole_page_has_all_charts(visit, write_run, comparison, tmp_path):
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison))
+    page = visit(write_report([write_run(), tmp_path / "comparison.json"]))
+    page.wait_for_selector("html[data-drawn]", state="attached")
+    assert page.evaluate("scrollY") == 0
+    assert all(drawn(page))
+    assert len(drawn(page)) == 2 + 5 + 11
+
+
+def test_a_printed_page_has_all_charts(write_run, comparison, tmp_path):
+    """Printed by chromium itself, at the load event. A drawn chart has dozens of lines, an empty one two or three."""
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison))
+    path = write_report([write_run(), tmp_path / "comparison.json"])
+    pdf, profile = tmp_path / "page.pdf", f"--user-data-dir={tmp_path / 'profile'}"
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", profile, f"--print-to-pdf={pdf}", path.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    num_lines = 0
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", pdf.read_bytes(), re.DOTALL):
+        with contextlib.suppress(zlib.error):
+            num_lines += len(re.findall(rb"\bS\n", zlib.decompress(stream)))
+    assert num_lines > 18 * 20
+
+
+def with_errors(iteration: int) -> list[dict[str, Any]]:
+    return [{**r, "standard_errors": [0.3, 0.4, 0.1][: len(r["segments"])]} for r in two_groups(iteration)]
+
+
+def test_values_stand_with_their_errors_and_what_is_within_them_is_faded(visit, write_run):
+    page = visit(write_report([write_run(rollouts=with_errors)]))
+    page.locator(".controls select").nth(2).select_option("wrong")
+    segments = page.locator(".segment")
+    assert segments.locator(".value").all_inner_texts() == [
+        "0.50 \u00b1 0.30 \u2192 1.00 \u00b1 0.40",
+        "1.00 \u00b1 0.40 \u2192 0.25 \u00b1 0.10",
+        "0.25 \u00b1 0.10 \u2192 0.00",
+    ]
+    assert segments.locator(".advantage").all_inner_texts() == [
+        "+0.50 \u00b1 0.50",  # sqrt(0.3^2 + 0.4^2)
+        "\u22120.75 \u00b1 0.41",
+        "\u22120.25 \u00b1 0.10",
+    ]
+    assert page.locator(".segment .unsure").all_inner_texts() == ["+0.50 \u00b1 0.50"]
+    color = "segment => getComputedStyle(segment).backgroundColor"
+    assert len({segment.evaluate(color) for segment in segments.all()}) == 3
+    assert "faded where" in page.locator(".legend").inner_text()
+    segments.nth(1).click()
+    assert page.locator(".vines h4").all_inner_texts()[1] == "After this segment: V = 0.25 \u00b1 0.10"
+
+
+def test_errors_fit_on_a_phone(visit, write_run):
+    page = visit(write_report([write_run(rollouts=with_errors)]), width=360)
+    for part in page.locator(".segment span").all():
+        assert part.evaluate("part => part.scrollWidth <= part.parentElement.clientWidth")
+        assert part.evaluate("part => part.getBoundingClientRect().right") < 360
+
+
+def test_credit_of_all_methods_is_drawn_in_reward(visit, write_run):
+    page = visit(write_report([write_run()]))
+    page.locator(".controls select").nth(2).select_option("wrong")
+    chart = page.locator("[data-name=advantages][data-drawn]")
+    chart.locator("svg.marks").first.wait_for()
+    words = chart.locator("svg text").all_text_contents()
+    assert {"VinePPO", "GRPO, undivided", "RLOO", "advantage, in reward"} <= set(words)
+    assert "\u22120.33 in reward" in page.locator(".detail").inner_text()
+
+
+def test_a_page_that_begins_with_sft_leads_to_the_credit(visit, write_run):
+    write_run("root/sft", rollouts=lambda i: [])
+    rl = write_run("root/vineppo")
+    page = visit(write_report([rl.parent]))
+    page.locator(".live").get_by_role("link", name="vineppo", exact=True).click()
+    assert page.url.endswith("#vineppo-credit")
+    assert page.locator(".live a").count() == 1
+    assert visit(write_report([rl])).locator(".live").count() == 0
+
+
+def test_a_chart_that_cannot_be_drawn_says_so(visit, tmp_path):
+    result = analysis()
+    result["charts"]["broken"] = {"mark": "nothing", "data": {"values": []}}
+    (tmp_path / "analysis.json").write_text(json.dumps(result))
+    page = visit(write_report([tmp_path / "analysis.json"]))
+    page.wait_for_selector("html[data-drawn]", state="attached")
+    assert "cannot be drawn" in page.locator(".chart").nth(1).inner_text()
+    assert drawn(page)[0]

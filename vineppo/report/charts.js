@@ -1,4 +1,5 @@
-// Vega draws what charts.py specified. Here only: width of the place, colours of the theme, drawn when scrolled to.
+// Vega draws what charts.py specified. Here only: width of the place, colours of the theme, and when: what is scrolled
+// to at once, the rest one by one, so that a printed page and a picture of the whole have all of them.
 
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 const wanted = new Map(); // place -> specification
@@ -55,17 +56,39 @@ async function draw(place, spec) {
 
 darkness.addEventListener("change", () => wanted.forEach((spec, place) => draw(place, { ...spec })));
 
-const whenSeen = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (!isIntersecting) continue;
-    whenSeen.unobserve(target);
-    draw(target, target.spec);
+const undrawn = new Set();
+
+async function drawOnce(place) {
+  if (!undrawn.delete(place)) return;
+  whenSeen.unobserve(place);
+  try {
+    await draw(place, place.spec);
+  } catch (error) {
+    place.replaceChildren(el("p", { class: "small" }, `This chart cannot be drawn: ${error.message}`));
   }
+}
+
+const whenSeen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) if (isIntersecting) drawOnce(target);
 }, { rootMargin: "200px" });
+
+async function drawAll() {
+  while (undrawn.size) {
+    const [next] = undrawn;
+    await drawOnce(next);
+    if (!printing) await new Promise((resume) => setTimeout(resume)); // leave the reader a moment for the page
+  }
+  document.documentElement.dataset.drawn = "yes";
+}
+
+let printing = matchMedia("print").matches;
+addEventListener("beforeprint", () => { printing = true; drawAll(); });
+addEventListener("afterprint", () => { printing = false; });
 
 function chartView(name, spec) {
   const place = el("div", { class: "chart", "data-name": name.toLowerCase().replace(/[^a-z0-9]+/g, "-") });
   place.spec = spec;
+  undrawn.add(place);
   whenSeen.observe(place);
   return el("figure", {}, el("figcaption", {}, spec.title?.text ?? spec.title ?? name), place);
 }

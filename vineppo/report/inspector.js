@@ -6,6 +6,7 @@ const inspectors = [];
 const strongest = (rollout) => Math.max(0, ...rollout.advantages.map(Math.abs));
 const isRight = (rollout) => rollout.reward > 0;
 const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(2);
+const plusMinus = (error) => (error === null || error === undefined ? "" : ` \u00b1 ${error.toFixed(2)}`);
 const shorten = (text, length) => (text.length > length ? `${text.slice(0, length)}\u2026` : text);
 const SORTS = {
   "largest |advantage|": (a, b) => strongest(b) - strongest(a),
@@ -117,7 +118,7 @@ function inspectorView(data, id) {
         el("p", { class: "small" }, markView(rollout.reward), summaryOf(rollout))),
       headView(rollout.values ? "V before \u2192 after" : ""),
       el("ol", { class: "segments" }, rollout.segments.map((text, i) => segmentView(rollout, text, i))),
-      legendView(scale),
+      legendView(scale, Boolean(rollout.standard_errors)),
       el("div", { class: "charts" },
         rollout.values ? el("figure", {}, el("figcaption", {}, "Value along the response"), values) : null,
         el("figure", {}, el("figcaption", {}, "Its credit by method"), credits)),
@@ -129,13 +130,14 @@ function inspectorView(data, id) {
     const advantage = rollout.advantages[i];
     const selected = i === segment;
     const opened = selected && open;
-    const [before, after] = rollout.values?.slice(i, i + 2) ?? [];
+    const error = errorOfChange(rollout, i);
+    const unsure = Math.abs(advantage) <= error;
     return el("li", {},
-      el("button", { type: "button", class: "segment", style: `background: ${colourOf(advantage / scale)}`,
+      el("button", { type: "button", class: "segment", style: `background: ${colourOf(advantage / scale, unsure)}`,
         "aria-expanded": String(opened), "aria-current": selected ? "step" : null, onclick: () => choose(i, !opened) },
         el("span", { class: "text" }, text.replace(/^\n/, "") || "(empty)"),
-        el("span", { class: "value" }, rollout.values ? `${before.toFixed(2)} \u2192 ${after.toFixed(2)}` : ""),
-        el("span", { class: "advantage" }, signed(advantage))),
+        el("span", { class: "value" }, rollout.values ? `${valueOf(rollout, i)} \u2192 ${valueOf(rollout, i + 1)}` : ""),
+        el("span", { class: unsure ? "advantage unsure" : "advantage" }, signed(advantage) + plusMinus(error))),
       opened ? vinesView(rollout, i, data.method) : null);
   }
 
@@ -211,25 +213,36 @@ function summaryOf(rollout) {
     `${endings[rollout.finish_reason] ?? rollout.finish_reason}; iteration ${rollout.iteration}`;
 }
 
-// Blue for gain, orange for loss, over the page's own white (or black) in the middle.
-function colourOf(share) {
-  const strength = Math.min(1, Math.abs(share)) ** 0.8 * 55;
+const valueOf = (rollout, j) => rollout.values[j].toFixed(2) + plusMinus(rollout.standard_errors?.[j]);
+
+// Of V after less V before, whose vines are drawn apart; the reward at the end is exact. Without vines it is not known.
+function errorOfChange(rollout, i) {
+  const errors = rollout.standard_errors;
+  if (!errors || errors[i] === null) return undefined;
+  if (i + 1 === errors.length) return errors[i];
+  return errors[i + 1] === null ? undefined : Math.hypot(errors[i], errors[i + 1]);
+}
+
+// Blue for gain, orange for loss, over the page's own white (or black) in the middle; faded within the error.
+function colourOf(share, unsure) {
+  const strength = Math.min(1, Math.abs(share)) ** 0.8 * (unsure ? 14 : 55);
   return `color-mix(in srgb, var(${share < 0 ? "--loss" : "--gain"}) ${strength.toFixed(1)}%, var(--surface))`;
 }
 
-function legendView(scale) {
+function legendView(scale, hasErrors) {
   const steps = [-1, -0.5, -0.25, 0, 0.25, 0.5, 1];
   return el("div", { class: "legend small", "aria-hidden": "true" }, signed(-scale),
-    steps.map((share) => el("i", { style: `background: ${colourOf(share)}` })), `${signed(scale)} advantage`);
+    steps.map((share) => el("i", { style: `background: ${colourOf(share)}` })), `${signed(scale)} advantage`,
+    hasErrors ? "; \u00b1 one standard error, faded where the advantage is within it" : "");
 }
 
 function vinesView(rollout, i, method) {
   const none = method === "VinePPO" ? "This run kept no vines of this state." : `${method} samples no vines.`;
   const last = i + 1 === rollout.segments.length;
   return el("div", { class: "vines" },
-    vinesOf("Before this segment", rollout.values?.[i], rollout.vines?.[i], none),
+    vinesOf("Before this segment", rollout, i, none),
     last ? endView(rollout.reward)
-      : vinesOf("After this segment", rollout.values?.[i + 1], rollout.vines?.[i + 1], none));
+      : vinesOf("After this segment", rollout, i + 1, none));
 }
 
 function endView(reward) {
@@ -237,8 +250,9 @@ function endView(reward) {
     el("p", { class: "small" }, `The response ends here: its value is its reward, ${number(reward)}.`));
 }
 
-function vinesOf(title, value, vines, none) {
-  const heading = el("h4", {}, title, value === undefined ? "" : `: V = ${value.toFixed(2)}`);
+function vinesOf(title, rollout, j, none) {
+  const vines = rollout.vines?.[j];
+  const heading = el("h4", {}, title, rollout.values ? `: V = ${valueOf(rollout, j)}` : "");
   if (!vines?.length) return el("div", {}, heading, el("p", { class: "small" }, none));
   return el("div", {}, heading,
     el("p", { class: "small" }, `${vines.length} of the continuations that were sampled from here:`),
@@ -254,16 +268,19 @@ function valueChart(template, rollout) {
   return spec;
 }
 
+// All in reward, so that they share an axis: GRPO's before it divides by its group's standard deviation.
 function creditsOf(rollout, method) {
-  const ofSiblings = rollout.grpo === null ? [] : [["GRPO", rollout.grpo], ["RLOO", rollout.rloo]];
-  const others = ofSiblings.filter(([name]) => name !== method);
-  return [[method, rollout.advantages], ...others.map(([name, value]) => [name, rollout.segments.map(() => value)])];
+  const even = (value) => rollout.segments.map(() => value);
+  if (rollout.grpo === null) return [[method, rollout.advantages]];
+  const ofSiblings = [["GRPO, undivided", even(rollout.centred)], ["RLOO", even(rollout.rloo)]];
+  const own = ["GRPO", "RLOO"].includes(method) ? [] : [[method, rollout.advantages]];
+  return [...own, ...ofSiblings];
 }
 
 function creditChart(template, rollout, method) {
   const spec = structuredClone(template);
   spec.data.values = creditsOf(rollout, method).flatMap(([name, advantages]) =>
-    advantages.map((advantage, i) => ({ segment: i + 1, advantage, method: name })));
+    advantages.map((advantage, i) => ({ segment: i + 1, "advantage, in reward": advantage, method: name })));
   delete spec.encoding.x.sort;
   return spec;
 }
@@ -271,7 +288,8 @@ function creditChart(template, rollout, method) {
 function creditNote(rollout) {
   if (rollout.grpo === null) return "It has no siblings in the file, so GRPO and RLOO have nothing to compare it with.";
   return `From the rewards of its siblings, every token of this response would get ${signed(rollout.grpo)} by GRPO ` +
-    `(in standard deviations of the group) and ${signed(rollout.rloo)} by RLOO. All before whitening.`;
+    `in standard deviations of its group (${signed(rollout.centred)} in reward) and ${signed(rollout.rloo)} by RLOO. ` +
+    "All before whitening.";
 }
 
 // The inspector that has the focus, or else the one in the middle of the screen.

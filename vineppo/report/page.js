@@ -80,18 +80,37 @@ function linksTo(section) {
   return [el("a", { href: `#${section.id}` }, section.title), ...(credit ? [credit] : [])];
 }
 
+// Where the page begins with something else.
+function jumpView(sections) {
+  return el("p", { class: "live" }, "Credit, step by step, with the vines that measured it: ",
+    sections.map((section, i) => [i ? ", " : "", el("a", { href: `#${section.id}-credit` }, section.title)]));
+}
+
+// A browser that prints a page from the command line does so at its load event, which waits for images only.
+function holdLoad() {
+  const pixel = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
+  const image = new Image();
+  let number = 0, done = false;
+  image.onload = () => { if (!done) image.src = `${pixel}#${number++}`; };
+  image.src = pixel;
+  return () => { done = true; };
+}
+
 async function main() {
   const data = await unpack("data");
   const page = document.querySelector("main");
   page.replaceChildren(...data.sections.map(sectionView));
   const live = `The run goes on; this page loads itself again every ${data.refresh_s} seconds.`;
   if (data.refresh_s) page.prepend(el("p", { class: "live" }, live));
+  const credits = data.sections.filter((section) => section.inspector);
+  if (credits.length && credits[0] !== data.sections[0]) page.prepend(jumpView(credits));
   document.querySelector("nav").append(...data.sections.flatMap(linksTo));
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
   document.documentElement.dataset.ready = "yes";
+  await drawAll();
 }
 
-main().catch((error) => {
+main().finally(holdLoad()).catch((error) => {
   document.querySelector("main").replaceChildren(el("p", { class: "lead" },
     `This page cannot be shown (${error}). It needs a browser of 2023: Chrome 111, Firefox 113, Safari 16.4.`));
   throw error;

@@ -246,5 +246,5 @@ def inspector(method: str, metrics: Sequence[Mapping[str, Any]], rollouts: Mappi
         "rollouts": rollouts["shown"],
         "num_saved": max(num_saved, len(rollouts["shown"])),
         "value_chart": lines("Value along the response", [], x="segments done", y="V"),
-        "credit_chart": bars("Advantage of each segment", [], x="segment", y="advantage", by="method"),
+        "credit_chart": bars("Advantage of each segment", [], x="segment", y="advantage, in reward", by="method"),
     }
