@@ -22,6 +22,7 @@ MAX_ROWS = 20  # of an analysis's table on the screen
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
+        check_platform()
         return args.run(args) or 0
     except UserError as error:
         return complain(str(error))
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the work that a Shutdown watches over
         print("vineppo: stopped by SIGINT", file=sys.stderr)
         return 130
+
+
+def check_platform() -> None:
+    if sys.platform == "win32":
+        raise UserError("vineppo needs Linux (macOS is untested); on Windows run it in WSL")
 
 
 def complain(message: str) -> int:
@@ -359,6 +365,7 @@ def show_analysis(path: Path) -> None:
 
 
 def run_exact(args: argparse.Namespace) -> None:
+    prepare()
     from vineppo.exact import exact
 
     check_json(args.json)
