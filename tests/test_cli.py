@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_a_wrong_value_is_named(recipe, tmp_path, capsys, override, said):
     command = ["eval", recipe, override] if "split" in override else ["train", recipe, override, "--out", out]
     assert said in complaint(capsys, *command)
     assert not out.exists()
+
+
+def test_windows_is_told_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["doctor"]) == 2
+    assert "WSL" in capsys.readouterr().err
 
 
 def test_missing_recipe_model_and_data(recipe, tmp_path, capsys):

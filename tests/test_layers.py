@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = {
     "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0, "charts": 0,
-    "files": 0, "terminal": 0, "arguments": 0, "machine": 0, "lock": 0, "intervals": 0,
+    "files": 0, "terminal": 0, "arguments": 0, "machine": 0, "lock": 0, "intervals": 0, "threads": 0,
     "runtime": 1, "segments": 1, "models": 1, "loading": 1, "sizes": 1,
     "batch": 1, "losses": 1, "optim": 1, "environment": 1,
     "stepper": 1, "epochs": 1, "tensor_files": 1,
@@ -33,6 +33,7 @@ WITHOUT_TORCH = {
     "machine",
     "lock",
     "intervals",
+    "threads",
     "report",
     "shutdown",
     "segments",

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from vineppo import runtime
+from vineppo import runtime, threads
 from vineppo.types import UserError
 
 CPU = torch.device("cpu")
@@ -42,6 +42,19 @@ def test_devices_and_precisions():
 def test_cuda_asked_for_and_absent_is_the_users_error():
     with pytest.raises(UserError, match="no CUDA device"):
         runtime.pick_device("cuda")
+
+
+def test_no_more_threads_than_a_control_group_lets_run(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    try:
+        for told, expected in [(3, 2), (2, 2), (1, 1)]:
+            torch.set_num_threads(told)
+            runtime.prepare()
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_peak_memory_counts_what_was_touched():

@@ -26,6 +26,7 @@ KINDS = (  # of analyses, without importing them
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
+        check_platform()
         return args.run(args) or 0
     except UserError as error:
         return complain(str(error))
@@ -38,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the work that a Shutdown watches over
         print("vineppo: stopped by SIGINT", file=sys.stderr)
         return 130
+
+
+def check_platform() -> None:
+    if sys.platform == "win32":
+        raise UserError("vineppo needs Linux (macOS is untested); on Windows run it in WSL")
 
 
 def complain(message: str) -> int:
@@ -358,6 +364,7 @@ def show_analysis(path: Path) -> None:
 
 
 def run_exact(args: argparse.Namespace) -> None:
+    prepare()
     from vineppo.exact import exact
 
     check_json(args.json)

@@ -19,6 +19,7 @@ from vineppo.files import read_json, write_file, write_json
 from vineppo.finished_runs import check_methods, read_recipe, read_run
 from vineppo.recipe import CHOICES, Recipe, SFTRecipe, load_any_recipe
 from vineppo.terminal import printable, say
+from vineppo.threads import fair_threads
 from vineppo.types import UserError
 
 
@@ -170,7 +171,7 @@ def run_jobs(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> 
     # memory is its own, without the seconds that the imports take.
     context = get_context("forkserver")
     context.set_forkserver_preload(["vineppo.runs"])
-    num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
+    num_threads = fair_threads(num_jobs)
     waiting, running, failed = list(jobs), {}, []
     while waiting or running:
         while waiting and len(running) < num_jobs:

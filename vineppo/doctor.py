@@ -6,7 +6,9 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from vineppo import runtime
-from vineppo.engine.choose_kernels import best_kernels
+from vineppo.engine.choose_kernels import KernelName, best_kernels
+from vineppo.engine.native import why_not_kept
+from vineppo.machine import available_cores
 from vineppo.terminal import say
 
 EXTRAS = {  # extra -> package, what works with it
@@ -35,12 +37,18 @@ def findings() -> dict[str, str]:
     return {
         "vineppo": f"{told['commit'] or version('vineppo')}, Python {told['python']}, {told['platform']}",
         "torch": f"{told['torch']}, transformers {told['transformers']}",
-        "device": f"{told['device']}, {told['num_threads']} of {told['num_cores']} cores",
+        "device": told["device"],
+        "threads": f"{told['num_threads']}, on {available_cores()} of {told['num_cores']} cores; {told['waiting']}",
         "sampling": f"in {dtype}".replace("torch.", "") + ("" if dtype.itemsize == 2 else "; bfloat16 is slow here"),
-        "kernels": f"PyTorch, because {reason}" if reason else KERNELS[kernels],
+        "kernels": f"PyTorch, because {reason}" if reason else KERNELS[kernels] + how_often(kernels),
         "allocator": "keeps freed pages" if runtime.tune_allocator() else "as the system has it (no glibc)",
         **{f"extra {name}": extra(name) for name in EXTRAS},
     }
+
+
+def how_often(kernels: KernelName) -> str:
+    reason = why_not_kept() if kernels == "native" else None
+    return f" at every start, because {reason}" if reason else ""
 
 
 def extra(name: str) -> str:

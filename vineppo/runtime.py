@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from vineppo import terminal
+from vineppo.threads import fair_threads, waiting
 from vineppo.types import UserError
 
 # <malloc.h>
@@ -23,8 +24,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def prepare() -> None:
-    """Once in a process, before torch allocates: an allocator that keeps pages, and libraries that speak harmlessly."""
+    """Once in a process, before torch allocates: an allocator that keeps pages, no more threads than there are cores to
+    run on, and libraries that speak harmlessly."""
     tune_allocator()
+    if torch.get_num_threads() > fair_threads():  # torch does not know of control groups
+        torch.set_num_threads(fair_threads())
     terminal.tame(logging.getLogger("transformers"), logging.getLogger("huggingface_hub"))
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights
 
@@ -111,5 +115,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": f"{device.type}: {device_name(device)}",
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        "waiting": waiting(),
         "commit": commit(),
     }

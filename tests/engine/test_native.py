@@ -1,6 +1,5 @@
 """The kernels in C++ against those in PyTorch, at any shape, and what happens where they cannot be built."""
 
-import os
 import subprocess
 import sys
 
@@ -124,30 +123,28 @@ def test_a_compiler_that_fails_says_so(monkeypatch, tmp_path):
 
 
 @needs_native
-def test_a_damaged_library_is_built_again(tmp_path):
-    def load():
-        code = "from vineppo.engine.native import load_library; load_library('float').rms_norm"
-        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
-
-    load()
-    (library,) = tmp_path.rglob("*.so")
-    library.write_bytes(b"")
-    load()
-    assert library.stat().st_size
-    assert list(library.parent.iterdir()) == [library]
-
-
-def test_without_a_home_pytorch_does_it(monkeypatch):
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(native.Path, "home", homeless)
-    native.load_library.cache_clear()
+@pytest.mark.parametrize("num_rows", [3, 700])  # less and more than what is shared out among threads
+def test_numbers_do_not_depend_on_threads(num_rows):
+    torch.manual_seed(0)
+    before, kernels, head_dim = torch.get_num_threads(), NativeKernels(torch.float32), 32
+    flat, x = torch.randn(2 * 2 * 20 * 10 * head_dim), torch.randn(num_rows, 6, head_dim)
+    q, k, v = x.split((4, 1, 1), dim=1)
+    seats, lengths = torch.randint(20, (num_rows,)).tolist(), torch.randint(1, 11, (num_rows,)).tolist()
+    trunk_kv = SeatedKV(flat, 1, 20, 1, 10, head_dim)
+    cos, sin = torch.randn(2, num_rows, 1, head_dim // 2)
+    found = []
     try:
-        assert "home" in (why_not_native(torch.float32, CPU) or "")
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            own_kv = SeatedKV(torch.zeros(2 * num_rows * 10 * head_dim), 1, num_rows, 1, 10, head_dim)
+            attend = kernels.decode_attention(DecodeBatch(trunk_kv, own_kv, seats, lengths, [0] * num_rows, 1.0))
+            normed = kernels.rms_norm(x.flatten(1), torch.ones(6 * head_dim), 1e-5)
+            rotated = kernels.rotate(x.clone(), cos, sin)
+            found.append([attend(0, q, k, v), normed, rotated, kernels.gated(x.flatten(1), "silu")])
     finally:
-        native.load_library.cache_clear()
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
 
 
 @needs_native

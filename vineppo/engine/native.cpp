@@ -31,6 +31,12 @@ struct bf16 {
 
 using T = NUMBER;
 
+// As PyTorch has it: threads that meet again after less work than this cost more than they save, and much more where
+// other processes have their cores.
+constexpr i64 GRAIN = 32768;
+
+int team(i64 work, i64 threads) { return work < GRAIN ? 1 : threads; }
+
 // A constant head size lets the compiler keep a whole head in registers; 0 stands for any other.
 template <int D_>
 struct Head {
@@ -101,9 +107,11 @@ struct Batch {
 template <int D_>
 void attend_rows(Head<D_> head, T* out_NHD, const T* q, const T* k, const T* v, i64 q_stride, i64 k_stride,
                  i64 v_stride, i64 H, const T* trunk_keys, const T* trunk_values, T* own_keys, T* own_values,
-                 const Batch& batch) {
+                 const Batch& batch, i64 threads) {
     const i64 D = head.size(), K = batch.K, G = H / K;
-#pragma omp parallel
+    i64 length = 0;
+    for (i64 n = 0; n < batch.N; ++n) length += batch.prefix_lengths_N[n] + (n < batch.B ? batch.own_lengths_B[n] : 0);
+#pragma omp parallel num_threads(team(length * H * D, threads))
     {
         Scratch scratch;
 #pragma omp for collapse(2) schedule(dynamic, 8)
@@ -127,10 +135,11 @@ void attend_rows(Head<D_> head, T* out_NHD, const T* q, const T* k, const T* v, 
 extern "C" {
 
 void attend(T* out_NHD, const T* q, const T* k, const T* v, i64 q_stride, i64 k_stride, i64 v_stride, i64 H,
-            const T* trunk_keys, const T* trunk_values, T* own_keys, T* own_values, const Batch* batch) {
+            const T* trunk_keys, const T* trunk_values, T* own_keys, T* own_values, const Batch* batch,
+            i64 threads) {
     auto with = [&](auto head) {
         attend_rows(head, out_NHD, q, k, v, q_stride, k_stride, v_stride, H, trunk_keys, trunk_values, own_keys,
-                    own_values, *batch);
+                    own_values, *batch, threads);
     };
     if (batch->D == 32) with(Head<32>{});
     else if (batch->D == 64) with(Head<64>{});
@@ -139,9 +148,9 @@ void attend(T* out_NHD, const T* q, const T* k, const T* v, i64 q_stride, i64 k_
 }
 
 // The first `heads` heads of each row, in place: pairs (d, d + D/2) are turned by the row's angle d.
-void rotate(T* x, i64 stride, const T* cos_ND, const T* sin_ND, i64 N, i64 heads, i64 D) {
+void rotate(T* x, i64 stride, const T* cos_ND, const T* sin_ND, i64 N, i64 heads, i64 D, i64 threads) {
     const i64 half = D / 2;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team(N * heads * D, threads)) schedule(static)
     for (i64 n = 0; n < N; ++n)
         for (i64 h = 0; h < heads; ++h) {
             T *left = x + n * stride + h * D, *right = left + half;
@@ -156,8 +165,8 @@ void rotate(T* x, i64 stride, const T* cos_ND, const T* sin_ND, i64 N, i64 heads
 }
 
 // Rounded to T before the weight, as in transformers.
-void rms_norm(T* out, const T* x, const T* weight, i64 N, i64 E, float eps) {
-#pragma omp parallel for schedule(static)
+void rms_norm(T* out, const T* x, const T* weight, i64 N, i64 E, float eps, i64 threads) {
+#pragma omp parallel for num_threads(team(N * E, threads)) schedule(static)
     for (i64 n = 0; n < N; ++n) {
         const T* row = x + n * E;
         float squares = 0;
@@ -170,8 +179,8 @@ void rms_norm(T* out, const T* x, const T* weight, i64 N, i64 E, float eps) {
 }
 
 // silu(gate) * up; gate and up are the halves of each row of 2 F. exp(80) is as good as infinity, which fast math lacks.
-void swiglu(T* out, const T* gate_up, i64 N, i64 F) {
-#pragma omp parallel for schedule(static)
+void swiglu(T* out, const T* gate_up, i64 N, i64 F, i64 threads) {
+#pragma omp parallel for num_threads(team(N * F, threads)) schedule(static)
     for (i64 n = 0; n < N; ++n) {
         const T *gate = gate_up + n * 2 * F, *up = gate + F;
 #pragma omp simd

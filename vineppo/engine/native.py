@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from vineppo.engine.attention import Attend, DecodeBatch
+from vineppo.engine.kernel_cache import cache_folder, find_kept, keep
 from vineppo.engine.kernels import TorchKernels, check_heads
 from vineppo.runtime import cpu_info
 
@@ -52,7 +53,8 @@ class NativeKernels(TorchKernels):
         out, width = torch.empty_like(x), x.shape[-1]
         self.check(out, x, weight)
         assert weight.shape == (width,)
-        self.library.rms_norm(*pointers(out, x, weight), *sizes(x.numel() // width, width), ctypes.c_float(eps))
+        shape = sizes(x.numel() // width, width)
+        self.library.rms_norm(*pointers(out, x, weight), *shape, ctypes.c_float(eps), num_threads())
         return out
 
     def rotate(self, x_NJD: torch.Tensor, cos_N1D: torch.Tensor, sin_N1D: torch.Tensor) -> torch.Tensor:
@@ -61,7 +63,7 @@ class NativeKernels(TorchKernels):
         self.check(cos_N1D, sin_N1D)
         check_heads(self.dtype, x_NJD)
         x, cos, sin = pointers(x_NJD, cos_N1D, sin_N1D)
-        self.library.rotate(x, *sizes(x_NJD.stride(0)), cos, sin, *sizes(N, J, D))
+        self.library.rotate(x, *sizes(x_NJD.stride(0)), cos, sin, *sizes(N, J, D), num_threads())
         return x_NJD
 
     def gated(self, gate_up_NF: torch.Tensor, activation: str) -> torch.Tensor:
@@ -70,7 +72,7 @@ class NativeKernels(TorchKernels):
         N, width = gate_up_NF.shape
         out_NF = gate_up_NF.new_empty(N, width // 2)
         self.check(out_NF, gate_up_NF)
-        self.library.swiglu(*pointers(out_NF, gate_up_NF), *sizes(N, width // 2))
+        self.library.swiglu(*pointers(out_NF, gate_up_NF), *sizes(N, width // 2), num_threads())
         return out_NF
 
     def decode_attention(self, batch: DecodeBatch) -> Attend:
@@ -104,6 +106,7 @@ class NativeKernels(TorchKernels):
                 *sizes(q_NHD.stride(0), k_NKD.stride(0), v_NKD.stride(0), H),
                 *pointers(*caches),
                 ctypes.byref(told),
+                num_threads(),
             )
             return out_NHD
 
@@ -139,24 +142,26 @@ def load_library(number: str) -> ctypes.CDLL:
     cpu = cpu_info()
     flags = cpu.get("flags") or cpu.get("Features") or platform.processor()
     told = (SOURCE.read_text(), number, compiler, *COMPILE, *LINK, platform.machine(), flags, torch.__version__)
-    path = cache_folder() / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}.so"
-    if path.exists():
-        with suppress(OSError):  # damaged
-            return ctypes.CDLL(str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent) as build:
+    name = f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
+    with suppress(OSError):  # without a folder to keep it in, or from a folder that nothing is loaded from
+        if kept := find_kept(cache_folder(), name):
+            return ctypes.CDLL(str(kept))
+    with TemporaryDirectory(prefix="vineppo-") as build:
         unit, library = Path(build) / "native.o", Path(build) / "native.so"
         run_compiler(compiler, *COMPILE, f"-DNUMBER={number}", "-o", unit, SOURCE)
         run_compiler(compiler, *LINK, "-o", library, unit, "-lm")
-        library.replace(path)  # several processes may do this at once
-    return ctypes.CDLL(str(path))
+        with suppress(OSError):
+            return ctypes.CDLL(str(keep(cache_folder(), name, library.read_bytes())))
+        return ctypes.CDLL(str(library))
 
 
-def cache_folder() -> Path:
+def why_not_kept() -> str | None:
+    """Why the kernels are compiled at every start, or None where they are kept."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vineppo"
-    except RuntimeError as error:  # a user without a home
-        raise OSError(f"{error}; set XDG_CACHE_HOME") from None
+        folder = cache_folder()
+    except OSError as error:
+        return str(error)
+    return None if os.access(folder, os.W_OK) else f"{folder} cannot be written"
 
 
 def run_compiler(*command: str | Path) -> None:
@@ -175,3 +180,8 @@ def pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
 
 def sizes(*numbers: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(number) for number in numbers]
+
+
+def num_threads() -> ctypes.c_int64:
+    """As many as PyTorch's, which may be told otherwise at any time."""
+    return ctypes.c_int64(torch.get_num_threads())
