@@ -37,7 +37,7 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another --out")
     names = {path.name for path in folder.iterdir()}
-    if RECIPE in names and names & {ENVIRONMENT, LOCK}:
+    if RECIPE in names and names & {ENVIRONMENT, LOCK, METRICS}:
         return
     if names - ({LOCK, RECIPE + PART} if LOCK in names else set()):
         raise UserError(f"{folder} is not empty and not a run; choose another --out")
