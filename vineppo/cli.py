@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,7 @@ def add_quickstart(commands: argparse._SubParsersAction) -> None:
         default=Path("runs/quickstart"),
         help="folder (an earlier quickstart there is replaced; default: %(default)s)",
     )
+    parser.add_argument("--resume", action="store_true", help="continue one that was stopped, instead of replacing it")
     parser.add_argument("--seed", type=seed, default=0, help="same seed, same machine: same numbers (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
     parser.set_defaults(run=run_quickstart)
@@ -244,7 +246,7 @@ def run_quickstart(args: argparse.Namespace) -> None:
     prepare()
     from vineppo.quickstart import quickstart
 
-    quickstart(args.out, seed=args.seed, device=args.device)
+    quickstart(args.out, seed=args.seed, device=args.device, resume=args.resume)
 
 
 def run_sft(args: argparse.Namespace) -> None:
@@ -295,16 +297,37 @@ def run_eval(args: argparse.Namespace) -> None:
     recipe = load_any_recipe(args.recipe, args.overrides)
     if args.model:
         recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
-    check_json(args.json)
+    check_file(args.json, "--json")
     text = json.dumps(eval_recipe(recipe).to_json(), indent=1)
     say(text)
     if args.json:
         args.json.write_text(text + "\n")
 
 
-def check_json(path: Path | None) -> None:
-    if path and not path.parent.is_dir():
-        raise UserError(f"--json {path}: there is no folder {path.parent}")
+def check_file(path: Path | None, option: str) -> None:
+    """Whether the file can be written is known before the work that it is for."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{option} {path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
+    check_writable(path if path.exists() else path.parent, option)
+
+
+def check_folder(path: Path | None, option: str) -> None:
+    """The same for a folder, which may yet have to be made."""
+    if path is None:
+        return
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option} {path}: {nearest} is a file; name a folder")
+    check_writable(nearest, option)
+
+
+def check_writable(path: Path, option: str) -> None:
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{option}: {path} cannot be written to; name another place")
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -315,6 +338,7 @@ def run_compare(args: argparse.Namespace) -> None:
     sources, overrides = split_sources(args, needs="recipe or run folder")
     if args.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
+    check_folder(args.out, "--out")
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, say=say)
     say(accuracy_table(comparison["methods"]))
     for warning in comparison["warnings"]:
@@ -339,6 +363,10 @@ def is_path(source: str) -> bool:
 def run_report(args: argparse.Namespace) -> None:
     from vineppo.report import watch_report, write_report
 
+    check_folder(args.figures, "--figures")
+    check_folder(args.out and args.out.parent, "--out")  # a report makes its folder
+    if args.out and args.out.exists():
+        check_file(args.out, "--out")
     write = watch_report if args.watch else write_report
     say(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
 
@@ -349,6 +377,7 @@ def run_analyze(args: argparse.Namespace) -> None:
 
     runs, overrides = split_sources(args, needs="run folder")
     kinds = kinds_called(args.kind)
+    check_folder(args.out or runs[0] / "analysis", "--out")
     for kind in kinds:
         try:
             show_analysis(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"))
@@ -367,7 +396,7 @@ def run_exact(args: argparse.Namespace) -> None:
     prepare()
     from vineppo.exact import exact
 
-    check_json(args.json)
+    check_file(args.json, "--json")
     exact(args.batches, args.seed, args.json)
 
 

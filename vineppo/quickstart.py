@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,12 @@ from rich.text import Text
 
 from vineppo import runtime
 from vineppo.config import read_toml
+from vineppo.files import PART, read_json, read_lines, write_json
+from vineppo.lock import LOCK, lock_folder
 from vineppo.progress import Bar, make_progress, say_on, speaker
 from vineppo.recipe import SFTRecipe, TrainRecipe, make_recipe
 from vineppo.report import try_report
+from vineppo.run_folder import RECIPE, REPORT, RESULT, find_foreign, is_report, remove_run
 from vineppo.runs import run_recipe
 from vineppo.terminal import printable
 from vineppo.types import UserError
@@ -46,64 +48,119 @@ VINEPPO = {
     "train": {"num_iterations": 10, "num_epochs": 2, "minibatch_size": 64},
     "learner": {"kl_coef": 1e-4, "optim": {"lr": 1e-4, "schedule": "constant", "warmup_ratio": 0.0}},
     "evaluation": EVALUATION,
-    "checkpoint": {"every": 0},
+    "checkpoint": {"every": 1, "keep_last": 1},
 }
+PARTS = ("sft", "vineppo")
 
 
-def quickstart(out: Path, *, seed: int = 0, device: str = "auto", console: Console | None = None) -> dict[str, Any]:
-    """Runs it, shows it, and returns what result.json holds."""
+def quickstart(
+    out: Path, *, seed: int = 0, device: str = "auto", resume: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Runs it, shows it, and returns what result.json holds. `resume` continues one that was stopped."""
     console = console or Console()
-    replace_earlier(out)
-    console.print("A tiny Llama learns chains of arithmetic modulo 10: first from worked solutions,")
-    console.print("a third of whose facts are unreliable (SFT), then from its own answers with")
-    console.print("measured credit (VinePPO).\n")
-    started = time.perf_counter()
-    common = {"seed": seed, "device": device}
+    refuse_other(out)
+    with lock_folder(out, say_on(console)):
+        if not resume:
+            remove_earlier(out)
+        elif not any(is_begun(out / part) for part in PARTS):
+            raise UserError(f"{out}: no quickstart to resume")
+        console.print("A tiny Llama learns chains of arithmetic modulo 10: first from worked solutions,")
+        console.print("a third of whose facts are unreliable (SFT), then from its own answers with")
+        console.print("measured credit (VinePPO).\n")
+        started = time.perf_counter()
+        run_both(out, {"seed": seed, "device": device}, console)
+        result = summarize(out, seed=seed, seconds=None if resume else time.perf_counter() - started)
+        write_json(out / RESULT, result)
+        show(console, out, result)
+        say_on(console)(try_report(out))
+    return result
+
+
+def run_both(out: Path, common: Mapping[str, Any], console: Console) -> None:
+    """Each from where it is."""
     with make_progress(console) as progress:
         bar = Bar(progress, "1/2 SFT (optimizer steps)", print_every=100)
         sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
         say = speaker(progress)
-        policy = run_recipe(sft, out / "sft", sinks=[bar], say=say, on_start=bar.set_total)
+        policy = run_recipe(
+            sft, out / "sft", resume=is_begun(out / "sft"), sinks=[bar], say=say, on_start=bar.set_total
+        )
         rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
         recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
         bar = Bar(progress, "2/2 VinePPO (iterations)", recipe.train.num_iterations)
-        run_recipe(recipe, out / "vineppo", sinks=[bar], say=say)
-    result = summarize(out, seed=seed, seconds=time.perf_counter() - started)
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    show(console, out, result)
-    say_on(console)(try_report(out))
-    return result
+        run_recipe(recipe, out / "vineppo", resume=is_begun(out / "vineppo"), sinks=[bar], say=say)
 
 
-def replace_earlier(out: Path) -> None:
-    """Removes what an earlier quickstart left there, and nothing else."""
+def is_begun(part: Path) -> bool:
+    return (part / RECIPE).exists()
+
+
+def refuse_other(out: Path) -> None:
+    """Raises UserError where there is anything but an earlier quickstart's own, before it is touched."""
     if not out.exists():
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file; choose another --out")
+    for path in sorted(out.iterdir()):
+        if not is_own(path):
+            inside = find_foreign(path) if path.name in PARTS and not path.is_symlink() else None
+            told = (inside or path).relative_to(out)
+            raise UserError(f"{out} holds more than an earlier quickstart ({told}); choose another --out")
     names = {path.name for path in out.iterdir()}
-    runs = [out / name for name in names & {"sft", "vineppo"}]
-    if names - {"sft", "vineppo", "result.json", "report.html"} or not all(is_ours(run) for run in runs):
-        raise UserError(f"{out} holds more than an earlier quickstart; choose another --out")
-    shutil.rmtree(out)
+    if names - {LOCK} and not names & {*PARTS, RESULT}:
+        raise UserError(f"{out} is not empty and no earlier quickstart; choose another --out")
 
 
-def is_ours(run: Path) -> bool:
-    recipe = run / "recipe.toml"
-    return not recipe.exists() or read_toml(recipe).get("name") == f"quickstart-{run.name}"
+def is_own(path: Path) -> bool:
+    """Whether a quickstart has made this part of its folder, and nobody has added to it."""
+    if path.is_symlink():
+        return False
+    if path.name in PARTS:
+        return path.is_dir() and find_foreign(path) is None and is_own_run(path)
+    if not path.is_file():
+        return False
+    if path.name == RESULT:
+        return is_summary(path)
+    return path.name in (LOCK, RESULT + PART, REPORT + PART) or (path.name == REPORT and is_report(path))
 
 
-def summarize(out: Path, *, seed: int, seconds: float) -> dict[str, Any]:
+def is_own_run(part: Path) -> bool:
+    """It bears our name; or it holds no more than a run does before it has one."""
+    if is_begun(part):
+        return read_toml(part / RECIPE).get("name") == f"quickstart-{part.name}"
+    return {LOCK} <= {path.name for path in part.iterdir()} <= {LOCK, RECIPE + PART}
+
+
+def is_summary(path: Path) -> bool:
+    try:
+        return {*PARTS, "seconds", "tokens", "seed"} <= read_json(path).keys()
+    except UserError:
+        return False
+
+
+def remove_earlier(out: Path) -> None:
+    """An earlier quickstart's own, and nothing else; the folder itself stays."""
+    for part in PARTS:
+        if (out / part).exists():
+            with lock_folder(out / part, lambda text: None):
+                pass  # nobody works in it
+            remove_run(out / part)
+    for name in (RESULT, REPORT, RESULT + PART, REPORT + PART):
+        (out / name).unlink(missing_ok=True)
+
+
+def summarize(out: Path, *, seed: int, seconds: float | None) -> dict[str, Any]:
+    """`seconds` that all of it took, or None where it was stopped in between: then its phases are added up."""
     metrics = read_lines(out / "sft" / "metrics.jsonl") + read_lines(out / "vineppo" / "metrics.jsonl")
     tokens = {kind: sum(line.get(f"tokens/{kind}", 0) for line in metrics) for kind in ("policy", "vine", "eval")}
     sft, rl = (read_lines(out / name / "timings.jsonl") for name in ("sft", "vineppo"))
     spent = {
-        "sft": sum(line["seconds/update"] for line in sft),
-        "rl": sum(line[f"seconds/{phase}"] for line in rl for phase in ("sample", "credit", "score", "update")),
-        "eval": sum(line.get("seconds/evaluate", 0.0) for line in sft + rl),
-        "total": seconds,
+        "sft": seconds_of(sft, "update"),
+        "rl": seconds_of(rl, "sample", "credit", "score", "update"),
+        "eval": seconds_of(sft + rl, "evaluate"),
     }
-    environment = json.loads((out / "vineppo" / "environment.json").read_text())
+    spent["total"] = sum(spent.values()) if seconds is None else seconds
+    environment = read_json(out / "vineppo" / "environment.json")
     return {
         "sft": accuracy(out / "sft"),
         "vineppo": accuracy(out / "vineppo"),
@@ -116,13 +173,13 @@ def summarize(out: Path, *, seed: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def seconds_of(lines: Sequence[Mapping[str, Any]], *phases: str) -> float:
+    return sum(line.get(f"seconds/{phase}", 0.0) for line in lines for phase in phases)
+
+
 def accuracy(run: Path) -> dict[str, Any]:
-    result = json.loads((run / "result.json").read_text())
+    result = read_json(run / RESULT)
     return {key: result[key] for key in ("pass@1", "ci95", "num_problems")}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def show(console: Console, out: Path, result: Mapping[str, Any]) -> None:

@@ -6,8 +6,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from vineppo.checkpoint import CHECKSUMS, UNFINISHED, checkpoint_folders, is_checkpoint_name
+from vineppo.checkpoint import CHECKSUMS, UNFINISHED, checkpoint_folders
 from vineppo.files import PART, read_json
 from vineppo.lock import LOCK
 from vineppo.metrics import METRICS, TIMINGS
@@ -36,7 +37,7 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another --out")
     names = {path.name for path in folder.iterdir()}
-    if RECIPE in names and names & {ENVIRONMENT, LOCK}:
+    if RECIPE in names and names & {ENVIRONMENT, LOCK, METRICS}:
         return
     if names - ({LOCK, RECIPE + PART} if LOCK in names else set()):
         raise UserError(f"{folder} is not empty and not a run; choose another --out")
@@ -44,7 +45,8 @@ def refuse_foreign(folder: Path) -> None:
 
 def holds_a_run(folder: Path) -> bool:
     """Whether anything came of the run that began here."""
-    return (folder / METRICS).exists() or bool(checkpoint_folders(folder / CHECKPOINTS))
+    begun = any((folder / name).exists() for name in (METRICS, TIMINGS, ROLLOUTS))
+    return begun or bool(checkpoint_folders(folder / CHECKPOINTS))
 
 
 def finished_iteration(folder: Path) -> int | None:
@@ -53,7 +55,7 @@ def finished_iteration(folder: Path) -> int | None:
     return result.get("iteration") if result.get("finished") is True else None
 
 
-def read_result(folder: Path) -> dict:
+def read_result(folder: Path) -> dict[str, Any]:
     """result.json; nothing where it is missing or damaged, since the evaluation can be made again."""
     try:
         return read_json(folder / RESULT)
@@ -74,7 +76,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def find_foreign(run: Path) -> Path | None:
     """The first path below the folder that a run does not write; symbolic links are never its own."""
-    return next((path for path in sorted(run.rglob("*")) if path.is_symlink() or not is_own(run, path)), None)
+    found = (path for path in sorted(run.rglob("*")) if path.is_symlink() or not is_own(run, path))
+    return next(found, None) or next(unlisted_files(run), None)
 
 
 def is_own(run: Path, path: Path) -> bool:
@@ -92,21 +95,22 @@ def is_report(path: Path) -> bool:
         return b" - vineppo</title>" in file.read(1 << 16)
 
 
+def unlisted_files(run: Path) -> Iterator[Path]:
+    """What lies in complete checkpoints and is not listed there."""
+    for folder in checkpoint_folders(run / CHECKPOINTS):
+        try:
+            listed = {CHECKSUMS, *read_json(folder / CHECKSUMS)}
+        except (OSError, UserError):
+            listed = set()
+        yield from (p for p in folder.rglob("*") if p.is_file() and str(p.relative_to(folder)) not in listed)
+
+
 def remove_run(run: Path) -> None:
     """Deletes a folder in which nothing is foreign, path by path: what comes into it meanwhile stays."""
     paths = sorted(run.rglob("*"), reverse=True)
-    unlisted = next(iter(unlisted_files(run)), None)
-    foreign = find_foreign(run) or unlisted
+    foreign = find_foreign(run)
     if foreign:
         raise UserError(f"{foreign} is no part of a run; nothing was removed")
     for path in paths:
         path.rmdir() if path.is_dir() else path.unlink()
     run.rmdir()
-
-
-def unlisted_files(run: Path) -> Iterator[Path]:
-    """Files in complete checkpoints that these do not list."""
-    for folder in (run / CHECKPOINTS).glob("iteration-*"):
-        if is_checkpoint_name(folder.name):
-            listed = {CHECKSUMS, *read_json(folder / CHECKSUMS)}
-            yield from (p for p in folder.rglob("*") if p.is_file() and str(p.relative_to(folder)) not in listed)

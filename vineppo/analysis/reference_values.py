@@ -6,7 +6,6 @@ that was stopped goes on where it was, and the next one finds them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +13,9 @@ from statistics import fmean
 from vineppo.analysis.subject import Subject
 from vineppo.credit.vineppo import state_key
 from vineppo.environment import Environment, State
-from vineppo.metrics import append_line
+from vineppo.files import append_line, parse_object, write_file
 from vineppo.seeding import derive_seed
+from vineppo.types import UserError
 
 CHUNK = 32
 """States in one engine call: what a kill can lose."""
@@ -61,19 +61,22 @@ class ReferenceValues:
 
 
 def read_known(path: Path) -> dict[int, float]:
-    """A line that a kill tore is passed over, and ended, so that the next one begins on its own."""
+    """A line that a kill tore is cut off; a damaged one, and what is no value, is measured again."""
     if not path.exists():
         return {}
-    text = path.read_text()
-    if text and not text.endswith("\n"):
-        with path.open("a") as file:
-            file.write("\n")
-    return dict(filter(None, map(read_entry, text.splitlines())))
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_file(path, whole)
+    return dict(filter(None, map(read_entry, whole.decode(errors="replace").splitlines())))
 
 
 def read_entry(line: str) -> tuple[int, float] | None:
     try:
-        entry = json.loads(line)
-        return entry["state"], entry["value"]
-    except (ValueError, KeyError, TypeError):
+        entry = parse_object(line, "")
+    except UserError:
         return None
+    state, value = entry.get("state"), entry.get("value")
+    if not isinstance(state, int) or not isinstance(value, int | float):
+        return None
+    return (state, float(value)) if 0 <= value <= 1 else None  # as rewards are

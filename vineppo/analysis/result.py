@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.charts import Chart, save_figure
+from vineppo.files import write_file
 from vineppo.intervals import interval
 
 Row = dict[str, Any]
@@ -26,7 +27,7 @@ class Result:
         """`told` says what it was made from and with."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.kind}.json"
-        path.write_text(json.dumps(asdict(self) | dict(told), indent=1, allow_nan=False) + "\n")
+        write_file(path, json.dumps(asdict(self) | dict(told), indent=1, allow_nan=False) + "\n")
         for name, chart in self.charts.items():
             save_figure(chart, folder / f"{self.kind}-{name}.svg")
         return path
