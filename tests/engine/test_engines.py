@@ -1,6 +1,7 @@
 """What every engine must satisfy: order, seeds, log-probabilities, endings, errors."""
 
 import copy
+import math
 import random
 from pathlib import Path
 
@@ -198,6 +199,24 @@ def test_loaded_weights_decide_what_is_sampled_next(name, family, make_model, ma
         assert completion.token_ids == greedy_tokens(new, request.prefix_ids, request.max_new_tokens)
     with pytest.raises(ValueError, match=r"embed|parameter"):
         engine.load_weights({}, version=4)
+
+
+@EVERY
+@pytest.mark.parametrize("params", [GREEDY, HOT, SamplingParams(0.7, top_p=0.8), SamplingParams(top_k=5)], ids=str)
+@pytest.mark.parametrize("vocab_size", [64, 700])
+def test_logits_that_are_not_finite_are_said_to_be(name, params, vocab_size, make_model, make_engine):
+    model = make_model("llama", vocab_size=vocab_size)
+    engine = make_engine(name, model)
+    state = {path: tensor.clone() for path, tensor in model.state_dict().items()}
+    requests = [Request((1, 2, 3 + i), 5, i) for i in range(4)]
+    for spoil in (lambda w: w.fill_(torch.nan), lambda w: w[7].fill_(torch.nan), lambda w: w.mul_(3e38)):
+        spoiled = {**state, "lm_head.weight": state["lm_head.weight"].clone()}
+        spoil(spoiled["lm_head.weight"])
+        engine.load_weights(spoiled, version=3)
+        with pytest.raises(UserError, match="logits are not finite after iteration 3"):
+            engine.generate(requests, params, purpose="vine")
+    engine.load_weights(state, version=4)
+    assert all(math.isfinite(x) for c in engine.generate(requests, params, purpose="vine") for x in c.logprobs)
 
 
 @EVERY
