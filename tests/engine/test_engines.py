@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vineppo.engine.stopping import StopRule
+from vineppo.models import make_symbol_tokenizer
 from vineppo.types import Request, SamplingParams, UserError
 
 FAMILY_NAMES = [
@@ -134,6 +135,37 @@ def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, toke
         assert completion.token_ids == unbounded.token_ids[: ends[0] if ends else None]
         assert completion.finish_reason == ("stop" if ends else "length")
     assert any(c.finish_reason == "stop" for c in stopped)
+
+
+@pytest.fixture(scope="module")
+def chunky():
+    """A tokenizer whose tokens hold up to three characters, so that a stop string begins and ends inside of tokens."""
+    draw = random.Random(3)
+    return make_symbol_tokenizer({"a", "b", "\n"} | {"".join(draw.choices("ab\n", k=3)) for _ in range(60)})
+
+
+@EVERY
+def test_a_vine_that_repeats_a_rollout_ends_where_it_did(name, make_model, make_engine, chunky):
+    """Greedy, so that it does repeat it; from every state of the rollout."""
+    model = make_model("llama", vocab_size=len(chunky))
+    engine = make_engine(name, model, words=chunky)
+    ended = inside = 0
+    for i in range(6):
+        prompt = tuple(random.Random(i).choices(range(len(chunky) - 3), k=5))
+        (free,) = engine.generate([Request(prompt, 20, 0)], GREEDY, purpose="policy")
+        text = chunky.decode(free.token_ids, skip_special_tokens=True)
+        stop = (text[9 + i : 14 + i],)
+        params = SamplingParams(temperature=0, stop=stop)
+        (rollout,) = engine.generate([Request(prompt, 20, 0)], params, purpose="policy")
+        whole = rollout.token_ids
+        requests = [Request(prompt + whole[:b], 20 - b, 0, num_response_tokens=b) for b in range(1, len(whole))]
+        for b, vine in enumerate(engine.generate(requests, params, purpose="vine"), 1):
+            assert whole[:b] + vine.token_ids == whole
+            assert vine.finish_reason == rollout.finish_reason
+        ended += rollout.finish_reason == "stop"
+        inside += any(chunky.decode(whole[:-1]).endswith(stop[0][:n]) for n in range(1, 5))
+    assert ended == 6
+    assert inside > 2, "no vine began inside of a stop string"
 
 
 @EVERY

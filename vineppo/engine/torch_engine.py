@@ -191,7 +191,7 @@ class Run:
         done = []
         for branch in row.branches:
             token_ids = row.tokens_from(branch.prefix_length)
-            branch.finish_reason = self.rule.reason(token_ids, branch.budget)
+            branch.finish_reason = self.rule.reason(branch.request, token_ids, branch.budget)
             if branch.finish_reason:
                 branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
                 done.append(branch)
