@@ -156,7 +156,8 @@ def written_loss(model: Any, reference: Any, samples: list[Sample], config: Lear
         else:
             policy = policy + losses.sum() / num_tokens
         ref = of_targets(log_softmax(reference, sample), sample).detach()
-        kl = kl + kl_to_reference(new, ref, estimator=config.kl_estimator, clamp=config.kl_clamp).sum()
+        estimates = kl_to_reference(new, ref, estimator=config.kl_estimator, clamp=config.kl_clamp)
+        kl = kl + (estimates * (new - old).exp() if config.kl_ratio_correction else estimates).sum()
     return policy + config.kl_coef * kl / len(samples)
 
 
@@ -170,6 +171,8 @@ def written_loss(model: Any, reference: Any, samples: list[Sample], config: Lear
         {"max_importance": 0.9, "loss_aggregation": "constant", "loss_length": 5},
         {"clip_eps_low": 0.1, "clip_eps_high": 0.4, "kl_estimator": "k1"},
         {"kl_estimator": "k2", "kl_clamp": 0.05},
+        {"kl_ratio_correction": True},
+        {"kl_ratio_correction": True, "kl_estimator": "k1"},
     ],
     ids=str,
 )
@@ -440,6 +443,22 @@ def test_too_many_bad_minibatches_in_a_row_stop_the_run():
         learner.step(minibatch)
     with pytest.raises(UserError, match=r"3 optimizer steps in a row were skipped.*not finite"):
         learner.step(bad)
+
+
+@pytest.mark.parametrize(
+    "wild", [{"ref_logprobs": 150.0}, {"ref_logprobs": -1e4}, {"sampling_logprobs": -1e4}, {"sampling_logprobs": 0.0}]
+)
+@pytest.mark.parametrize("options", [{}, {"kl_ratio_correction": True}])
+def test_one_wild_token_does_not_cost_the_step(wild, options):
+    """Of a reference or an engine that is far away. A policy that is far from its own old self is the veto's."""
+    learner = make_learner(make_model(dtype=torch.float32), make_model(1, torch.float32), max_importance=2.0, **options)
+    first, *rest = learner.score(make_samples())
+    ((name, number),) = wild.items()
+    before = snapshot(learner)
+    metrics = learner.step([replace(first, **{name: (number, *getattr(first, name)[1:])}), *rest])
+    assert metrics["optim/num_skipped_steps"] == 0
+    assert all(math.isfinite(number) for number in metrics.values())
+    assert any(not torch.equal(one, other) for one, other in zip(before, snapshot(learner), strict=True))
 
 
 def test_a_resumed_learner_goes_on_exactly():

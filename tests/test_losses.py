@@ -7,7 +7,19 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vineppo.losses import clipped_policy_loss, clipped_value_loss, compute_gae, dpo_loss, kl_to_reference, whiten
+from vineppo.losses import (
+    MAX_LOG_RATIO,
+    KLEstimator,
+    clipped_policy_loss,
+    clipped_value_loss,
+    compute_gae,
+    dpo_loss,
+    kl_to_reference,
+    ratio_of,
+    whiten,
+)
+
+KINDS: tuple[KLEstimator, ...] = ("k1", "k2", "k3")
 
 
 def test_the_surrogate_is_the_pessimistic_one_token_by_token():
@@ -71,6 +83,64 @@ def test_k2_agrees_near_the_reference():
         return abs(exact_expectation("k2", policy, reference) - kl)
 
     assert bias(0.01) < bias(0.1) / 500
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("apart", [0.0, 0.7])
+def test_corrected_by_the_ratio_the_expected_gradient_is_that_of_the_kl(estimator, apart):
+    """Whoever drew the tokens. Without the correction k3's is another one even where the policy itself drew them."""
+    generator = torch.Generator().manual_seed(4)
+    logits, direction, ref_logits = torch.randn(3, 12, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    reference = ref_logits.log_softmax(-1)
+    old = (logits.detach() + apart * direction).log_softmax(-1)
+
+    def gradient(corrected):
+        new = logits.log_softmax(-1)
+        ratios = (new - old).exp() if corrected else None
+        kl = kl_to_reference(new, reference, estimator=estimator, clamp=1e9, ratios_N=ratios)
+        return torch.autograd.grad((old.exp() * kl).sum(), logits)[0]
+
+    new = logits.log_softmax(-1)
+    (exact,) = torch.autograd.grad((new.exp() * (new - reference)).sum(), logits)
+    assert torch.allclose(gradient(True), exact, atol=1e-12)
+    if (estimator, apart) != ("k2", 0.0):
+        assert (gradient(False) - exact).norm() > 0.1 * exact.norm()
+
+
+LOG_PROBS = [0.0, -1e-8, -0.5, -3.0, -19.9, -20.0, -20.1, -88.0, -90.0, -120.0, -750.0, -1e4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("clamp", [10.0, 1e9])
+def test_no_log_prob_makes_a_loss_or_a_gradient_that_is_not_finite(dtype, clamp):
+    new, old = (column.clone() for column in torch.cartesian_prod(*[torch.tensor(LOG_PROBS, dtype=dtype)] * 2).T)
+    new.requires_grad_()
+    ratios = ratio_of(new - old)
+    losses = [
+        *(kl_to_reference(new, old, estimator=e, clamp=clamp, ratios_N=r) for e in KINDS for r in (None, ratios)),
+        *(
+            clipped_policy_loss(new, old, torch.full_like(old, a), clip_eps_low=0.2, clip_eps_high=0.3)[0]
+            for a in (-7.0, 0.0, 7.0)
+        ),
+        *dpo_loss(new, old, old, old, beta=0.1, positive_lambda=50.0, label_smoothing=0.1),
+    ]
+    for loss in losses:
+        (gradient,) = torch.autograd.grad(loss.sum(), new, retain_graph=True)
+        assert loss.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_within_the_bound_nothing_is_changed_by_a_bit(dtype):
+    generator = torch.Generator().manual_seed(5)
+    d = (torch.rand(10_000, generator=generator, dtype=dtype) * 140 - 120).clamp(max=MAX_LOG_RATIO).requires_grad_()
+    bounded = [ratio_of(d), kl_to_reference(-d, torch.zeros_like(d), estimator="k3", clamp=1e9)]
+    plain = [torch.exp(d), (torch.exp(d) - d - 1).clamp(0, 1e9)]
+    for one, other in zip(bounded, plain, strict=True):
+        assert torch.equal(one, other)
+        gradients = (torch.autograd.grad(loss.sum(), d, retain_graph=True)[0] for loss in (one, other))
+        assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize(("estimator", "lowest"), [("k1", -10.0), ("k2", 0.0), ("k3", 0.0)])

@@ -38,7 +38,9 @@ class Ending:
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
-    ids = tokenizer.encode(prompt)
+    """As the tokenizer frames a text; a prompt that begins with bos is framed already, as a chat template leaves it."""
+    bos = tokenizer.bos_token
+    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
     closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
     return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
 
@@ -62,7 +64,8 @@ class Environment:
     ) -> list[Ending]:
         """One continuation per state, of at most its budget of new tokens, all in one engine call."""
         requests = [
-            Request(state.prefix_ids, budget, seed) for state, budget, seed in zip(states, budgets, seeds, strict=True)
+            Request(state.prefix_ids, budget, seed, num_response_tokens=len(state.response_ids))
+            for state, budget, seed in zip(states, budgets, seeds, strict=True)
         ]
         texts: dict[int, str] = {}
         with self.grader.ahead() as ahead:

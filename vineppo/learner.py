@@ -18,10 +18,13 @@ from pydantic import Field, model_validator
 
 from vineppo.batch import by_response, collate, microbatches, num_tokens
 from vineppo.engine.sampler import nucleus_floor
-from vineppo.losses import KLEstimator, clipped_policy_loss, dpo_loss, kl_to_reference
+from vineppo.losses import MAX_LOG_RATIO, KLEstimator, clipped_policy_loss, dpo_loss, kl_to_reference, ratio_of
 from vineppo.models import read_tokens
 from vineppo.stepper import Stepper, StepperConfig
 from vineppo.types import Sample, SamplingParams
+
+LARGEST_EXPONENT = 700.0
+"""Beyond it Python's exp has no finite result."""
 
 
 class LearnerConfig(StepperConfig):
@@ -33,6 +36,9 @@ class LearnerConfig(StepperConfig):
     kl_estimator: KLEstimator = "k3"
     kl_clamp: float = Field(default=10.0, gt=0)
     """Largest KL estimate of one token; above it the token pulls no more."""
+    kl_ratio_correction: bool = False
+    """Weigh each token's KL by the ratio of the policy to the one that drew it, which makes its gradient the KL's own
+    (DeepSeek-AI 2025, "DeepSeek-V3.2"). false: the estimate alone, as in the paper."""
     entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"
@@ -128,7 +134,7 @@ class PolicyLearner:
                 clip_eps_high=config.clip_eps_high,
             )
             if config.max_importance is not None:
-                importance_N = torch.exp(old_N - column("sampling_logprobs"))
+                importance_N = ratio_of(old_N - column("sampling_logprobs"))
                 if config.renormalize_nucleus:  # the engine's are of the full softmax
                     importance_N = importance_N * torch.exp(column("kept_logmass"))
                 losses_N = losses_N * importance_N.clamp(max=config.max_importance)
@@ -136,10 +142,16 @@ class PolicyLearner:
             loss = (weights_N * (losses_N - config.entropy_coef * entropies_N)).sum()
             if self.reference is not None:
                 ref_N = column("ref_logprobs")
-                kl_N = kl_to_reference(logprobs_N, ref_N, estimator=config.kl_estimator, clamp=config.kl_clamp)
+                kl_N = kl_to_reference(
+                    logprobs_N,
+                    ref_N,
+                    estimator=config.kl_estimator,
+                    clamp=config.kl_clamp,
+                    ratios_N=ratios_N if config.kl_ratio_correction else None,
+                )
                 loss = loss + config.kl_coef * kl_N.sum() / len(minibatch)
                 sums["ref_kl"] += kl_N.detach().sum().item()
-            log_ratios_N = (logprobs_N - old_N).detach()
+            log_ratios_N = (logprobs_N - old_N).detach().clamp(max=MAX_LOG_RATIO)
             sums["ratio"] += ratios_N.detach().sum().item()
             sums["clipped"] += clipped_N.sum().item()
             sums["old_kl"] += (torch.expm1(log_ratios_N) - log_ratios_N).sum().item()
@@ -244,7 +256,7 @@ class PolicyLearner:
         kls = []
         for sample in self.score(samples):
             d_N = [ref - old for ref, old in zip(sample.ref_logprobs or (), sample.old_logprobs or (), strict=True)]
-            kls.append(math.fsum(math.expm1(d) - d for d in d_N))
+            kls.append(math.fsum(math.expm1(min(d, LARGEST_EXPONENT)) - d for d in d_N))
         return {"eval/kl_reference": fmean(kls)}
 
     def memory(self) -> dict[str, float]:

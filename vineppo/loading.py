@@ -43,6 +43,7 @@ def load_tokenizer(name: str) -> Any:
     tokenizer = _from_pretrained(AutoTokenizer, name)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: the tokenizer has no eos token, so no response could end; set one and save it")
+    tokenizer.clean_up_tokenization_spaces = False  # a text is what its tokens wrote, wherever it is read
     return tokenizer
 
 

@@ -10,6 +10,15 @@ import torch.nn.functional as F
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
+MAX_LOG_RATIO = 20.0
+"""Beyond it a ratio stays at exp(20), about 5e8, without a gradient: exp overflows fp32 at 89, and a gradient that is
+infinite or nan in one token is lost in all."""
+
+
+def ratio_of(log_ratios_N: torch.Tensor) -> torch.Tensor:
+    """exp, finite and with a finite gradient whatever the log-ratio."""
+    return torch.exp(log_ratios_N.clamp(max=MAX_LOG_RATIO))
+
 
 def clipped_policy_loss(
     logprobs_N: torch.Tensor,
@@ -23,7 +32,7 @@ def clipped_policy_loss(
 
     A higher `clip_eps_high` lets rare tokens grow faster (Yu et al. 2025, "DAPO", section 3.1).
     """
-    ratios_N = torch.exp(logprobs_N - old_logprobs_N)
+    ratios_N = ratio_of(logprobs_N - old_logprobs_N)
     unclipped_N = -advantages_N * ratios_N
     clipped_N = -advantages_N * ratios_N.clamp(1 - clip_eps_low, 1 + clip_eps_high)
     return torch.maximum(unclipped_N, clipped_N), ratios_N, clipped_N > unclipped_N
@@ -82,19 +91,34 @@ def dpo_loss(
 
 
 def kl_to_reference(
-    logprobs_N: torch.Tensor, ref_logprobs_N: torch.Tensor, *, estimator: KLEstimator, clamp: float
+    logprobs_N: torch.Tensor,
+    ref_logprobs_N: torch.Tensor,
+    *,
+    estimator: KLEstimator,
+    clamp: float,
+    ratios_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Per-token estimates of KL(policy || reference) from the policy's own tokens, d = log ref - log policy.
 
     k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 (Schulman 2020, "Approximating KL divergence"). As in the paper's code
     an estimate is clamped to [0, clamp]; k1, which is rightly negative at times, to [-clamp, clamp].
+
+    `ratios_N`, of the policy to the one that drew the tokens, make the expected gradient that of the KL itself, where
+    nothing is clamped (DeepSeek-AI 2025, "DeepSeek-V3.2", section 3.1, for k3). k1 and k3 are estimates of the KL, so
+    they are differentiated through the ratio; k2 is not one, but its gradient is an estimate of the KL's, so for it the
+    ratio is a weight.
     """
     d_N = ref_logprobs_N - logprobs_N
     if estimator == "k1":
-        return (-d_N).clamp(-clamp, clamp)
-    if estimator == "k2":
-        return (d_N.square() / 2).clamp(0, clamp)
-    return (torch.exp(d_N) - d_N - 1).clamp(0, clamp)
+        kl_N = (-d_N).clamp(-clamp, clamp)
+    elif estimator == "k2":
+        kl_N = (d_N.square() / 2).clamp(0, clamp)
+    else:
+        d_N = d_N.clamp(max=MAX_LOG_RATIO)
+        kl_N = (torch.exp(d_N) - d_N - 1).clamp(0, clamp)
+    if ratios_N is None:
+        return kl_N
+    return kl_N * (ratios_N.detach() if estimator == "k2" else ratios_N)
 
 
 def whiten(values_N: torch.Tensor) -> torch.Tensor:

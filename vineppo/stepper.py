@@ -116,7 +116,8 @@ class Stepper:
         self.num_skipped_in_a_row += 1
         if self.num_skipped_in_a_row >= self.config.max_skipped_steps:
             raise UserError(
-                f"{self.num_skipped_in_a_row} optimizer steps in a row were skipped, the last because {reason}; "
+                f"{self.num_skipped_in_a_row} optimizer steps in a row were skipped after {self.num_steps} that were "
+                f"taken, the last because {reason}; "
                 f"lower {self.name}.optim.lr, or continue from an earlier checkpoint"
             )
 

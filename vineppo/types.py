@@ -75,6 +75,11 @@ class Request:
     prefix_ids: tuple[int, ...]
     max_new_tokens: int
     seed: int
+    num_response_tokens: int = 0
+    """Tokens at the prefix's end that are of the response already: a stop string may begin in them."""
+
+    def last_response_tokens(self, n: int) -> tuple[int, ...]:
+        return self.prefix_ids[len(self.prefix_ids) - min(n, self.num_response_tokens) :]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vineppo.types import Completion, Credit, Group, Problem, Rollout, ValueEsti
 
 ESTIMATORS = {
     "grpo": GRPO(GRPOConfig()),
+    "grpo-sample-std": GRPO(GRPOConfig(std="sample")),
     "dr-grpo": GRPO(GRPOConfig(divide_by_std=False)),
     "rloo": RLOO(RLOOConfig()),
 }
@@ -47,6 +48,18 @@ def advantages_of(credits: list[list[Credit]]) -> list[list[float]]:  # [P][G]
 
 def with_rewards(groups: list[Group], change) -> list[Group]:
     return [[replace(rollout, reward=change(rollout.reward)) for rollout in group] for group in groups]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 16])
+def test_the_sample_s_deviation_makes_advantages_smaller_by_a_factor_of_the_group_s_size_alone(size):
+    draw = random.Random(size)
+    groups = [make_group(f"p{i}", [draw.random() for _ in range(size)]) for i in range(5)]
+    ones, others = (
+        advantages_of(GRPO(GRPOConfig(std=std, std_eps=1e-15)).assign(groups, seed=0))
+        for std in ("population", "sample")
+    )
+    for population, sample in zip(ones, others, strict=True):
+        assert population == pytest.approx([a * (size / (size - 1)) ** 0.5 for a in sample], rel=1e-9)
 
 
 def test_grpo_is_the_distance_from_the_mean_in_standard_deviations():

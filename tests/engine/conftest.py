@@ -88,14 +88,14 @@ def make_model():
 def make_engine(make_model, tokenizer):
     """By name; "native" and "torch" are the torch engine with kernels in C++ and in PyTorch."""
 
-    def make(name="torch", model="llama-gqa-tied", eos=False, **options):
+    def make(name="torch", model="llama-gqa-tied", eos=False, words=tokenizer, **options):
         chosen = make_model(model) if isinstance(model, str) else model
         if name in ("native", "torch"):
             if name == "native" and (reason := why_not_native(torch.float32, chosen.device)):
                 pytest.skip(reason)
             name, options = "torch", {"kernels": name, **options}
         config = ENGINES[name].Config(dtype="float32", **options)
-        return ENGINES[name](config, chosen, tokenizer if eos else WithoutEos(tokenizer))
+        return ENGINES[name](config, chosen, words if eos else WithoutEos(words))
 
     return make
 

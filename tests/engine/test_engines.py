@@ -1,6 +1,7 @@
 """What every engine must satisfy: order, seeds, log-probabilities, endings, errors."""
 
 import copy
+import math
 import random
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from vineppo.engine.stopping import StopRule
+from vineppo.models import make_symbol_tokenizer
 from vineppo.types import Request, SamplingParams, UserError
 
 FAMILY_NAMES = [
@@ -135,6 +137,37 @@ def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, toke
     assert any(c.finish_reason == "stop" for c in stopped)
 
 
+@pytest.fixture(scope="module")
+def chunky():
+    """A tokenizer whose tokens hold up to three characters, so that a stop string begins and ends inside of tokens."""
+    draw = random.Random(3)
+    return make_symbol_tokenizer({"a", "b", "\n"} | {"".join(draw.choices("ab\n", k=3)) for _ in range(60)})
+
+
+@EVERY
+def test_a_vine_that_repeats_a_rollout_ends_where_it_did(name, make_model, make_engine, chunky):
+    """Greedy, so that it does repeat it; from every state of the rollout."""
+    model = make_model("llama", vocab_size=len(chunky))
+    engine = make_engine(name, model, words=chunky)
+    ended = inside = 0
+    for i in range(6):
+        prompt = tuple(random.Random(i).choices(range(len(chunky) - 3), k=5))
+        (free,) = engine.generate([Request(prompt, 20, 0)], GREEDY, purpose="policy")
+        text = chunky.decode(free.token_ids, skip_special_tokens=True)
+        stop = (text[9 + i : 14 + i],)
+        params = SamplingParams(temperature=0, stop=stop)
+        (rollout,) = engine.generate([Request(prompt, 20, 0)], params, purpose="policy")
+        whole = rollout.token_ids
+        requests = [Request(prompt + whole[:b], 20 - b, 0, num_response_tokens=b) for b in range(1, len(whole))]
+        for b, vine in enumerate(engine.generate(requests, params, purpose="vine"), 1):
+            assert whole[:b] + vine.token_ids == whole
+            assert vine.finish_reason == rollout.finish_reason
+        ended += rollout.finish_reason == "stop"
+        inside += any(chunky.decode(whole[:-1]).endswith(stop[0][:n]) for n in range(1, 5))
+    assert ended == 6
+    assert inside > 2, "no vine began inside of a stop string"
+
+
 @EVERY
 def test_every_completion_is_told_once_as_it_ends(name, make_engine, make_requests):
     requests, told = make_requests(40, seed=6), []
@@ -198,6 +231,24 @@ def test_loaded_weights_decide_what_is_sampled_next(name, family, make_model, ma
         assert completion.token_ids == greedy_tokens(new, request.prefix_ids, request.max_new_tokens)
     with pytest.raises(ValueError, match=r"embed|parameter"):
         engine.load_weights({}, version=4)
+
+
+@EVERY
+@pytest.mark.parametrize("params", [GREEDY, HOT, SamplingParams(0.7, top_p=0.8), SamplingParams(top_k=5)], ids=str)
+@pytest.mark.parametrize("vocab_size", [64, 700])
+def test_logits_that_are_not_finite_are_said_to_be(name, params, vocab_size, make_model, make_engine):
+    model = make_model("llama", vocab_size=vocab_size)
+    engine = make_engine(name, model)
+    state = {path: tensor.clone() for path, tensor in model.state_dict().items()}
+    requests = [Request((1, 2, 3 + i), 5, i) for i in range(4)]
+    for spoil in (lambda w: w.fill_(torch.nan), lambda w: w[7].fill_(torch.nan), lambda w: w.mul_(3e38)):
+        spoiled = {**state, "lm_head.weight": state["lm_head.weight"].clone()}
+        spoil(spoiled["lm_head.weight"])
+        engine.load_weights(spoiled, version=3)
+        with pytest.raises(UserError, match="logits are not finite after iteration 3"):
+            engine.generate(requests, params, purpose="vine")
+    engine.load_weights(state, version=4)
+    assert all(math.isfinite(x) for c in engine.generate(requests, params, purpose="vine") for x in c.logprobs)
 
 
 @EVERY

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from vineppo.config import Config
 from vineppo.engine.limits import check_requests, context_limit
-from vineppo.engine.sampler import as_int64, draw_uniforms, sample
+from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
 from vineppo.types import Completion, Ended, Request, SamplingParams
@@ -107,7 +107,7 @@ class HFEngine:
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=max(row.budget for row in rows), pad_token_id=0
             ),
-            logits_processor=LogitsProcessorList([SeededDraw(rows, params, rule)]),
+            logits_processor=LogitsProcessorList([SeededDraw(rows, params, rule, self.version)]),
             stopping_criteria=StoppingCriteriaList([RowsDone(rows)]),
         )
 
@@ -115,8 +115,8 @@ class HFEngine:
 class SeededDraw(LogitsProcessor):
     """Draws each row's next token and leaves it as the only possible one."""
 
-    def __init__(self, rows: Sequence[Row], params: SamplingParams, rule: StopRule) -> None:
-        self.rows, self.params, self.rule = rows, params, rule
+    def __init__(self, rows: Sequence[Row], params: SamplingParams, rule: StopRule, version: int) -> None:
+        self.rows, self.params, self.rule, self.version = rows, params, rule, version
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         device = scores.device
@@ -125,6 +125,7 @@ class SeededDraw(LogitsProcessor):
         rows_B = torch.arange(len(self.rows), device=device)
         logits_BV = scores.float().clone()
         tokens_B, logprobs_B = sample(logits_BV, rows_B, draw_uniforms(seeds_B, indices_B), self.params)
+        check_drawn(logprobs_B.tolist(), self.version)
         for row, token, logprob in zip(self.rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
             if row.finish_reason is None:
                 row.add(token, logprob, self.rule)

@@ -7,10 +7,13 @@ S distributions, N draws (the vines of one state share its distribution), V voca
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 
-from vineppo.types import SamplingParams
+from vineppo.types import SamplingParams, UserError
 
 FIRST_CANDIDATES = 64  # a trained model's nucleus seldom holds more; rows that need more try again with more
 CHUNK = 256  # tokens summed at once before the exact search inside one chunk
@@ -37,7 +40,8 @@ def sample(
     """Token and log-probability for each draw n, from distribution rows_N[n]. Overwrites the logits.
 
     Order as in transformers: temperature, then top_k, then top_p. The log-probability is that of the tempered
-    softmax over the whole vocabulary, before top_k and top_p.
+    softmax over the whole vocabulary, before top_k and top_p. Where logits are not finite it is NaN, and the token
+    means nothing: `check_drawn`.
     """
     logits_SV = logits_SV.float()
     if params.temperature not in (0, 1):
@@ -50,6 +54,16 @@ def sample(
     else:
         tokens_N = _draw_any(probs_SV, rows_N, uniforms_N)
     return tokens_N, probs_SV[rows_N, tokens_N].log()
+
+
+def check_drawn(logprobs: Iterable[float], version: int) -> None:
+    """Raises UserError where what was drawn is not to be used."""
+    if not all(map(math.isfinite, logprobs)):
+        after = f" after iteration {version}" if version else ""
+        raise UserError(
+            f"the policy's logits are not finite{after}: training has diverged, or the model is damaged; lower "
+            "learner.optim.lr, or continue from an earlier checkpoint"
+        )
 
 
 def nucleus_floor(probs_NV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -112,7 +126,7 @@ def _draw_any(probs_SV: torch.Tensor, rows_N: torch.Tensor, uniforms_N: torch.Te
     probs_NW = probs_SV[rows_N[:, None], ids_NW.clamp(max=vocabulary - 1)].double()
     probs_NW.masked_fill_(ids_NW >= vocabulary, 0)
     within_N = (uniforms_N * sums_NC.sum(-1) - below_N) / probs_NW.sum(-1)
-    return chunk_N * CHUNK + _invert(probs_NW, within_N.clamp(min=0))
+    return (chunk_N * CHUNK + _invert(probs_NW, within_N.clamp(min=0))).clamp_(max=vocabulary - 1)  # of NaN, again
 
 
 def _invert(weights_NW: torch.Tensor, uniforms_N: torch.Tensor) -> torch.Tensor:
@@ -120,7 +134,8 @@ def _invert(weights_NW: torch.Tensor, uniforms_N: torch.Tensor) -> torch.Tensor:
     cdf_NW = weights_NW.cumsum(-1)
     total_N = cdf_NW[:, -1]
     target_N = torch.minimum(uniforms_N * total_N, total_N.nextafter(torch.zeros_like(total_N)))
-    return torch.searchsorted(cdf_NW, target_N[:, None], right=True).squeeze(1)
+    indices_N = torch.searchsorted(cdf_NW, target_N[:, None], right=True).squeeze(1)
+    return indices_N.clamp_(max=cdf_NW.shape[-1] - 1)  # beyond only where weights are NaN, and so are log-probs then
 
 
 def _shift_right(bits_N: torch.Tensor, n: int) -> torch.Tensor:

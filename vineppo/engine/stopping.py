@@ -18,7 +18,12 @@ def find_eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 class StopRule:
-    """Decides after each token whether a completion has ended. Stop strings count in its text, not in its prefix."""
+    """Decides after each token whether a completion has ended.
+
+    Stop strings count in the text of the response, of which a request's prefix may hold the first tokens: so a vine
+    ends where the rollout ended that it repeats, even if it starts inside of the stop string. In the prompt they do not
+    count.
+    """
 
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int], stop: Sequence[str]) -> None:
         self.tokenizer, self.eos_ids, self.stop = tokenizer, eos_ids, tuple(stop)
@@ -33,17 +38,17 @@ class StopRule:
         """Whether a completion may end with this token before its budget does; cheap and never wrongly False."""
         return token in self.eos_ids or bool(self.stop and self._completes(token))
 
-    def reason(self, token_ids: Sequence[int], budget: int) -> FinishReason | None:
+    def reason(self, request: Request, token_ids: Sequence[int], budget: int) -> FinishReason | None:
         if token_ids[-1] in self.eos_ids:
             return "eos"
-        if self.stop and self._ends_in_stop(token_ids):
+        if self.stop and self._ends_in_stop(request, token_ids):
             return "stop"
         return "length" if len(token_ids) >= budget else None
 
-    def _ends_in_stop(self, token_ids: Sequence[int]) -> bool:
+    def _ends_in_stop(self, request: Request, token_ids: Sequence[int]) -> bool:
         if not self._completes(token_ids[-1]):
             return False
-        text = self._decode(token_ids[-self.window :])
+        text = self._decode((*request.last_response_tokens(self.window), *token_ids)[-self.window :])
         return any(stop in text for stop in self.stop)
 
     def _completes(self, token: int) -> bool:
@@ -72,7 +77,7 @@ class Row:
     def add(self, token: int, logprob: float, rule: StopRule) -> None:
         self.token_ids.append(token)
         self.logprobs.append(logprob)
-        self.finish_reason = rule.reason(self.token_ids, self.budget)
+        self.finish_reason = rule.reason(self.request, self.token_ids, self.budget)
 
     def completion(self, version: int) -> Completion:
         assert self.finish_reason is not None

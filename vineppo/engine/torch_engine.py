@@ -19,7 +19,7 @@ from vineppo.engine.choose_kernels import KernelName, make_decode, make_kernels,
 from vineppo.engine.kv_cache import KVMemory, default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.llama import Llama, sliding_window
-from vineppo.engine.sampler import draw_uniforms, sample
+from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
 from vineppo.engine.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.stopping import StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
@@ -185,6 +185,7 @@ class Run:
 
     def _extend(self, rows: Sequence[Row], tokens_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:
         tokens, logprobs, start = tokens_N.tolist(), logprobs_N.tolist(), 0
+        check_drawn(logprobs, self.version)
         for row in rows:
             end = start + len(row.branches)
             for extended in extend(row, tokens[start:end], logprobs[start:end]):
@@ -199,7 +200,7 @@ class Run:
         done = []
         for branch in row.branches:
             token_ids = row.tokens_from(branch.prefix_length)
-            branch.finish_reason = self.rule.reason(token_ids, branch.budget)
+            branch.finish_reason = self.rule.reason(branch.request, token_ids, branch.budget)
             if branch.finish_reason:
                 branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
                 done.append(branch)

@@ -28,6 +28,7 @@ from pydantic import Field
 from vineppo.config import Config
 from vineppo.engine.kv_cache import default_kv_tokens
 from vineppo.engine.limits import check_requests, context_limit
+from vineppo.engine.sampler import check_drawn
 from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
 from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
@@ -238,6 +239,7 @@ class VLLMEngine:
             row, new = rows[output.request_id], output.outputs[0]
             for token, logprobs in zip(new.token_ids, new.logprobs, strict=True):
                 if row.finish_reason is None:
+                    check_drawn([logprobs[token].logprob], self.version)
                     row.add(token, logprobs[token].logprob, rule)
             if row.finish_reason is not None:
                 done.append(row)
