@@ -13,8 +13,9 @@ of reading keys and values once a step, those of a state for all its vines toget
 
 The vine workload: trajectories of {"prompt": ids, "resp": ids}; from each state after 0, 30, ..., 180 response tokens,
 K = 9 continuations at temperature 0.6 up to 200 response tokens, eos ignored. Prefix prefill is part of every time.
-`generate` and the hf engine, far slower, get only the state after 90 tokens of the first trajectory: its prefix and
-length are the mean of all seven, and nothing is shared that a larger call could share.
+The hf engine gets the same requests in batches of its own default size, as training would give them. `generate`, one
+call for each state, gets only the state after 90 tokens of the first trajectory: its prefix and length are the mean of
+all seven, and more calls would share nothing. `--only "hf engine" "torch engine"` measures these two alone.
 The tiny model has the quickstart's size: 512 rows with a prompt of 32 tokens and 64 new ones.
 Without --model and --llama only the tiny model is measured. The torch engine is measured twice, with kernels in C++
 and in PyTorch; `merged` is the share of its tokens that took no forward of their own, as another continuation had drawn
@@ -94,12 +95,15 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--num-trajectories", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=[], help="names of systems; 'torch engine' must be among them")
     parser.add_argument("--max-batch", type=int, default=256)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if (options.workload is None) != (options.model is None):
         parser.error("--workload and --model go together")
+    if options.only and "torch engine" not in options.only:
+        parser.error("--only: the torch engine is what the others are compared with")
     tune_allocator()
     os.environ |= VLLM_ENVIRONMENT
     device = pick_device(options.device)
@@ -113,7 +117,8 @@ def main() -> None:
         result["benchmarks"]["vines"] = bench_vines(options, device)
     for size in options.llama:
         result["benchmarks"][f"vines {size}"] = bench_llama(size, options, device)
-    result["benchmarks"]["tiny"] = bench_tiny(options, device)
+    if not (options.only and result["benchmarks"]):
+        result["benchmarks"]["tiny"] = bench_tiny(options, device)
     result["peak_memory_mb"] = round(peak_memory_mb())
     if device.type == "cuda":
         result["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
@@ -176,12 +181,12 @@ def bench(
     dtype = pick_dtype("auto", model.device)
     torch_engine = TorchEngine(TorchEngine.Config(max_batch=options.max_batch), model, NoEos())
     portable = TorchEngine(TorchEngine.Config(max_batch=options.max_batch, kernels="torch"), model, NoEos())
-    hf_engine = HFEngine(HFEngine.Config(max_batch=max(map(len, by_length(slow_requests)))), model, NoEos())
+    hf_engine = HFEngine(HFEngine.Config(), model, NoEos())
     naive = model.to(dtype)
     batching = start_generate_batch(naive, params, options) if model.device.type == "cuda" else None
     systems = [
         System("generate", lambda: run_naive(naive, slow_requests, params)),
-        System("hf engine", lambda: run_engine(hf_engine, slow_requests, params)),
+        System("hf engine", lambda: run_engine(hf_engine, requests, params)),
         System("torch engine", lambda: run_engine(torch_engine, requests, params)),
         System("torch engine, kernels in PyTorch", lambda: run_engine(portable, requests, params)),
         System("products only", lambda: run_products(torch_engine, options.max_batch)),
@@ -195,6 +200,7 @@ def bench(
     run_engine(portable, requests[:9], params)
     run_engine(torch_engine, requests[:9], params)  # thread pools and caches are warm in all of them
     run_naive(naive, [short(request) for request in slow_requests[:9]], params)
+    systems = [system for system in systems if not options.only or system.name in options.only]
     rates: dict[str, list[float]] = {system.name: [] for system in systems}
     for _ in range(options.repeats):
         for system in systems:
@@ -205,12 +211,12 @@ def bench(
         batching.stop(block=True)
     drawn = torch_engine.usage["vine"]
     return summarize(rates) | {
-        **roofline(torch_engine, requests, median(rates["products only"])),
+        **(roofline(torch_engine, requests, median(rates["products only"])) if "products only" in rates else {}),
         "merged": 1 - torch_engine.decoded_tokens / drawn,
         "dtype": str(dtype),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": sum(request.max_new_tokens for request in requests),
-        "tokens_of_generate_and_hf": sum(request.max_new_tokens for request in slow_requests),
+        "tokens_of_generate": sum(request.max_new_tokens for request in slow_requests),
         "max_kv_tokens": torch_engine.memory.max_tokens,
         "seat_bytes": torch_engine.memory.held_bytes,
     }

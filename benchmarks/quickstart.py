@@ -1,0 +1,63 @@
+"""Records the quickstart of three seeds as README.md shows it, on a machine with nothing else to do.
+
+    python benchmarks/quickstart.py [--seeds 0 1 2]
+
+Writes benchmarks/results/quickstart/seedN.txt, what the command printed, and seedN.json, its result and the lines of
+its metrics, and then the transcript of seed 0 into README.md. About two minutes a seed on two idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from figures import RESULTS, ROOT
+
+from vineppo.files import read_json, read_lines
+
+OUT = Path("runs/quickstart")
+TO = RESULTS / "quickstart"
+FENCE = "ends like this:\n\n```\n"
+
+
+def record(seed: int) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "vineppo.cli", "quickstart", "--seed", str(seed), "--out", str(OUT)]
+        printed = subprocess.run(command, cwd=home, check=True, capture_output=True, text=True).stdout
+        keep(seed, printed, Path(home) / OUT)
+
+
+def keep(seed: int, printed: str, out: Path) -> None:
+    TO.mkdir(parents=True, exist_ok=True)
+    (TO / f"seed{seed}.txt").write_text(printed)
+    logs = {run: read_lines(out / run / "metrics.jsonl") for run in ("sft", "vineppo")}
+    told = read_json(out / "result.json") | {"metrics": {"sft": logs["sft"][99::100], "vineppo": logs["vineppo"]}}
+    (TO / f"seed{seed}.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def transcript() -> str:
+    """What the page shows of it: all but the sentence before the first line of metrics."""
+    printed = (TO / "seed0.txt").read_text()
+    return printed[printed.index("  100  nll") :].rstrip() + "\n"
+
+
+def write_transcript() -> None:
+    path = ROOT / "README.md"
+    before, after = path.read_text().split(FENCE)
+    path.write_text(before + FENCE + transcript() + after[after.index("```") :])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    for seed in parser.parse_args().seeds:
+        record(seed)
+    write_transcript()
+
+
+if __name__ == "__main__":
+    main()
