@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile import BYTES, RAW, TEXTS, mutate_bytes, mutate_json_file, mutate_tree, write_recipe
+from tasks.bad_data import ROWS, damaged_jsonl
 
 from vineppo.checkpoint import write_checksums
 from vineppo.config import flatten, read_toml
@@ -213,7 +214,8 @@ def copy_run(source: Path, scratch: Path) -> Path:
 def damage(folder: Path, path: Path, draw: random.Random) -> str:
     """One file is not what it was, or there is one more."""
     name = str(path.relative_to(folder))
-    how = draw.choice(("cut", "empty", "bytes", "bytes", "remove", "folder", "link", "stray", "json", "nul"))
+    ways = ("cut", "empty", "bytes", "bytes", "remove", "folder", "link", "stray", "json", "nul")
+    how = draw.choice(ways if path.name != "result.json" else ("cut", "empty", "remove", "folder", "link", "nul"))
     content = path.read_bytes()
     if how == "json" and path.suffix == ".json":
         return mutate_json_file(path, draw)
@@ -232,7 +234,8 @@ def damage(folder: Path, path: Path, draw: random.Random) -> str:
         path.symlink_to("nowhere")
     elif how != "remove":
         changed = {"cut": content[: len(content) // 2], "empty": b"", "nul": bytes(len(content))}
-        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, draw))
+        inside = path.suffix != ".jsonl"  # without a checksum nobody sees that one digit has become another
+        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, draw, inside=inside))
     return f"{name}: {how}"
 
 
@@ -293,39 +296,25 @@ def wrong_eval(path: Path, said: str) -> str | None:
     return None if json.dumps(stored, indent=1) in said else "printed is not what is stored"
 
 
-RECORDS = [
-    {"question": "Ann has 2 pens and 3 more. How many?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},
-    {"question": "Bob eats 1,000 nuts a day. In 3 days?", "answer": "1000 * 3 = 3000\n#### 3,000"},
-    {"question": "Half of 7?", "answer": "7 / 2 = 3.5\n#### 3.5"},
-    {"question": "1 - 2?", "answer": "1 - 2 = -1\n#### -1"},
-]
-
-
 def fuzz_data(base: Base, scratch: Path, draw: random.Random) -> Case:
+    name = draw.choice(list(ROWS))
     folder = scratch / "data"
     folder.mkdir()
-    lines = [json.dumps(record) for record in RECORDS]
     for split in ("train", "test"):
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
     path = folder / draw.choice(("train.jsonl", "test.jsonl"))
-    how = draw.choice(("record", "record", "raw", "bytes", "damage"))
-    index = draw.randrange(len(lines))
-    if how == "damage":
-        what = damage(folder, path, draw)
-    elif how == "bytes":
-        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
-        what = f"{path.name} bytes"
+    if draw.random() < 0.8:
+        content, lines = damaged_jsonl(draw, ROWS[name])
+        path.write_bytes(content)
+        what = f"{path.name}: lines {sorted(lines)}"
     else:
-        if how == "record":
-            record, what = mutate_tree(RECORDS[index], draw)
-            lines[index] = json.dumps(record)
-        else:
-            value = draw.choice((*RAW, '"\\ud800"', "{", '{"question": "\\ud800?", "answer": "#### 1"}', "[1]"))
-            lines[index], what = value.replace("\udcff", "").replace("\udce9", ""), f"raw {value[:20]!a}"
-        path.write_text("\n".join(lines) + "\n")
-    task = ["task={name='gsm8k', path='" + str(folder) + "', num_validation=1}", "evaluation.max_new_tokens=8"]
+        what = damage(folder, path, draw)
+    task = [f"task={{name='{name}', path='{folder}', num_validation=1}}", "evaluation.max_new_tokens=4"]
     argv = ["eval", str(base.recipe("sft")), *task, "--model", str(base.reader()), "--json", str(scratch / "eval.json")]
-    return Case(argv, f"{path.name} {what}", lambda said: wrong_eval(scratch / "eval.json", said))
+    return Case(argv, f"{name} {what}", lambda said: wrong_eval(scratch / "eval.json", said))
+
+
+# Folders that one may not read or write
 
 
 def fuzz_permissions(base: Base, scratch: Path, draw: random.Random) -> Case:
