@@ -24,19 +24,38 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzz_cases import CLASSES, STOPS, Base, Case, tree_of
+import fuzz_cases as cases
+from fuzz_arguments import fuzz_arguments
+from fuzz_cases import STOPS, Base, Case, tree_of
 from hostile import write_recipe
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-CPU_SECONDS, WALL_SECONDS = 60, 300
+from vineppo.models import TinyModelConfig, make_tiny_model, save_model
+from vineppo.terminal import printable
+
+CPU_SECONDS, WALL_SECONDS = 30, 300
 MEMORY = 16 << 30
 NOBODY = 65534
 GOOD = ("right", "refused")
+
+
+CLASSES: dict[str, Callable[[Base, Path, random.Random], Case]] = {
+    "recipes": cases.fuzz_recipes,
+    "overrides": cases.fuzz_overrides,
+    "data": cases.fuzz_data,
+    "run folders": cases.fuzz_runs,
+    "checkpoints": cases.fuzz_checkpoints,
+    "models": cases.fuzz_models,
+    "command lines": fuzz_arguments,
+} | ({"permissions": cases.fuzz_permissions} if os.geteuid() == 0 else {})
+"""Nobody may do as it likes but root, who may be somebody else."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ def begin(case: Case, scratch: Path) -> int:
             os.dup2(os.open(scratch / f".{name}", os.O_WRONLY | os.O_CREAT, 0o666), number)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(scratch)
         if case.unprivileged:
@@ -102,6 +121,8 @@ def become_nobody(scratch: Path) -> None:
 def warm_up() -> None:
     """Everything that commands import, so that the forked processes need not, and nobody need not read it."""
     import html  # noqa: F401
+    import multiprocessing.forkserver
+    import multiprocessing.popen_forkserver  # noqa: F401
 
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -136,7 +157,7 @@ def judge(name: str, case: Case, scratch: Path, status: int | None, touched: lis
     elif touched:
         verdict, said = "touched what is not its own", ", ".join(touched)
     elif code == 2:
-        verdict = "refused" if len(complaints) == 1 and tells(complaints[0]) else "refused without one line"
+        verdict = "refused" if len(complaints) == 1 and tells(complaints[0], case.argv) else "refused without one line"
     elif code == 0:
         wrong = find_wrong(case, out)
         verdict, said = ("right", "") if wrong is None else ("silent loss", wrong)
@@ -145,9 +166,10 @@ def judge(name: str, case: Case, scratch: Path, status: int | None, touched: lis
     return Outcome(name, case.what, case.argv, verdict, said)
 
 
-def tells(complaint: str) -> bool:
-    """Whether it names something: a path, a key, a value, an option."""
-    return re.search(r"[/'\[`]|--|\w = |\w\.\w", complaint.split(": ", 1)[1]) is not None
+def tells(complaint: str, argv: Sequence[str]) -> bool:
+    """Whether it names something: an argument, a path, a key, a value, an option."""
+    named = any(printable(arg).replace("\n", "\\n")[:60] in complaint for arg in argv[1:] if arg.strip())
+    return named or re.search(r"[/'\[`]|--|\w = |\w\.\w|\\", complaint) is not None
 
 
 def find_wrong(case: Case, out: str) -> str | None:
@@ -175,7 +197,7 @@ def run_case(name: str, base: Base, seed: int, scratch: Path) -> tuple[Case, int
     elsewhere.mkdir()
     (elsewhere / "precious").write_text("mine\n")
     case = CLASSES[kind](base, scratch, random.Random(f"{seed} {name}"))
-    kept = {path: stat for path, stat in listing(scratch).items() if Path(path).name in ("precious", "file", "pipe")}
+    kept = {path: stat for path, stat in listing(scratch).items() if Path(path).name in ("precious", "pipe")}
     return case, begin(case, scratch), kept
 
 
@@ -199,11 +221,14 @@ def run_all(names: Sequence[str], base: Base, seed: int, root: Path, *, num_jobs
                 os.killpg(pid, signal.SIGKILL)
             if not ended:
                 os.waitpid(pid, 0)
-            now = listing(scratch)
-            touched = [path for path, stat in kept.items() if now.get(path) != stat]
+            touched = changes(kept, {path: stat for path, stat in listing(scratch).items() if path in kept})
+            touched += changes(before, before := listing(base.root))  # of no case: all are copied from there
             yield judge(name, case, scratch, status if ended else None, touched)
             shutil.rmtree(scratch, ignore_errors=True)
-    assert listing(base.root) == before, "a case changed what all are copied from"
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
 
 
 def make_base(root: Path) -> Base:
@@ -217,7 +242,19 @@ def make_base(root: Path) -> Base:
     other = tree_of("sft", root) | {"model": {"from_scratch": {**TINY_OTHER}}}
     write_recipe(root / "other.toml", other)
     must("other", root / "other.toml", root / "whole" / "other", None)
+    make_reader(base.reader())
     return base
+
+
+def make_reader(folder: Path) -> None:
+    """Its tokens are bytes."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*sorted(alphabet), "<eos>"])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+    size = TinyModelConfig(num_layers=1, hidden_size=16, num_heads=2, ffn_size=16, context_size=256)
+    save_model(make_tiny_model(fast, size, 0), fast, folder)
 
 
 TINY_OTHER = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "ffn_size": 32, "context_size": 64}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hostile import BYTES, RAW, TEXTS, mutate_bytes, mutate_json_file, mutate_tree, write_recipe
+from tasks.bad_data import ROWS, damaged_jsonl
 
 from vineppo.checkpoint import write_checksums
 from vineppo.config import flatten, read_toml
@@ -68,6 +67,10 @@ class Base:
 
     def model(self) -> Path:
         return last_checkpoint(self.whole("sft"))
+
+    def reader(self) -> Path:
+        """A model whose tokenizer can write any text."""
+        return self.root / "reader"
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ def copy_run(source: Path, scratch: Path) -> Path:
 def damage(folder: Path, path: Path, draw: random.Random) -> str:
     """One file is not what it was, or there is one more."""
     name = str(path.relative_to(folder))
-    how = draw.choice(("cut", "empty", "bytes", "bytes", "remove", "folder", "link", "stray", "json", "nul"))
+    ways = ("cut", "empty", "bytes", "bytes", "remove", "folder", "link", "stray", "json", "nul")
+    how = draw.choice(ways if path.name != "result.json" else ("cut", "empty", "remove", "folder", "link", "nul"))
     content = path.read_bytes()
     if how == "json" and path.suffix == ".json":
         return mutate_json_file(path, draw)
@@ -230,7 +234,8 @@ def damage(folder: Path, path: Path, draw: random.Random) -> str:
         path.symlink_to("nowhere")
     elif how != "remove":
         changed = {"cut": content[: len(content) // 2], "empty": b"", "nul": bytes(len(content))}
-        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, draw))
+        inside = path.suffix != ".jsonl"  # without a checksum nobody sees that one digit has become another
+        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, draw, inside=inside))
     return f"{name}: {how}"
 
 
@@ -291,100 +296,25 @@ def wrong_eval(path: Path, said: str) -> str | None:
     return None if json.dumps(stored, indent=1) in said else "printed is not what is stored"
 
 
-RECORDS = [
-    {"question": "Ann has 2 pens and 3 more. How many?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},
-    {"question": "Bob eats 1,000 nuts a day. In 3 days?", "answer": "1000 * 3 = 3000\n#### 3,000"},
-    {"question": "Half of 7?", "answer": "7 / 2 = 3.5\n#### 3.5"},
-    {"question": "1 - 2?", "answer": "1 - 2 = -1\n#### -1"},
-]
-
-
 def fuzz_data(base: Base, scratch: Path, draw: random.Random) -> Case:
+    name = draw.choice(list(ROWS))
     folder = scratch / "data"
     folder.mkdir()
-    lines = [json.dumps(record) for record in RECORDS]
     for split in ("train", "test"):
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
     path = folder / draw.choice(("train.jsonl", "test.jsonl"))
-    how = draw.choice(("record", "record", "raw", "bytes", "damage"))
-    index = draw.randrange(len(lines))
-    if how == "damage":
-        what = damage(folder, path, draw)
-    elif how == "bytes":
-        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
-        what = f"{path.name} bytes"
+    if draw.random() < 0.8:
+        content, lines = damaged_jsonl(draw, ROWS[name])
+        path.write_bytes(content)
+        what = f"{path.name}: lines {sorted(lines)}"
     else:
-        if how == "record":
-            record, what = mutate_tree(RECORDS[index], draw)
-            lines[index] = json.dumps(record)
-        else:
-            value = draw.choice((*RAW, '"\\ud800"', "{", '{"question": "\\ud800?", "answer": "#### 1"}', "[1]"))
-            lines[index], what = value.replace("\udcff", "").replace("\udce9", ""), f"raw {value[:20]!a}"
-        path.write_text("\n".join(lines) + "\n")
-    task = ["task={name='gsm8k', path='" + str(folder) + "', num_validation=1}", "evaluation.max_new_tokens=8"]
-    argv = ["eval", str(base.recipe("sft")), *task, "--model", str(base.model()), "--json", str(scratch / "eval.json")]
-    return Case(argv, f"{path.name} {what}", lambda said: wrong_eval(scratch / "eval.json", said))
+        what = damage(folder, path, draw)
+    task = [f"task={{name='{name}', path='{folder}', num_validation=1}}", "evaluation.max_new_tokens=4"]
+    argv = ["eval", str(base.recipe("sft")), *task, "--model", str(base.reader()), "--json", str(scratch / "eval.json")]
+    return Case(argv, f"{name} {what}", lambda said: wrong_eval(scratch / "eval.json", said))
 
 
-# Command lines, and folders one may not write to
-
-
-def fuzz_arguments(base: Base, scratch: Path, draw: random.Random) -> Case:
-    (scratch / "file").write_text("mine\n")
-    (scratch / "folder").mkdir()
-    (scratch / "folder" / "precious").write_text("mine\n")
-    os.mkfifo(scratch / "pipe")
-    paths = [
-        *TEXTS,
-        "file",
-        "folder",
-        "pipe",
-        "file/x",
-        "none/x",
-        ".",
-        str(base.recipe("grpo")),
-        str(base.whole("grpo")),
-    ]
-    path = lambda: draw.choice(paths)  # noqa: E731
-    number = lambda: draw.choice(("0", "-1", "1e3", "9" * 5000, str(2**63), "x", "", "1,1", "0,x", ",", "\u0663"))  # noqa: E731
-    argv = draw.choice(
-        [
-            ["train", path()],
-            ["train", str(base.recipe("grpo")), "--out", path(), "train.num_iterations=1"],
-            ["train", str(base.recipe("grpo")), "--resume", "--out", path()],
-            ["sft", path(), path()],
-            ["sft", str(base.recipe("grpo"))],
-            ["eval", path(), "--model", path()],
-            ["eval", str(base.recipe("sft")), "--model", path()],
-            ["eval", str(base.recipe("sft")), "--model", str(base.model()), "--json", path()],
-            ["report", path()],
-            ["report", str(base.whole("grpo")), "--out", path()],
-            ["report", str(base.whole("grpo")), "--out", "r.html", "--figures", path()],
-            ["compare", path(), "--seeds", number()],
-            ["compare", str(base.whole("grpo")), path(), "--out", "c"],
-            ["compare", str(base.whole("grpo")), "--jobs", number(), "--out", path()],
-            ["compare", str(base.recipe("grpo")), draw.choice(("seed=x", "a.b=1", "grpo=1")), "--out", "c"],
-            ["analyze", path(), "--kind", draw.choice(("kl", "all", "x", ""))],
-            ["analyze", str(base.whole("grpo")), "--kind", "efficiency", "--out", path()],
-            ["analyze", str(base.whole("grpo")), "--kind", "kl", draw.choice(("num_draws=x", "x=1", "vines=[]"))],
-            ["exact", "--seed", number(), "--batches", "0"],
-            ["exact", "--batches", draw.choice(("0", "-1", "x", "9" * 5000)), "--json", "e.json"],
-            ["exact", "--batches", "1", "--json", draw.choice(("folder", "none/x", ""))],
-            ["quickstart", "--seed", number() + ".", "--out", path()],
-            ["config", "show", path()],
-            ["config", "diff", path(), str(base.recipe("grpo"))],
-            ["config", path()],
-            [path()],
-            ["doctor", path()],
-        ]
-    )
-    argv = [arg if arg != str(base.whole("grpo")) else str(ensure_copy(base, scratch)) for arg in argv]
-    return Case(argv, ascii(" ".join(argv))[:200])
-
-
-def ensure_copy(base: Base, scratch: Path) -> Path:
-    """Of a run that a command may write into."""
-    return scratch / "run" if (scratch / "run").exists() else copy_run(base.whole("grpo"), scratch)
+# Folders that one may not read or write
 
 
 def fuzz_permissions(base: Base, scratch: Path, draw: random.Random) -> Case:
@@ -397,14 +327,3 @@ def fuzz_permissions(base: Base, scratch: Path, draw: random.Random) -> Case:
     what = f"{kind} {place.relative_to(scratch)}: mode {place.stat().st_mode & 0o777:o}"
     argv, what, *wrong = on_run(base, kind, run, True, draw, what)
     return Case(argv, what, *wrong, unprivileged=True)
-
-
-CLASSES: dict[str, Callable[[Base, Path, random.Random], Case]] = {
-    "recipes": fuzz_recipes,
-    "overrides": fuzz_overrides,
-    "data": fuzz_data,
-    "run folders": fuzz_runs,
-    "checkpoints": fuzz_checkpoints,
-    "models": fuzz_models,
-    "command lines": fuzz_arguments,
-} | ({"permissions": fuzz_permissions} if os.geteuid() == 0 and sys.platform == "linux" else {})

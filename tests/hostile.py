@@ -86,16 +86,14 @@ def follow(tree: Any, path: tuple[Any, ...]) -> Any:
     return tree
 
 
-def mutate_bytes(content: bytes, draw: random.Random) -> bytes:
-    """Cut, flipped, garbled, doubled, with lines lost."""
+def mutate_bytes(content: bytes, draw: random.Random, *, inside: bool = True) -> bytes:
+    """Cut, garbled, doubled, with lines lost; `inside` of lines too, where one digit may become another."""
     at = draw.randrange(len(content) + 1)
     lines = content.splitlines(keepends=True) or [b""]
     line = draw.randrange(len(lines))
     ways: list[Callable[[], bytes]] = [
         lambda: content[:at],
         lambda: content[: len(content) // 2],
-        lambda: content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :],
-        lambda: content[:at] + draw.choice(BYTES) + content[at:],
         lambda: b"".join(lines[:line] + lines[line + 1 :]),
         lambda: b"".join(lines[:line] + [lines[line]] * 2 + lines[line + 1 :]),
         lambda: b"".join([*lines[:line], draw.choice(BYTES) + b"\n", *lines[line + 1 :]]),
@@ -103,6 +101,11 @@ def mutate_bytes(content: bytes, draw: random.Random) -> bytes:
         lambda: content + content,
         lambda: bytes(len(content)),
     ]
+    if inside:
+        ways += [
+            lambda: content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :],
+            lambda: content[:at] + draw.choice(BYTES) + content[at:],
+        ]
     return draw.choice(ways)()
 
 
