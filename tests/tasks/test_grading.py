@@ -1,6 +1,7 @@
 """Whatever an answer does to its grader, the others are graded right, and every verdict is counted."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -187,6 +188,20 @@ def test_a_worker_that_died_idle_is_replaced_without_blame():
             os.kill(worker._process.pid, signal.SIGKILL)
             worker._process.wait()
         assert [grade.verdict for grade in grader.grade(GOOD[2:6])] == ["correct"] * 4
+
+
+def test_killing_workers_at_random_changes_no_grade():
+    draw = random.Random(0)
+    pairs = [(problem, text) for problem in PROBLEMS[:20] for text in (problem.answer, "wrong", "partial")]
+    found: dict[int, str] = {}
+    with Grader(TASK, LENIENT) as grader:
+        assert grader._pool is not None
+        for number, (i, reply) in enumerate(grader._pool.grade(pairs)):
+            found[i] = reply.grade.verdict
+            running = [worker for worker in workers_of(grader) if worker.ready and worker.alive]
+            if number % 15 == 0 and running:
+                os.kill(draw.choice(running)._process.pid, signal.SIGKILL)
+    assert [found[i] for i in range(len(pairs))] == ["correct", "wrong", "correct"] * 20
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel to end orphans")
