@@ -18,7 +18,8 @@ OTHER_WORDS = (
     "more less than about roughly approximately almost nearly least most only mod base "
     "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens "
     "half halves third thirds quarter quarters double twice zero one two three four five six seven eight nine ten "
-    "eleven twelve twenty thirty forty fifty undefined infinity infinite wrong false"
+    "factorial score tens lakh crore xor versus vs to until inverse negated negative positive eleven twelve twenty thirty "
+    "forty fifty undefined infinity infinite wrong false"
 )
 NO_UNITS = frozenset(OTHER_WORDS.split())
 """Words that change what is said, so that a number beside one is no longer the answer."""
@@ -32,7 +33,13 @@ def known_units(words: str) -> frozenset[str] | None:
     if not words.strip():
         return frozenset()
     found = WORD.findall(words.replace(".", "").lower())
-    if not found or len(found) > MAX_WORDS or NO_UNITS & set(found) or STRANGE.search(words):
+    if (
+        not found
+        or len(found) > MAX_WORDS
+        or NO_UNITS & set(found)
+        or found[0] in ("squared", "cubed")
+        or STRANGE.search(words)
+    ):
         return None
     return frozenset(KNOWN[name] for word in found for name in (word, word.rstrip("s")) if name in KNOWN)
 
