@@ -18,8 +18,8 @@ OTHER_WORDS = (
     "more less than about roughly approximately almost nearly least most only mod base "
     "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens "
     "half halves third thirds quarter quarters double twice zero one two three four five six seven eight nine ten "
-    "factorial score tens lakh crore xor versus vs to until inverse negated negative positive eleven twelve twenty thirty "
-    "forty fifty undefined infinity infinite wrong false"
+    "factorial score tens lakh crore xor versus vs to until inverse negated negative positive eleven twelve twenty "
+    "thirty forty fifty undefined infinity infinite wrong false"
 )
 NO_UNITS = frozenset(OTHER_WORDS.split())
 """Words that change what is said, so that a number beside one is no longer the answer."""
