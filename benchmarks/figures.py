@@ -1,11 +1,13 @@
 """No number without a source: every digit in README.md and docs/results.md is checked against a committed file.
 
-    python benchmarks/figures.py
+    python benchmarks/figures.py [--write]
 
 A document has claims and settings. A claim is a piece of its text whose numbers are computed from the files in
 benchmarks/results when it is checked (figures_results.py, figures_analyses.py, figures_readme.py). A setting is a
 piece of text whose numbers were chosen, not measured. All of them must stand in the document word for word, and no
 digit may stand outside of claims, settings, `code`, the targets of links and names such as GSM8K.
+
+A table between two comments with its name (BLOCKS) is made from files as a whole; --write makes it anew.
 """
 
 from __future__ import annotations
@@ -102,8 +104,27 @@ def documents() -> list[Document]:
     return [results(), readme()]
 
 
+def blocks() -> list[tuple[Path, str, str]]:
+    """(document, name, text) of what is made as a whole."""
+    import figures_engine
+
+    return [(ROOT / "docs" / "engine.md", "vines", figures_engine.vines())]
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    before, _, after = re.split(rf"(?<=<!-- {name} -->)\n|\n(?=<!-- end of {name} -->)", text)
+    return f"{before}\n{content}\n{after}"
+
+
 def main() -> int:
     found = [problem for document in documents() for problem in problems(document, document.path.read_text())]
+    for path, name, content in blocks():
+        text = path.read_text()
+        fresh = with_block(text, name, content)
+        if "--write" in sys.argv:
+            path.write_text(fresh)
+        elif fresh != text:
+            found.append(f"{path.name}: the table {name!r} is not that of the files; --write makes it anew")
     print("\n".join(found) or "every number has a source")
     return 1 if found else 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from figures import NOT_PROSE, Document, documents, problems
+from figures import NOT_PROSE, Document, blocks, documents, problems, with_block
 
 DOCUMENTS = {document.path.name: document for document in documents()}
 
@@ -45,3 +45,10 @@ def test_a_new_number_needs_a_source_and_a_lost_claim_is_missed(tmp_path):
     )
     assert len(problems(document, "It is .5 [.4, .7], a 95 % interval.")) == 2
     assert len(problems(document, "A 95 % interval.")) == 1
+
+
+@pytest.mark.parametrize(("path", "name", "content"), blocks(), ids=[name for _, name, _ in blocks()])
+def test_tables_are_those_of_the_files(path, name, content):
+    text = path.read_text()
+    assert with_block(text, name, content) == text
+    assert with_block(text, name, content + "7") != text
