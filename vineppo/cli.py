@@ -156,8 +156,8 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
         help="run methods with several seeds and set them side by side",
         description="Runs what is missing of every recipe and seed, continues what was stopped, then writes "
         "comparison.json and comparison.md. An SFT recipe among them is run first, and the others start from it. "
-        "Folders of finished runs are only read. KEY=VALUE goes to the recipes that have the key, learner.* not to SFT; "
-        "NAME:KEY=VALUE to the recipe of that name.",
+        "Folders of finished runs are only read. KEY=VALUE goes to recipes that have the key, learner.* never to SFT, "
+        "and NAME:KEY=VALUE to the recipe of that name.",
         epilog="example: vineppo compare recipes/compare/*.toml --seeds 0,1,2 train.num_iterations=5",
     )
     parser.add_argument("sources", nargs="+", type=word, metavar="RECIPE|RUN", help="recipes and run folders")

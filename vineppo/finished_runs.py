@@ -115,7 +115,10 @@ def section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def starts_from(recipe: Mapping[str, Any], start: Path) -> bool:
     name = section(recipe, "model").get("name")
-    return isinstance(name, str) and Path(name).resolve() == start.resolve()
+    if not isinstance(name, str):
+        return False
+    source, run = Path(name).resolve(), start.resolve()
+    return source == run or run in source.parents  # the run, or a checkpoint of it
 
 
 def read_points(
