@@ -2,14 +2,14 @@
 
     python benchmarks/busy.py --out benchmarks/results/busy-cpu.json
 
-Three kinds of steps: one of the quickstart's SFT, one of the same with a wider model (four of SmolLM2-135M's layers), and
-a call that samples vines of a model of the quickstart's size with the kernels in C++. Each is measured with threads that
-wait for each other as libgomp has it by itself and as vineppo sets it. All processes live from the first round to the
-last and compute in turn, SECONDS at a time, so that a slow moment of the machine meets all of them.
+Three kinds of steps: one of the quickstart's SFT, one of the same with a wider model (four of SmolLM2-135M's layers),
+and a call that samples vines of a model of the quickstart's size with the kernels in C++. Each is measured with threads
+that wait for each other as libgomp has it by itself and as vineppo sets it. All processes live from the first round to
+the last and compute in turn, SECONDS at a time, so that a slow moment of the machine meets all of them.
 
 A step's seconds, by the clock and of processors, are those of a round divided by its steps: a stall counts in full.
-`wall_over_fair`: T threads beside L others on C cores get C / (T + L) of the cores where that is less than one; the fair
-time is libgomp's idle one divided by that. `processor_over_idle` is relative to libgomp's idle one too.
+`wall_over_fair`: T threads beside L others on C cores get C / (T + L) of the cores where that is less than one; the
+fair time is libgomp's idle one divided by that. `processor_over_idle` is relative to libgomp's idle one too.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def start(kind: str, told: Mapping[str, str]) -> subprocess.Popen[str]:
     environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     command = [sys.executable, str(Path(__file__)), "--steps", kind]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environ | told, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+    return subprocess.Popen(command, env={**environ, **told}, stdin=pipe, stdout=pipe, text=True, bufsize=1)
 
 
 def measure_beside(load: int, processes: Mapping[Key, subprocess.Popen[str]]) -> dict[Key, list[Round]]:
