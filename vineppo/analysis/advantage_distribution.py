@@ -9,7 +9,7 @@ import numpy as np
 
 from vineppo.analysis.result import Result, Row, draw
 from vineppo.charts import bars, lines
-from vineppo.config import read_toml
+from vineppo.recipe import load_any_recipe
 from vineppo.report.rollouts import rollout_files, rollouts_of
 from vineppo.types import UserError
 
@@ -32,9 +32,9 @@ def analyze(runs: Sequence[Path]) -> Result:
         files = rollout_files(run / "rollouts")
         if not files:
             raise UserError(f"{run}: no rollouts were kept; train with train.save_rollouts_every = 1")
-        recipe = read_toml(run / "recipe.toml")
+        recipe = load_any_recipe(run / "recipe.toml")
         for iteration, file in files.items():
-            told = {"method": recipe["name"], "seed": recipe["seed"], "iteration": iteration}
+            told = {"method": recipe.name, "seed": recipe.seed, "iteration": iteration}
             advantages, along = read_advantages(file)
             rows.append(told | summary(advantages))
             if iteration == max(files):
@@ -71,6 +71,8 @@ def read_advantages(file: Path) -> tuple[np.ndarray, np.ndarray]:
         of_rollout = rollout["advantages"]
         advantages += of_rollout
         along += [j / len(of_rollout) for j in range(len(of_rollout))]
+    if not advantages:
+        raise UserError(f"{file}: there are no advantages in it")
     return np.array(advantages), np.array(along)
 
 
