@@ -9,17 +9,21 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM
 
+from vineppo.environment import encode_prompt
 from vineppo.loading import load_critic_model, load_model, load_policy_model, load_tokenizer
 from vineppo.models import TinyModelConfig, make_critic_model, make_symbol_tokenizer, make_tiny_model, save_model
-from vineppo.types import UserError
+from vineppo.sft import SFTConfig, make_examples
+from vineppo.types import Problem, UserError
 
 TOKENIZER = make_symbol_tokenizer([*"0123456789", "+1", "+", " a", "\n"])
 TINY = TinyModelConfig(num_layers=2, hidden_size=16, num_heads=2, ffn_size=24, context_size=64)
@@ -179,6 +183,26 @@ def test_whole_models_of_any_form_come_as_they_were(form, tied, folder):
     form(folder)
     _, loaded = load_policy_model(str(folder))
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_prompt_is_framed_once(adds_bos):
+    """Whether the tokenizer frames it or, as chat templates do, the prompt itself."""
+    tokenizer = make_symbol_tokenizer("ab")
+    bos, eos, a = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.encode("a")[0]
+    if adds_bos:
+        framed = TemplateProcessing("<bos> $A <eos>", None, [("<bos>", bos), ("<eos>", eos)])
+        tokenizer.backend_tokenizer.post_processor = framed  # type: ignore[union-attr]
+    assert encode_prompt(tokenizer, "a") == ((bos, a) if adds_bos else (a,))
+    assert encode_prompt(tokenizer, "<bos>a") == (bos, a)
+    assert encode_prompt(tokenizer, "<bos><bos>a") == (bos, bos, a)
+    assert encode_prompt(tokenizer, "a<bos>") == ((bos, a, bos) if adds_bos else (a, bos))
+
+
+def test_problems_without_a_solution_teach_nothing():
+    task = SimpleNamespace(split=lambda name: [Problem("1", "a", "b", "b"), Problem("2", "a", "b", " ")])
+    with pytest.raises(UserError, match="1 of 2 training problems have no worked solution"):
+        make_examples(task, TOKENIZER, SFTConfig(), context=64, seed=0)  # type: ignore[arg-type]
 
 
 def test_every_lost_tensor_is_noticed(folder, capfd):

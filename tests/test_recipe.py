@@ -33,6 +33,22 @@ def test_methods_of_the_loop_differ_in_credit_alone(method):
     assert {key.split(".")[0] for key in changed} == {"name", "credit"}
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sampling.group_size=1"], "nothing to compare"),
+        (["train.minibatch_size=1", 'train.advantage_norm="minibatch"'], "whitens a response by itself"),
+        (["sampling.group_size=1", "sampling.max_resamples=3"], "groups of size 1"),
+    ],
+)
+def test_settings_from_which_nothing_can_be_learnt_are_refused(method, overrides, told):
+    with pytest.raises(UserError, match=told):
+        load_recipe(COMPARE / f"{method}.toml", overrides)
+    if "max_resamples" not in overrides[-1]:
+        load_recipe(COMPARE / "ppo.toml", overrides)  # a critic tells tokens apart
+
+
 def test_all_six_methods_start_alike_and_sample_as_many_rollouts():
     recipes = {path.stem: load_any_recipe(path) for path in COMPARE.glob("*.toml") if path.stem != "sft"}
     assert set(recipes) == {"vineppo", "ppo", "grpo", "rloo", "restem", "dpo"}

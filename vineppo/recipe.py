@@ -86,10 +86,19 @@ class TrainRecipe(Recipe):
     train: TrainConfig
 
     @model_validator(mode="after")
-    def siblings_need_a_group(self) -> TrainRecipe:
-        if isinstance(self.credit, GRPOConfig | RLOOConfig) and self.sampling.group_size < 2:
+    def something_to_compare(self) -> TrainRecipe:
+        credit = self.credit
+        if not isinstance(credit, GRPOConfig | RLOOConfig):
+            return self
+        if self.sampling.group_size < 2:
             raise ValueError(
-                f"sampling.group_size = 1: {self.credit.name} compares the responses to a prompt; give it 2 or more"
+                f"sampling.group_size = {self.sampling.group_size} leaves {credit.name} nothing to compare a "
+                "response with, so that all advantages are 0; give at least 2"
+            )
+        if self.train.advantage_norm == "minibatch" and self.train.minibatch_size == 1:
+            raise ValueError(
+                'train.advantage_norm = "minibatch" with minibatch_size = 1 whitens a response by itself, whose tokens '
+                f'all have one advantage under {credit.name}, to 0; set advantage_norm = "iteration" or "off"'
             )
         return self
 

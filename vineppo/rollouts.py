@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vineppo.config import Config
 from vineppo.environment import Ending, Environment, State
@@ -54,6 +54,12 @@ class SamplingConfig(Config):
     max_resamples: int = Field(default=0, ge=0)
     """Times that prompts whose responses all have the same reward are replaced by new ones (Yu et al. 2025, "DAPO",
     dynamic sampling). What is left after the last time is kept as it is."""
+
+    @model_validator(mode="after")
+    def groups_of_one_are_always_equal(self) -> SamplingConfig:
+        if self.max_resamples and self.group_size == 1:
+            raise ValueError("max_resamples replaces groups of equal rewards, which all groups of size 1 are")
+        return self
 
     def params(self) -> SamplingParams:
         return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)

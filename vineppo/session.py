@@ -35,6 +35,7 @@ from vineppo.checkpoint import (
 from vineppo.config import write_toml
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
+from vineppo.estimate import check_sizes
 from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
 from vineppo.files import write_json
 from vineppo.learner import PolicyLearner
@@ -204,6 +205,7 @@ class Session:
 
 @contextmanager
 def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[Sink], say: Say) -> Iterator[Session]:
+    check_sizes(recipe)
     refuse_foreign(folder)
     with lock_folder(folder, say):
         recipe, changes = find_run(folder, recipe, resume=resume)

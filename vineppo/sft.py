@@ -33,6 +33,9 @@ def make_examples(
         problems = task.split("train")
     else:
         problems = task.sample(config.num_problems, seed=derive_seed(seed, "sft"))
+    empty = sum(not problem.solution.strip() for problem in problems)
+    if empty:
+        raise UserError(f"{empty} of {len(problems)} training problems have no worked solution to learn from")
     examples = [make_example(tokenizer, problem) for problem in problems]
     kept = [e for e in examples if len(e.prompt_ids) + len(e.response_ids) <= longest]
     if not kept:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import RwkvConfig, RwkvForCausalLM
 
 from vineppo.engine.stopping import StopRule
 from vineppo.models import make_symbol_tokenizer
@@ -269,6 +270,17 @@ def test_unknown_architectures_and_scalings_name_the_other_engine(make_model, ma
     model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     with pytest.raises(UserError, match=r"'dynamic'.*engine.name = \"hf\""):
         make_engine("torch", model)
+
+
+def test_a_model_that_reads_padding_is_refused(make_engine):
+    torch.manual_seed(0)
+    config = RwkvConfig(vocab_size=64, context_length=64, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
+    model = RwkvForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    with pytest.raises(UserError, match="rwkv: it reads the padding"):
+        make_engine("hf", model)
 
 
 def test_a_sliding_window_that_may_be_exceeded_is_refused(make_model, make_engine):

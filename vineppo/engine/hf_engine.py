@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
@@ -20,7 +21,7 @@ from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams
+from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
 
 
 class HFEngineConfig(Config):
@@ -42,6 +43,7 @@ class HFEngine:
     def __init__(self, config: HFEngineConfig, model: Any, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.eos_ids = find_eos_ids(model, tokenizer)
+        check_padding(model)
         self.model = copy.deepcopy(model).to(pick_dtype(config.dtype, model.device)).eval().requires_grad_(False)
         # The model's own defaults (temperature, repetition penalty, ...) would be merged into every call.
         self.model.generation_config = GenerationConfig()
@@ -109,6 +111,28 @@ class HFEngine:
             ),
             logits_processor=LogitsProcessorList([SeededDraw(rows, params, rule, self.version)]),
             stopping_criteria=StoppingCriteriaList([RowsDone(rows)]),
+        )
+
+
+@torch.no_grad()
+def check_padding(model: Any) -> None:
+    """Raises UserError for an architecture that reads padding (RWKV): it would sample by what it is batched with."""
+    ids_BT = torch.arange(6, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+
+    def next_logprobs(padding: int) -> torch.Tensor:
+        found = model.generate(
+            F.pad(ids_BT, (padding, 0)),
+            attention_mask=F.pad(torch.ones_like(ids_BT), (padding, 0)),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=1, pad_token_id=0, return_dict_in_generate=True, output_logits=True
+            ),
+        )
+        return found.logits[0].float().log_softmax(-1)
+
+    if not torch.allclose(next_logprobs(0), next_logprobs(3), atol=1e-2):
+        raise UserError(
+            f'engine.name = "hf" cannot sample from {model.config.model_type}: it reads the padding before shorter '
+            "prefixes of a batch as if it were text; choose another architecture"
         )
 
 

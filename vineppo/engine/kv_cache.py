@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from vineppo.machine import available_memory_bytes
 from vineppo.types import UserError
 
 CPU_SHARE, CUDA_SHARE = 0.4, 0.6  # of the memory that is free when the engine is made; the learner needs the rest
@@ -27,9 +28,10 @@ def _free_cpu_memory() -> int:
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        free = int(fields["MemAvailable"].split()[0]) * 1024  # of the machine, where a container may get less
     except (OSError, KeyError):
-        return 4 << 30  # other systems do not say without a further dependency
+        free = 4 << 30  # other systems do not say without a further dependency
+    return min(free, available_memory_bytes())
 
 
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:

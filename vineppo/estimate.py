@@ -1,0 +1,62 @@
+"""What a recipe asks for, reckoned before anything is built: what cannot fit in the memory is refused."""
+
+from __future__ import annotations
+
+from vineppo.machine import available_memory_bytes
+from vineppo.models import TinyModelConfig
+from vineppo.recipe import DPORecipe, Recipe, RestEMRecipe, TrainRecipe
+from vineppo.sizes import LAYER_OVERHEAD, format_bytes
+from vineppo.types import UserError
+
+CONTINUATION_BYTES = 500
+"""The least that a continuation takes: its request, its result and its text, of one token each."""
+COPIES = 4
+"""Of the weights, at the least: policy, gradient and two moments."""
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Raises UserError for what the memory that this process may hold is certainly too small for."""
+    available = available_memory_bytes()
+    for what, needed, advice in (*_model(recipe), *_continuations(recipe), *_evaluations(recipe)):
+        if needed > available:
+            raise UserError(
+                f"{what} need at least {format_bytes(needed)}, and this process may hold {format_bytes(available)}; "
+                f"lower {advice}"
+            )
+
+
+def _model(recipe: Recipe) -> list[tuple[str, int, str]]:
+    tiny = recipe.model.from_scratch
+    if tiny is None:
+        return []
+    weights = 4 * num_parameters(tiny) + LAYER_OVERHEAD * tiny.num_layers
+    return [("the model, its gradient and its optimizer", COPIES * weights, "the sizes in model.from_scratch")]
+
+
+def num_parameters(tiny: TinyModelConfig) -> int:
+    """Without embeddings and head."""
+    hidden = tiny.hidden_size
+    return tiny.num_layers * (4 * hidden**2 + 3 * hidden * tiny.ffn_size + 2 * hidden) + hidden
+
+
+def _continuations(recipe: Recipe) -> list[tuple[str, int, str]]:
+    if not isinstance(recipe, TrainRecipe | RestEMRecipe | DPORecipe):
+        return []
+    rollouts = recipe.sampling.prompts_per_iteration * recipe.sampling.group_size
+    keys = "sampling.prompts_per_iteration or group_size"
+    found = [(f"{rollouts:,} rollouts at once", CONTINUATION_BYTES * rollouts, keys)]
+    vines = getattr(recipe.credit, "num_vines", 0) if isinstance(recipe, TrainRecipe) else 0
+    if vines:
+        told = f"{vines * rollouts:,} vines at once, from one state of every rollout,"
+        found.append((told, CONTINUATION_BYTES * vines * rollouts, f"credit.num_vines, {keys}"))
+    return found
+
+
+def _evaluations(recipe: Recipe) -> list[tuple[str, int, str]]:
+    sections = {"evaluation": recipe.evaluation}
+    if isinstance(recipe, RestEMRecipe):
+        sections["restem.validation"] = recipe.restem.validation
+    return [
+        (f"{config.num_samples:,} samples of a problem", CONTINUATION_BYTES * config.num_samples, f"{name}.num_samples")
+        for name, config in sections.items()
+    ]
