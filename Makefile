@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
-.PHONY: help quickstart test test-vllm check smollm2 clean
+.PHONY: help quickstart campaign test test-vllm check smollm2 clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,10 @@ test: check  ## lint, types and all tests
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine's tests, without a GPU (3.5 GB of packages)
 	$(VLLM)/bin/pytest tests/engine/test_vllm_engine.py
+
+campaign: $(VENV)/.dev  ## 200 kill -9 over every method and task, beside two busy loops (long); writes benchmarks/results/campaign.md and .json
+	rm -rf build/campaign && mkdir -p build/campaign
+	$(BIN)/python tests/survive.py build/campaign --kills 200 --load 2 --report benchmarks/results/campaign
 
 check: $(VENV)/.dev  ## lint and types only
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ def test_runs_what_is_missing_and_nothing_else(recipes, tmp_path, capsys):
     assert {name: method["seeds"] for name, method in comparison["methods"].items()} == {"grpo": [0, 1], "rloo": [0, 1]}
     assert comparison["initial_accuracy"] == json.loads((out / "sft" / "result.json").read_text())["pass@1"]
     assert len(comparison["methods"]["grpo"]["curve"]) == 3
-    assert f'name = "{out / "sft"}"' in (out / "grpo-seed1" / "recipe.toml").read_text()
+    assert f'name = "{out / "sft" / "checkpoints"}/iteration-' in (out / "grpo-seed1" / "recipe.toml").read_text()
     assert "| rloo |" in (out / "comparison.md").read_text()
     assert "pass@1" in (out / "rloo-seed0.log").read_text()
 

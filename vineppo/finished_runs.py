@@ -114,8 +114,9 @@ def section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def starts_from(recipe: Mapping[str, Any], start: Path) -> bool:
+    """A run's own recipe names the checkpoint that it began with."""
     name = section(recipe, "model").get("name")
-    return isinstance(name, str) and Path(name).resolve() == start.resolve()
+    return isinstance(name, str) and start.resolve() in (Path(name).resolve(), Path(name).resolve().parent.parent)
 
 
 def read_points(
