@@ -46,7 +46,7 @@ def test_runs_what_is_missing_and_nothing_else(recipes, tmp_path, capsys):
     assert {name: method["seeds"] for name, method in comparison["methods"].items()} == {"grpo": [0, 1], "rloo": [0, 1]}
     assert comparison["initial_accuracy"] == json.loads((out / "sft" / "result.json").read_text())["pass@1"]
     assert len(comparison["methods"]["grpo"]["curve"]) == 3
-    assert f'name = "{out / "sft"}' in (out / "grpo-seed1" / "recipe.toml").read_text()
+    assert f'name = "{out / "sft" / "checkpoints"}/iteration-' in (out / "grpo-seed1" / "recipe.toml").read_text()
     assert "| rloo |" in (out / "comparison.md").read_text()
     assert "pass@1" in (out / "rloo-seed0.log").read_text()
 
@@ -58,6 +58,10 @@ def test_runs_what_is_missing_and_nothing_else(recipes, tmp_path, capsys):
 
     told = compare([out / "grpo-seed0", out / "rloo-seed0"], seeds=[0], out=tmp_path / "again")
     assert [run["folder"] for run in told["runs"]] == ["grpo-seed0", "rloo-seed0"]
+
+    one_more = [out / "grpo-seed0", *recipes[:2]]  # a run, and its recipe with another seed and the same start
+    told = compare(one_more, ["evaluation.every=1"], seeds=[1], out=out)
+    assert told["methods"]["grpo"]["seeds"] == [0, 1]
 
 
 def test_a_failed_run_is_reported_after_the_others_are_done(recipes, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from survive import RECIPE
+from survive import RECIPE, differences
 
 from vineppo.recipe import SFTRecipe, make_recipe
 from vineppo.runs import run_recipe
@@ -21,22 +21,31 @@ from vineppo.shutdown import Stopped
 HERE = Path(__file__).parent
 
 
-def contents(run: Path) -> dict[str, bytes]:
-    files = ["metrics.jsonl", "result.json", *(str(p.relative_to(run)) for p in run.glob("rollouts/*"))]
-    last = sorted((run / "checkpoints").glob("iteration-*"))[-1]
-    files += [str((last / name).relative_to(run)) for name in ("model.safetensors", "trainer.pt", "trainer.json")]
-    return {name: (run / name).read_bytes() for name in files}
-
-
 def test_kill_9_at_ten_moments_changes_nothing(tmp_path):
-    survive = [sys.executable, str(HERE / "survive.py"), str(tmp_path), "10"]
-    report = json.loads(subprocess.run(survive, capture_output=True, text=True, check=True, timeout=300).stdout)
-    assert report["kills"] == 10, report
-    assert report["kills_while_saving"] >= 1, report
-    whole, killed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
-    assert whole.keys() == killed.keys()
-    assert [name for name in whole if whole[name] != killed[name]] == []
-    assert len(whole["metrics.jsonl"].splitlines()) == 10
+    """A part of the whole campaign; every file of the run is compared, and that nothing else is left."""
+    cases = ["arithmetic/vineppo", "gsm8k/sft"]
+    survive = [sys.executable, str(HERE / "survive.py"), str(tmp_path), "--kills", "10", "--kills-per-run", "5"]
+    said = subprocess.run([*survive, "--cases", *cases], capture_output=True, text=True, check=False, timeout=300)
+    assert said.returncode == 0, said.stderr[-2000:]
+    report = json.loads(said.stdout)
+    assert report["total"]["kills"] >= 10, report
+    assert report["total"]["kills_while_saving"] >= 1, report
+    assert report["total"]["identical"] == report["total"]["runs"] >= 2, report
+    for case, lines in zip(cases, (6, 64), strict=True):
+        assert num_lines(tmp_path / "whole" / case / "metrics.jsonl") == lines
+
+
+def test_a_run_that_differs_is_noticed(tmp_path):
+    for folder in ("whole", "killed"):
+        (tmp_path / folder / "checkpoints").mkdir(parents=True)
+        (tmp_path / folder / "metrics.jsonl").write_text("1\n")
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+    (tmp_path / "killed" / "metrics.jsonl").write_text("2\n")
+    (tmp_path / "killed" / "checkpoints" / ".unfinished-iteration-000001").mkdir()
+    assert differences(tmp_path / "whole", tmp_path / "killed") == [
+        "checkpoints/.unfinished-iteration-000001",
+        "metrics.jsonl",
+    ]
 
 
 @pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -12,12 +12,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from vineppo.changes import changes
+from vineppo.changes import changes, is_run, settle
 from vineppo.comparison import compare_runs, to_markdown
 from vineppo.config import flatten
 from vineppo.files import read_json, write_file, write_json
 from vineppo.finished_runs import check_methods, read_recipe, read_run
 from vineppo.recipe import CHOICES, Recipe, SFTRecipe, load_any_recipe
+from vineppo.run_folder import finished_iteration
 from vineppo.terminal import printable, say
 from vineppo.threads import fair_threads
 from vineppo.types import UserError
@@ -148,7 +149,10 @@ def nobody(name: str | None, key: str, recipes: Sequence[Recipe], keys: Sequence
 
 
 def as_stored(recipe: Recipe) -> dict[str, Any]:
-    """As it will stand in the run's recipe.toml."""
+    """As it will stand in the run's recipe.toml, if the run it starts from is there already."""
+    name = recipe.model.name
+    if name is not None and Path(name).exists() and (not is_run(name) or finished_iteration(Path(name)) is not None):
+        recipe = recipe.model_copy(update={"model": settle(recipe.model)})
     return recipe.model_dump(mode="json", exclude_none=True)
 
 

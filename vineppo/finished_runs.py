@@ -114,6 +114,7 @@ def section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def starts_from(recipe: Mapping[str, Any], start: Path) -> bool:
+    """A run's own recipe names the checkpoint that it began with."""
     name = section(recipe, "model").get("name")
     if not isinstance(name, str):
         return False
