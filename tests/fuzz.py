@@ -44,7 +44,7 @@ CPU_SECONDS, WALL_SECONDS = 30, 300
 MEMORY = 16 << 30
 NOBODY = 65534
 GOOD = ("right", "refused")
-
+OTHER_SIZE = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "ffn_size": 32, "context_size": 64}
 
 CLASSES: dict[str, Callable[[Base, Path, random.Random], Case]] = {
     "recipes": cases.fuzz_recipes,
@@ -239,7 +239,7 @@ def make_base(root: Path) -> Base:
         must(kind, base.recipe(kind), base.whole(kind), None)
         if STOPS[kind] is not None:
             must(kind, base.recipe(kind), base.stopped(kind), STOPS[kind])
-    other = tree_of("sft", root) | {"model": {"from_scratch": {**TINY_OTHER}}}
+    other = tree_of("sft", root) | {"model": {"from_scratch": OTHER_SIZE}}
     write_recipe(root / "other.toml", other)
     must("other", root / "other.toml", root / "whole" / "other", None)
     make_reader(base.reader())
@@ -255,9 +255,6 @@ def make_reader(folder: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
     size = TinyModelConfig(num_layers=1, hidden_size=16, num_heads=2, ffn_size=16, context_size=256)
     save_model(make_tiny_model(fast, size, 0), fast, folder)
-
-
-TINY_OTHER = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "ffn_size": 32, "context_size": 64}
 
 
 def must(kind: str, recipe: Path, out: Path, stop: int | None) -> None:
