@@ -245,6 +245,7 @@ def test_a_result_that_could_not_be_written_is_refused_before_it_is_computed(rec
         (["train", "r.toml", "--out", "a\0b"], "NUL"),
         (["train", "r.toml", "--out", "a\udce9"], "not UTF-8"),
         (["train", ""], "recipe: '' is empty"),
+        (["sft", "  "], "recipe: '  ' is empty"),
         (["eval", "r.toml", "--model", ""], "--model: '' is empty"),
         (["eval", "r.toml", "--json", ""], "--json: '' is empty"),
         (["report", ""], "'' is empty"),

@@ -14,7 +14,7 @@ from fuzz import CLASSES, judge
 from fuzz_cases import Case
 
 HERE = Path(__file__).parent
-NUM_CASES = 64
+NUM_CASES = 48
 
 
 def test_what_is_damaged_mistyped_or_hostile_is_refused_in_one_line_or_does_no_harm(tmp_path):

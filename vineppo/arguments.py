@@ -26,7 +26,7 @@ def seed(text: str) -> int:
 
 
 def word(text: str) -> str:
-    if not text or unusable(text):
+    if not text.strip() or unusable(text):
         raise argparse.ArgumentTypeError(f"{shorten(repr(text))} is empty, not UTF-8, or has a NUL in it")
     return text
 
