@@ -133,8 +133,8 @@ def test_equal_answers_vote_together():
 @pytest.mark.parametrize(
     ("task", "gold", "equal", "other"),
     [
-        (TASKS["arithmetic"](TASKS["arithmetic"].Config()), "4", ["#### 4", "#### 4.0", "#### 8/2"], "#### 1 4"),
-        (TASKS["gsm8k"](TASKS["gsm8k"].Config(path="-")), "1,018", ["#### 1018", "#### $1,018.00"], "#### 10 18.5"),
+        (TASKS["arithmetic"](TASKS["arithmetic"].Config()), "4", ["#### 4", "#### 4.0", "#### 8/2"], "#### 14"),
+        (TASKS["gsm8k"](TASKS["gsm8k"].Config(path="-")), "1,018", ["#### 1018", "#### $1,018.00"], "#### 1,018.5"),
         (TASKS["math"](TASKS["math"].Config(path="-")), "0.5", [r"\boxed{\frac12}", r"\boxed{1/2}"], r"\boxed{x^2}"),
     ],
     ids=["arithmetic", "gsm8k", "math"],

@@ -191,7 +191,7 @@ def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, files, resume):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"evaluation": {"stop": [""]}}, "stop strings must not be empty"),
+        ({"evaluation": {"stop": [""]}}, "must not be empty"),
         ({"evaluation": {"stop": ["<eos>"]}}, "special tokens"),
         ({"evaluation": {"max_new_tokens": 400}, "engine": {"name": "torch", "max_kv_tokens": 64}},
          "evaluation: .*max_kv_tokens"),

@@ -152,12 +152,12 @@ def to_text(token_ids: Sequence[int]) -> str:
 class Letters:
     """A tokenizer of one letter per token. `special` letters have no text of their own, as <eos> has none."""
 
-    eos_token_id = END
+    bos_token, eos_token_id = None, END
 
     def __init__(self, special: str = ""):
         self.special = special
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [VOCABULARY.index(letter) for letter in text]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:

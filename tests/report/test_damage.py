@@ -205,7 +205,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(write_run, tmp_
     assert said.count("\n") == 1
     assert str(tmp_path / "file") in said
     assert main(["report", str(folder), "--out", str(folder)]) == 2
-    assert "directory" in capsys.readouterr().err
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_a_chart_that_cannot_be_drawn_is_named(write_run, tmp_path, capsys):
