@@ -13,7 +13,7 @@ quickstart: $(VENV)/.base  ## watch a tiny language model learn to reason with V
 	$(BIN)/vineppo quickstart
 
 test: check  ## lint, types and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine's tests, without a GPU (3.5 GB of packages)
 	$(VLLM)/bin/pytest tests/engine/test_vllm_engine.py

@@ -18,7 +18,7 @@ LAYERS = {
     "rollouts": 4, "evaluate": 4, "run_folder": 4,
     "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
     "recipe": 6, "changes": 7, "estimate": 7, "session": 8, "runs": 9, "quickstart": 10, "finished_runs": 1,
-    "comparison": 1, "report": 1, "compare": 10, "analysis": 10, "doctor": 10, "cli": 11,
+    "comparison": 1, "report": 1, "compare": 10, "analysis": 10, "doctor": 10, "commands": 11, "cli": 12,
 }  # fmt: skip
 HEAVY = {"vl_convert", "vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
 INSIDE = {"engine/vllm_worker.py": {"vllm"}}  # loaded by that package, in its own processes

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vineppo import __version__
+from vineppo import __version__, commands
 from vineppo.arguments import path_name, seed, seed_list, word
-from vineppo.config import diff
-from vineppo.files import DISK_FULL, read_json
+from vineppo.files import DISK_FULL
 from vineppo.shutdown import Stopped
-from vineppo.terminal import is_harmless, printable, say, table
+from vineppo.terminal import printable
 from vineppo.types import UserError
 
 KINDS = (  # of analyses, without importing them
@@ -87,22 +84,22 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="A recipe is one TOML file; see recipes/. Any value can be overridden: credit.num_vines=3",
     )
     parser.add_argument("--version", action="version", version=f"vineppo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_quickstart(commands)
-    add_run(commands, "sft", "fine-tune a model on worked solutions", run_sft)
-    add_run(commands, "train", "train with reinforcement learning", run_train)
-    add_eval(commands)
-    add_compare(commands)
-    add_analyze(commands)
-    add_report(commands)
-    add_exact(commands)
-    add_config(commands)
-    add_doctor(commands)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_quickstart(subparsers)
+    add_run(subparsers, "sft", "fine-tune a model on worked solutions", commands.run_sft)
+    add_run(subparsers, "train", "train with reinforcement learning", commands.run_train)
+    add_eval(subparsers)
+    add_compare(subparsers)
+    add_analyze(subparsers)
+    add_report(subparsers)
+    add_exact(subparsers)
+    add_config(subparsers)
+    add_doctor(subparsers)
     return parser
 
 
-def add_quickstart(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_quickstart(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "quickstart",
         help="watch a tiny language model learn to reason, in minutes on a CPU",
         description="Trains a tiny Llama from scratch by SFT on the embedded task, then with VinePPO, evaluates "
@@ -117,12 +114,12 @@ def add_quickstart(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--resume", action="store_true", help="continue one that was stopped, instead of replacing it")
     parser.add_argument("--seed", type=seed, default=0, help="same seed, same machine: same numbers (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
-    parser.set_defaults(run=run_quickstart)
+    parser.set_defaults(run=commands.run_quickstart)
 
 
-def add_run(commands: argparse._SubParsersAction, name: str, what: str, run) -> None:
+def add_run(subparsers: argparse._SubParsersAction, name: str, what: str, run) -> None:
     example = "recipes/gsm8k-smollm2/sft.toml" if name == "sft" else "recipes/gsm8k-smollm2/vineppo.toml"
-    parser = commands.add_parser(
+    parser = subparsers.add_parser(
         name,
         help=what,
         description=f"{what[0].upper()}{what[1:]}, as a recipe says.",
@@ -136,8 +133,8 @@ def add_run(commands: argparse._SubParsersAction, name: str, what: str, run) -> 
     parser.set_defaults(run=run)
 
 
-def add_eval(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_eval(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "eval",
         help="pass@1, pass@k and maj@k of a model, with intervals",
         description="Evaluates a model on the recipe's task as its [evaluation] section says.",
@@ -148,11 +145,11 @@ def add_eval(commands: argparse._SubParsersAction) -> None:
         "--model", type=word, help="evaluate this model (folder, hub name or GGUF) instead of the recipe's own"
     )
     parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
-    parser.set_defaults(run=run_eval)
+    parser.set_defaults(run=commands.run_eval)
 
 
-def add_compare(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_compare(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "compare",
         help="run methods with several seeds and set them side by side",
         description="Runs what is missing of every recipe and seed, continues what was stopped, then writes "
@@ -165,11 +162,11 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seeds", type=seed_list, default=[0], help="comma-separated (default: 0)")
     parser.add_argument("--out", type=path_name, default=Path("runs/compare"), help="folder (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, cores divided among them (default: 1)")
-    parser.set_defaults(run=run_compare, overrides=[])
+    parser.set_defaults(run=commands.run_compare, overrides=[])
 
 
-def add_report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_report(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "report",
         help="runs, comparisons and analyses as one HTML file",
         description="Writes one HTML file that needs no network: what was trained and what came of it, every rollout's "
@@ -185,11 +182,11 @@ def add_report(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--figures", type=path_name, metavar="FOLDER", help="also every chart as SVG and PDF")
     parser.add_argument("--watch", action="store_true", help="write it again as the run goes on, until it is finished")
-    parser.set_defaults(run=run_report)
+    parser.set_defaults(run=commands.run_report)
 
 
-def add_analyze(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_analyze(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "analyze",
         help="the paper's analyses of values and credit, on your runs",
         description="Measures what a run's estimators are worth: against reference values of many vines, by ranking of "
@@ -202,11 +199,11 @@ def add_analyze(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--kind", required=True, help=f"all, or one of {', '.join(KINDS)}")
     parser.add_argument("--out", type=path_name, help="folder (default: analysis/ in the first run's)")
-    parser.set_defaults(run=run_analyze, overrides=[])
+    parser.set_defaults(run=commands.run_analyze, overrides=[])
 
 
-def add_exact(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_exact(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "exact",
         help="every credit estimator against the truth, where it can be enumerated",
         description="Measures bias and variance of values, advantages and policy gradients of VinePPO, PPO, GRPO and "
@@ -215,223 +212,33 @@ def add_exact(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="same seed, same numbers (default: 0)")
     parser.add_argument("--batches", type=int, default=200, help="of 24 rollouts (default: %(default)s)")
     parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
-    parser.set_defaults(run=run_exact)
+    parser.set_defaults(run=commands.run_exact)
 
 
-def add_config(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("config", help="show a recipe with every default, or the difference between two")
+def add_config(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("config", help="show a recipe with every default, or the difference between two")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print a recipe, checked, with every default written out")
     add_recipe(show)
-    show.set_defaults(run=show_config)
+    show.set_defaults(run=commands.show_config)
     compare = actions.add_parser("diff", help="print the keys in which two recipes differ")
     compare.add_argument("left", type=path_name)
     compare.add_argument("right", type=path_name)
-    compare.set_defaults(run=diff_configs)
+    compare.set_defaults(run=commands.diff_configs)
 
 
-def add_doctor(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
+def add_doctor(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
         "doctor",
         help="what this machine has, and which paths are taken on it",
         description="Device, precision, kernels and extras: what will be used here, and why.",
     )
-    parser.set_defaults(run=run_doctor)
+    parser.set_defaults(run=commands.run_doctor)
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=path_name, help="a .toml recipe")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, e.g. credit.num_vines=3")
-
-
-def run_quickstart(args: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.quickstart import quickstart
-
-    quickstart(args.out, seed=args.seed, device=args.device, resume=args.resume)
-
-
-def run_sft(args: argparse.Namespace) -> None:
-    from vineppo.recipe import SFTRecipe
-
-    run(args, kinds=(SFTRecipe,), unit="optimizer steps", print_every=10)
-
-
-def run_train(args: argparse.Namespace) -> None:
-    from vineppo.recipe import DPORecipe, RestEMRecipe, TrainRecipe
-
-    run(args, kinds=(TrainRecipe, RestEMRecipe, DPORecipe), unit="iterations", print_every=1)
-
-
-def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_every: int) -> None:
-    prepare()
-    from vineppo.progress import Bar, make_progress, speaker
-    from vineppo.recipe import load_any_recipe
-    from vineppo.report import try_report
-    from vineppo.runs import run_recipe
-
-    recipe = load_any_recipe(args.recipe, args.overrides)
-    if not isinstance(recipe, kinds):
-        other = "train" if args.command == "sft" else "sft"
-        raise UserError(f"{args.recipe} is a recipe for `vineppo {other}`")
-    out = args.out or Path("runs") / recipe.name
-    with make_progress() as progress:
-        bar = Bar(progress, unit, print_every=print_every)
-        folder = run_recipe(
-            recipe,
-            out,
-            resume=args.resume,
-            sinks=[bar],
-            say=speaker(progress),
-            on_start=bar.set_total,
-        )
-    if not bar.num_done:
-        say(f"{out} was finished already; nothing was left to do")
-    say(f"model: {folder}")
-    say(try_report(out))
-
-
-def run_eval(args: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.recipe import ModelConfig, load_any_recipe
-    from vineppo.runs import eval_recipe
-
-    recipe = load_any_recipe(args.recipe, args.overrides)
-    if args.model:
-        recipe = recipe.model_copy(update={"model": ModelConfig(name=args.model)})
-    check_file(args.json, "--json")
-    text = json.dumps(eval_recipe(recipe).to_json(), indent=1)
-    say(text)
-    if args.json:
-        args.json.write_text(text + "\n")
-
-
-def check_file(path: Path | None, option: str) -> None:
-    """Whether the file can be written is known before the work that it is for."""
-    if path is None:
-        return
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option} {path}: is {'a folder' if path.is_dir() else 'a pipe or a device'}; name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}")
-    check_writable(path if path.exists() else path.parent, option)
-
-
-def check_folder(path: Path | None, option: str) -> None:
-    """The same for a folder, which may yet have to be made."""
-    if path is None:
-        return
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{option} {path}: {nearest} is a file; name a folder")
-    check_writable(nearest, option)
-
-
-def check_writable(path: Path, option: str) -> None:
-    if not os.access(path, os.W_OK):
-        raise UserError(f"{option}: {path} cannot be written to; name another place")
-
-
-def run_compare(args: argparse.Namespace) -> None:
-    from vineppo.compare import compare
-    from vineppo.comparison import accuracy_table
-    from vineppo.report import try_report
-
-    sources, overrides = split_sources(args, needs="recipe or run folder")
-    if args.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {args.jobs}")
-    check_folder(args.out, "--out")
-    comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, say=say)
-    say(accuracy_table(comparison["methods"]))
-    for warning in comparison["warnings"]:
-        say(f"note: {warning}")
-    say(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
-    say(try_report(args.out))
-
-
-def split_sources(args: argparse.Namespace, *, needs: str) -> tuple[list[Path], list[str]]:
-    """Paths and overrides, which argparse gives in one list where both may be many."""
-    paths = [Path(source) for source in args.sources if is_path(source)]
-    if not paths:
-        raise UserError(f"{args.command} needs at least one {needs}")
-    return paths, [*args.overrides, *(source for source in args.sources if not is_path(source))]
-
-
-def is_path(source: str) -> bool:
-    """A folder may be called after its override, as lr=2e-6."""
-    return "=" not in source or Path(source).exists()
-
-
-def run_report(args: argparse.Namespace) -> None:
-    from vineppo.report import watch_report, write_report
-
-    check_folder(args.figures, "--figures")
-    check_folder(args.out and args.out.parent, "--out")  # a report makes its folder
-    if args.out and args.out.exists():
-        check_file(args.out, "--out")
-    write = watch_report if args.watch else write_report
-    say(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
-
-
-def run_analyze(args: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.analysis import analyze, kinds_called
-
-    runs, overrides = split_sources(args, needs="run folder")
-    kinds = kinds_called(args.kind)
-    check_folder(args.out or runs[0] / "analysis", "--out")
-    for kind in kinds:
-        try:
-            show_analysis(analyze(kind, runs, overrides, out=args.out or runs[0] / "analysis"))
-        except UserError as error:
-            if len(kinds) == 1:
-                raise
-            say(f"left out: {error}")
-
-
-def show_analysis(path: Path) -> None:
-    analysis = read_json(path)
-    say("\n\n".join([analysis["title"], *map(table, analysis["tables"].values()), f"all of it: {path}"]))
-
-
-def run_exact(args: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.exact import exact
-
-    check_file(args.json, "--json")
-    exact(args.batches, args.seed, args.json)
-
-
-def show_config(args: argparse.Namespace) -> None:
-    import tomli_w
-
-    from vineppo.recipe import load_any_recipe
-
-    recipe = load_any_recipe(args.recipe, args.overrides)
-    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
-    # TOML has its own way to write a character out; what is printed is a recipe again.
-    print("".join(c if is_harmless(c) else f"\\U{ord(c):08x}" for c in text), end="")
-
-
-def diff_configs(args: argparse.Namespace) -> None:
-    from vineppo.recipe import load_any_recipe
-
-    left, right = map(load_any_recipe, (args.left, args.right))
-    for key, (a, b) in diff(left, right).items():
-        say(f"{key}: {a!r} -> {b!r}")
-
-
-def run_doctor(_: argparse.Namespace) -> None:
-    prepare()
-    from vineppo.doctor import doctor
-
-    doctor()
-
-
-def prepare() -> None:
-    from vineppo import runtime
-
-    runtime.prepare()
 
 
 if __name__ == "__main__":
