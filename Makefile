@@ -34,7 +34,7 @@ campaign-fuzz: $(VENV)/.dev
 
 campaign-answers: $(VENV)/.dev
 	mkdir -p $(CAMPAIGN)
-	$(BIN)/python tests/tasks/hostile_answers.py 20000 > $(CAMPAIGN)/hostile-answers.json
+	cd tests && ../$(BIN)/python -m tasks.hostile_answers 20000 > ../$(CAMPAIGN)/hostile-answers.json
 
 smollm2: $(VENV)/.gguf  ## SmolLM2-135M-Instruct into models/smollm2-135m, without a hub
 	$(BIN)/python scripts/get_smollm2.py models/smollm2-135m

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vineppo.estimate import check_sizes, num_parameters
+from vineppo.credit.vineppo import VinePPOConfig
+from vineppo.estimate import announce_days, check_sizes, num_parameters
 from vineppo.models import TinyModelConfig, make_symbol_tokenizer, make_tiny_model
 from vineppo.quickstart import SFT, VINEPPO
 from vineppo.recipe import SFTRecipe, TrainRecipe, load_any_recipe, load_recipe, make_recipe
@@ -48,3 +49,16 @@ def test_parameters_are_counted_as_they_are():
     model = make_tiny_model(make_symbol_tokenizer("ab"), tiny, 0)
     counted = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name and "head" not in name)
     assert num_parameters(tiny) == counted
+
+
+@pytest.mark.parametrize(
+    "override", ["train.num_iterations=1000000000", "sampling.max_new_tokens=1000000000", "credit.num_vines=1000000"]
+)
+def test_what_takes_days_is_announced_with_the_estimate(override):
+    recipe = load_recipe(RECIPES / "compare" / "vineppo.toml")
+    assert announce_days(recipe) is None
+    long = load_recipe(RECIPES / "compare" / "vineppo.toml", [override])
+    assert isinstance(long.credit, VinePPOConfig)
+    tokens = long.train.num_iterations * long.sampling.prompts_per_iteration * long.sampling.group_size
+    tokens *= (1 + long.credit.num_vines) * long.sampling.max_new_tokens
+    assert f"{tokens:,} tokens or more" in str(announce_days(long))

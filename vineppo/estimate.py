@@ -1,4 +1,6 @@
-"""What a recipe asks for, reckoned before anything is built: what cannot fit in the memory is refused."""
+"""What a recipe asks for, reckoned before anything is built: what cannot fit in the memory is refused, what may take
+days is announced.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,9 @@ from vineppo.types import UserError
 
 CONTINUATION_BYTES = 500
 """The least that a continuation takes: its request, its result and its text, of one token each."""
+TOKENS_PER_S = 10_000
+"""About what a GPU samples of a model of a billion parameters, and two cores of the quickstart's; many do less."""
+DAY_S = 86_400
 COPIES = 4
 """Of the weights, at the least: policy, gradient and two moments."""
 
@@ -23,6 +28,27 @@ def check_sizes(recipe: Recipe) -> None:
                 f"{what} need at least {format_bytes(needed)}, and this process may hold {format_bytes(available)}; "
                 f"lower {advice}"
             )
+
+
+def announce_days(recipe: Recipe) -> str | None:
+    """A line on a run whose rollouts, with the vines of one state each, may take more than a day of sampling."""
+    if isinstance(recipe, TrainRecipe):
+        rounds, vines = recipe.train.num_iterations, getattr(recipe.credit, "num_vines", 0)
+    elif isinstance(recipe, RestEMRecipe | DPORecipe):
+        rounds, vines = recipe.restem.num_iterations if isinstance(recipe, RestEMRecipe) else 1, 0
+    else:
+        return None
+    sampling = recipe.sampling
+    rollouts = rounds * sampling.prompts_per_iteration * sampling.group_size
+    tokens = rollouts * (1 + vines) * sampling.max_new_tokens
+    days = tokens / TOKENS_PER_S / DAY_S
+    if days <= 1:
+        return None
+    return (
+        f"this recipe may sample {tokens:,} tokens or more, {days:,.0f} days at {TOKENS_PER_S:,} tokens a second: "
+        f"{rollouts:,} rollouts of at most {sampling.max_new_tokens:,} tokens"
+        + (f", each with {vines:,} vines of one state" if vines else "")
+    )
 
 
 def _model(recipe: Recipe) -> list[tuple[str, int, str]]:

@@ -35,7 +35,7 @@ from vineppo.checkpoint import (
 from vineppo.config import write_toml
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
-from vineppo.estimate import check_sizes
+from vineppo.estimate import announce_days, check_sizes
 from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
 from vineppo.files import write_json
 from vineppo.learner import PolicyLearner
@@ -221,6 +221,8 @@ def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[
         is_finished = is_done(folder, checkpoint) and not changes.keys() & LENGTHS
         if not is_finished:
             keep_recipe(folder, recipe, changes, say)
+            if days := announce_days(recipe):
+                say(days)
         iteration, pending = (checkpoint.iteration, checkpoint.progress["pending"]) if checkpoint else (0, None)
         owes_line = mend_logs(folder, iteration, may_owe=pending is not None, say=say)
         with (

@@ -1,6 +1,6 @@
 """Answers that nobody should write, drawn by seed, and what grading them may not do.
 
-    python tests/tasks/hostile_answers.py 20000
+    cd tests && python -m tasks.hostile_answers 20000
 
 prints what happened as JSON and exits with 1 unless nothing hung, nothing ran, and no answer was right for two numbers.
 """
@@ -11,12 +11,15 @@ import json
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.watched import Watch, WatchedMATH
+
+from vineppo.runtime import commit
 from vineppo.tasks import TASKS
 from vineppo.tasks.grading import Grader, GradingConfig
+from vineppo.tasks.math import MATH
 from vineppo.types import Problem, Task
 
 NUMBERS = [
@@ -58,19 +61,6 @@ OPENINGS = [
     "(", "{", "[", "\\frac{", "\\sqrt{", "-", "^{", "\\{", "|", "\\left(", "\\boxed{", "x^", "1,", "\\text{", "$",
     "1+", "2^",
 ]  # fmt: skip
-FORBIDDEN = (
-    "exec",
-    "compile",
-    "import",
-    "open",
-    "os.",
-    "subprocess.",
-    "socket.",
-    "shutil.",
-    "ctypes.",
-    "pickle.",
-    "code.",
-)
 
 
 def draw_answer(draw: random.Random) -> str:
@@ -80,25 +70,7 @@ def draw_answer(draw: random.Random) -> str:
     if kind == 1:
         return draw.choice([draw.choice(CODE), draw.choice(NUMBERS) + draw.choice(JOINERS) + draw.choice(CODE)])
     if kind == 2:
-        piece = draw.choice(
-            [
-                "(",
-                "{",
-                "[",
-                "\\frac{",
-                "\\sqrt{",
-                "-",
-                "^{",
-                "\\{",
-                "|",
-                "\\left(",
-                "\\boxed{",
-                "x^",
-                "1,",
-                "\\text{",
-                "$",
-            ]
-        )
+        piece = draw.choice(OPENINGS)
         depth = draw.choice([3, 30, 300, 3000])
         return (
             piece * depth
@@ -120,18 +92,6 @@ def draw_response(name: str, draw: random.Random) -> str:
     return draw.choice([f"\\boxed{{{answer}}}"] * 8 + [answer, f"\\boxed {answer}"])
 
 
-class Watch:
-    """Counts what the interpreter is asked to do while it is on: an audit hook cannot be taken away again."""
-
-    def __init__(self) -> None:
-        self.on, self.seen = False, Counter[str]()
-        sys.addaudithook(self)
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.on and event.startswith(FORBIDDEN):
-            self.seen[f"{event} {str(arguments[0])[:60] if arguments else ''}"] += 1
-
-
 def judge(task: Task, responses: Sequence[str], watch: Watch) -> dict[str, Any]:
     """In this process, against golds that are numbers."""
     problems = [Problem(gold, "", gold.replace("10^{10}", "10000000000")) for gold in GOLDS]
@@ -150,8 +110,9 @@ def judge(task: Task, responses: Sequence[str], watch: Watch) -> dict[str, Any]:
     }
 
 
-def grade_in_workers(task: Task, responses: Sequence[str]) -> dict[str, int]:
-    """Against golds of other kinds too; the worker pool's time limit is what says that one hung."""
+def grade_in_workers(responses: Sequence[str]) -> dict[str, int]:
+    """Against golds of other kinds too; the pool's time limit says that one hung, a crash that something ran."""
+    task = WatchedMATH(MATH.Config(path="none"))
     golds = [*SYMBOLIC, *GOLDS]
     pairs = [(Problem(gold := golds[i % len(golds)], "", gold), text) for i, text in enumerate(responses)]
     with Grader(task, GradingConfig(num_workers=1, max_failure_share=1.0)) as grader:
@@ -167,13 +128,13 @@ def campaign(num_answers: int, seed: int = 0) -> dict[str, Any]:
         getattr(task, "prepare", lambda: None)()
         responses = [draw_response(name, draw) for _ in range(num_answers)]
         golds = judge(task, responses, watch)
-        results[name] = golds | ({"verdicts": grade_in_workers(task, responses)} if name == "math" else {})
+        results[name] = golds | ({"verdicts": grade_in_workers(responses)} if name == "math" else {})
     return results
 
 
 def main() -> None:
     results = campaign(int(sys.argv[1]))
-    print(json.dumps(results, indent=1))
+    print(json.dumps({"commit": commit(), "seed": 0} | results, indent=1))
     hung = any(results["math"]["verdicts"].get(verdict, 0) for verdict in ("timeout", "crashed"))
     sys.exit(hung or any(result["right_for_two"] or result["ran"] for result in results.values()))
 
