@@ -42,7 +42,7 @@ def keep(seed: int, printed: str, out: Path) -> None:
 def transcript() -> str:
     """What the page shows of it: all but the sentence before the first line of metrics."""
     printed = (TO / "seed0.txt").read_text()
-    return printed[printed.index("  100  nll") :].rstrip() + "\n"
+    return printed[printed.index("  100/") :].rstrip() + "\n"
 
 
 def write_transcript() -> None:
