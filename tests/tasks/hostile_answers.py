@@ -115,6 +115,7 @@ def grade_in_workers(responses: Sequence[str]) -> dict[str, int]:
     task = WatchedMATH(MATH.Config(path="none"))
     golds = [*SYMBOLIC, *GOLDS]
     pairs = [(Problem(gold := golds[i % len(golds)], "", gold), text) for i, text in enumerate(responses)]
+    pairs += [(Problem(gold, "", gold), f"\\boxed{{{gold}}}") for gold in golds]  # behind them all, right is right
     with Grader(task, GradingConfig(num_workers=1, max_failure_share=1.0)) as grader:
         grader.grade(pairs)
         return dict(grader.verdicts)

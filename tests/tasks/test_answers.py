@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tasks.hostile_answers import campaign
+from tasks.hostile_answers import GOLDS, SYMBOLIC, campaign
 
 from vineppo.tasks.answers import grade_number, hash_answer
 from vineppo.tasks.math import MATH
@@ -114,4 +114,4 @@ def test_hostile_answers_hang_nothing_run_nothing_and_are_never_right_for_two_nu
     results = campaign(int(os.environ.get("VINEPPO_HOSTILE_ANSWERS", "1500")))
     assert [(result["right_for_two"], result["ran"]) for result in results.values()] == [([], {}), ([], {})]
     assert not {"timeout", "crashed"} & set(results["math"]["verdicts"])
-    assert results["math"]["verdicts"]["correct"] > 0
+    assert results["math"]["verdicts"]["correct"] >= len(GOLDS) + len(SYMBOLIC)

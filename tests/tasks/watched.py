@@ -16,15 +16,18 @@ FORBIDDEN = (
 )
 LITERAL = re.compile(rb"\s*(Integer|Float|Symbol|Rational|Number)\s*\(\s*'?[\w.+-]+'?(\s*,[\w=' ]+)?\s*\)\s*")
 LITERALS = {"Integer", "Float", "Symbol", "Rational", "Number", "precision"}
+NAMES = b"from sympy import *"
+"""How sympy fetches these functions, whatever the answer."""
 
 
 def harmless(event: str, arguments: tuple[Any, ...]) -> bool:
     """sympy reads a number or a name by compiling the call that makes it, and nothing else."""
     if event == "compile":
         source = arguments[0]
-        return LITERAL.fullmatch(source.encode() if isinstance(source, str) else source or b"") is not None
+        source = source.encode() if isinstance(source, str) else source or b""
+        return source == NAMES or LITERAL.fullmatch(source) is not None
     code = arguments[0] if arguments else None
-    return event == "exec" and isinstance(code, CodeType) and set(code.co_names) <= LITERALS
+    return event == "exec" and isinstance(code, CodeType) and set(code.co_names) <= {*LITERALS, "sympy"}
 
 
 class Watch:
