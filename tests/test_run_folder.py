@@ -336,6 +336,17 @@ def test_copies_and_files_beside_the_checkpoints_are_no_checkpoints(stopped, lon
     assert contents(stopped) == contents(long)
 
 
+def test_a_kill_before_the_old_checkpoints_are_deleted_leaves_none_of_them(long, tmp_path):
+    """The newest is in its place, all is done, and nothing will be saved any more."""
+    folder = tmp_path / "run"
+    shutil.copytree(long, folder)
+    kept = sorted((folder / "checkpoints").iterdir())
+    shutil.copytree(kept[-1], folder / "checkpoints" / "iteration-000001")
+    run(LONG, folder, resume=True)
+    assert sorted((folder / "checkpoints").iterdir()) == kept
+    assert contents(folder) == contents(long)
+
+
 def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
     """As somebody who knows of the checksums would."""
     path = folder / name

@@ -30,6 +30,7 @@ from vineppo.checkpoint import (
     checkpoint_folders,
     iteration_of,
     load_checkpoint,
+    prune,
     save_checkpoint,
 )
 from vineppo.config import write_toml
@@ -213,6 +214,7 @@ def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[
         checkpoint = load_checkpoint(folder / CHECKPOINTS, say)
         if checkpoint:
             check_checkpoint(checkpoint, recipe)
+            prune(folder / CHECKPOINTS, recipe.checkpoint, newest=checkpoint.iteration)  # a kill may have come first
         task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
         split_of(task, recipe.evaluation, "evaluation")
         tokenizer, policy = load_policy(recipe, task, checkpoint)

@@ -67,8 +67,11 @@ class HostileTask:
             raise SystemExit("hostile")
         elif response == "memory":
             hoard = []
-            while True:
-                hoard.append(bytearray(1 << 24))
+            try:
+                while True:
+                    hoard.append(mmap.mmap(-1, 1 << 24))  # untouched: it takes memory and no time
+            except OSError:
+                raise MemoryError from None
         elif response == "leak":
             LEFT_BEHIND.append(bytearray(100 << 20))
             response = problem.answer

@@ -56,5 +56,6 @@ class WatchedMATH(MATH):
         finally:
             self.watch.on = False
         if self.watch.seen:
-            raise RuntimeError(f"{next(iter(self.watch.seen))} ran for {response[:200]!r}")
+            what, self.watch.seen = next(iter(self.watch.seen)), Counter()
+            raise RuntimeError(f"{what} ran for {response[:200]!r}")
         return grade
