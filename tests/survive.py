@@ -29,6 +29,7 @@ from vineppo.checkpoint import checkpoint_folders
 from vineppo.models import TinyModelConfig, make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.recipe import kind_of, make_recipe
 from vineppo.runs import run_recipe
+from vineppo.runtime import environment, pick_device
 from vineppo.shutdown import Stopped
 
 SHAPE = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "ffn_size": 16}
@@ -242,7 +243,10 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     names = ("task/method", "runs", "kill -9", "of these while saving", "byte-identical at the end")
     rows = [[str(row[column]) for column in columns] for row in (*summary["rows"], summary["total"])]
     lines = [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
-    return "\n".join([f"Beside {summary['load']} busy loops; seed {summary['seed']}.", "", *lines]) + "\n"
+    head = (
+        f"commit {summary['commit']}, {summary['device']}, beside {summary['load']} busy loops, seed {summary['seed']}."
+    )
+    return "\n".join([head, "", *lines]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -267,7 +271,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = summarize(runs)
     total = {"case": "all"} | {key: sum(row[key] for row in rows) for key in rows[0] if key != "case"}
     different = [run for run in runs if run["differences"]]
-    summary = {"load": args.load, "seed": args.seed, "rows": rows, "total": total, "different": different}
+    told = environment(pick_device("cpu"))
+    summary = {key: told[key] for key in ("commit", "device")}
+    summary |= {"load": args.load, "seed": args.seed, "rows": rows, "total": total, "different": different}
     if args.report:
         args.report.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
         args.report.with_suffix(".md").write_text(to_markdown(summary))
