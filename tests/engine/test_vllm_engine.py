@@ -205,7 +205,7 @@ RECIPE = {
     "sampling": {"prompts_per_iteration": 4, "group_size": 2, "max_new_tokens": 24},
     "credit": {"name": "vineppo", "num_vines": 2},
     "train": {"num_iterations": 40, "num_epochs": 1, "minibatch_size": 4},
-    "learner": {"optim": {"lr": 1e-3}},
+    "learner": {"precision": "float32", "optim": {"lr": 1e-3}},  # the tolerance is of float32, on every processor
     "evaluation": {"every": 0, "num_samples": 1, "max_new_tokens": 12},
     "checkpoint": {"every": 1, "keep_last": 2},
 }
