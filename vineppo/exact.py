@@ -7,7 +7,6 @@ Shapes as in exact_world.py: S rows of the policy's table, A actions; N batches.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -40,6 +39,7 @@ from vineppo.exact_world import (
     to_text,
     true_gradient,
 )
+from vineppo.files import write_json
 from vineppo.rollouts import SamplingConfig, make_rollout, sample_groups
 from vineppo.seeding import derive_seed
 from vineppo.types import Completion, Credit, Grade, Group, Problem, Rollout, UserError
@@ -358,7 +358,7 @@ silent    "=" has no text, as <eos> has none, and so joins the segment before it
 def exact(num_batches: int, seed: int, json_file: Path | None) -> None:
     result = measure(num_batches, seed)
     if json_file:
-        json_file.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(json_file, result)
     console = Console()
     for table in tables(result):
         console.print(table)

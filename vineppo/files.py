@@ -101,9 +101,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The object on every line. What follows the last line break is a line that a kill tore, and is left out."""
+    """The object on every whole line."""
+    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(whole_lines(path), 1)]
+
+
+def whole_lines(path: Path) -> list[str]:
+    """What follows the last line break is a line that a kill tore, or nothing, and is left out."""
     *lines, _ = read_text(path).split("\n")
-    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return lines
 
 
 def parse_object(text: str, place: str) -> dict[str, Any]:

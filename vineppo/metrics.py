@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from vineppo.config import Config
-from vineppo.files import append_line, read_lines, read_text, write_file
+from vineppo.files import append_line, read_lines, whole_lines, write_file
 from vineppo.types import UserError
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
@@ -165,11 +165,6 @@ def iterations(numbers: Sequence[int]) -> str:
         if len(numbers) == 1
         else (f"the lines of {len(numbers)} iterations from {numbers[0]} to {numbers[-1]} are")
     )
-
-
-def whole_lines(path: Path) -> list[str]:
-    *lines, _ = read_text(path).split("\n")  # what follows the last line break is torn or empty
-    return lines
 
 
 def make_sinks(config: MetricsConfig, folder: Path) -> list[Sink]:
