@@ -16,7 +16,7 @@ test: check  ## lint, types and all tests
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine's tests, without a GPU (3.5 GB of packages)
-	$(VLLM)/bin/pytest tests/engine/test_vllm_engine.py
+	$(VLLM)/bin/pytest tests/engine/test_vllm.py
 
 check: $(VENV)/.dev  ## lint and types only
 	$(BIN)/ruff check .

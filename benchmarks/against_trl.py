@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from vineppo import runtime
-from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.files import read_lines
-from vineppo.metrics import METRICS, TIMINGS
-from vineppo.recipe import load_any_recipe
+from vineppo.compare.jobs import Job, is_finished, run_jobs
+from vineppo.machine import runtime
+from vineppo.machine.files import read_lines
+from vineppo.methods import load_recipe
+from vineppo.runs.metrics import METRICS, TIMINGS
 from vineppo.tasks import TASKS
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "gsm8k-smollm2"
@@ -57,7 +57,7 @@ def main() -> None:
 
 def measure_ours(method: str, args: argparse.Namespace, seed: int) -> dict[str, float]:
     overrides = [f"model.name={args.model}", f"task.path={args.data}", f"seed={seed}", *QUICK]
-    job = Job(load_any_recipe(RECIPES / f"{method}.toml", overrides), args.out / f"{method}-{seed}")
+    job = Job(load_recipe(RECIPES / f"{method}.toml", overrides), args.out / f"{method}-{seed}")
     if not is_finished(job):
         assert not run_jobs([job], 1, print)
     timings, metrics = read_lines(job.folder / TIMINGS)[1], read_lines(job.folder / METRICS)[1]
@@ -78,7 +78,7 @@ def measure_trl(model_folder: Path, data: Path, out: Path) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
-    recipe: Any = load_any_recipe(RECIPES / "grpo.toml", [f"task.path={data}"])
+    recipe: Any = load_recipe(RECIPES / "grpo.toml", [f"task.path={data}"])
     task = TASKS[recipe.task.name](recipe.task)
     problems = task.sample(2 * PROMPTS, seed=0)
 

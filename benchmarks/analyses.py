@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from vineppo import runtime
 from vineppo.analysis import analyze
-from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.comparison import compare_runs, to_markdown
-from vineppo.recipe import load_any_recipe
+from vineppo.compare.jobs import Job, is_finished, run_jobs
+from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.machine import runtime
+from vineppo.methods import load_recipe
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes" / "compare"
@@ -93,7 +93,7 @@ def make_job(arm: str, chosen: dict[str, dict[str, float]], start: Path, out: Pa
     recipe, changes = TRAINED[arm]
     rates = [f"{key}={rate!r}" for key, rate in chosen[recipe].items()]
     told = [TASK, f'name="{arm}"', f"model.name={start}", f"seed={seed}"]
-    return Job(load_any_recipe(RECIPES / f"{recipe}.toml", [*told, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}")
+    return Job(load_recipe(RECIPES / f"{recipe}.toml", [*told, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}")
 
 
 def warm(measurement: Measurement, run: Path) -> None:

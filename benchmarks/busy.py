@@ -117,12 +117,13 @@ class Rounds:
 
 
 def sft_steps(rounds: Rounds, model: Mapping[str, Any] | None = None, minibatch_size: int = 16) -> None:
-    from vineppo import runtime  # first of all, as in the program
+    from vineppo.machine import runtime  # first of all, as in the program
 
     runtime.prepare()
-    from vineppo.quickstart import SFT
-    from vineppo.recipe import SFTRecipe, make_recipe
-    from vineppo.runs import run_recipe
+    from vineppo.cli.quickstart import SFT
+    from vineppo.methods.run import run_recipe
+    from vineppo.methods.sft import SFTRecipe
+    from vineppo.runs.recipe import make_recipe
 
     sizes = {
         "model": {"from_scratch": model} if model else SFT["model"],
@@ -144,13 +145,13 @@ class NoEos:
 
 
 def vine_steps(rounds: Rounds) -> None:
-    from vineppo import runtime
+    from vineppo.machine import runtime
 
     runtime.prepare()
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from vineppo.engine import TorchEngine
+    from vineppo.engine.llama.engine import TorchEngine
     from vineppo.types import Request, SamplingParams
 
     torch.manual_seed(0)
@@ -173,8 +174,8 @@ STEPS = {"sft": sft_steps, "wide sft": wide_sft_steps, "vines": vine_steps}
 def summarize(rounds: Mapping[int, Mapping[Key, list[Round]]]) -> dict[str, Any]:
     import torch
 
-    from vineppo import runtime
-    from vineppo.machine import available_cores
+    from vineppo.machine import runtime
+    from vineppo.machine.limits import available_cores
 
     told, cores = runtime.environment(torch.device("cpu")), available_cores()
     steps: dict[str, Any] = {kind: {} for kind in STEPS}

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vineppo import runtime
 from vineppo.analysis import analyze
-from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.comparison import compare_runs, to_markdown
-from vineppo.files import read_lines
+from vineppo.compare.jobs import Job, is_finished, run_jobs
+from vineppo.compare.tables import compare_runs, to_markdown
 from vineppo.intervals import interval
-from vineppo.recipe import load_any_recipe
+from vineppo.machine import runtime
+from vineppo.machine.files import read_lines
+from vineppo.methods import load_recipe
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "compare" / "vineppo.toml"
@@ -61,7 +61,7 @@ def whitening(study: Path) -> list[dict[str, Any]]:
 def compare_rates(task: Path, out: Path, num_jobs: int) -> None:
     """VinePPO at RLOO's rate, beside the reported runs."""
     told = ["task.num_steps=[10, 12]", f"model.name={task / 'sft'}", 'name="vineppo-1e-4"', "learner.optim.lr=1e-4"]
-    jobs = [Job(load_any_recipe(RECIPE, [*told, f"seed={seed}"]), out / f"vineppo-1e-4-seed{seed}") for seed in SEEDS]
+    jobs = [Job(load_recipe(RECIPE, [*told, f"seed={seed}"]), out / f"vineppo-1e-4-seed{seed}") for seed in SEEDS]
     run_jobs([job for job in jobs if not is_finished(job)], num_jobs, print)
     reported = [task / "reported" / f"{method}-seed{seed}" for method in LOOP for seed in SEEDS]
     comparison = compare_runs([job.folder for job in jobs] + reported, start=task / "sft")

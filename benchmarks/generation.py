@@ -41,9 +41,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, LlamaConfig
 
-from vineppo.engine import HFEngine, TorchEngine
-from vineppo.engine.llama import multiply
-from vineppo.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
+from vineppo.engine.hf import HFEngine
+from vineppo.engine.llama.engine import TorchEngine
+from vineppo.engine.llama.model import multiply
+from vineppo.machine.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
 VLLM_ENVIRONMENT = {  # by default it leaves one core to its scheduler, and glibc gives memory back after every step

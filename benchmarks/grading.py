@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from vineppo.engine import TorchEngine
+from vineppo.engine.llama.engine import TorchEngine
 from vineppo.environment import Environment, State
-from vineppo.models import make_symbol_tokenizer
-from vineppo.runtime import environment, pick_device, tune_allocator
+from vineppo.machine.runtime import environment, pick_device, tune_allocator
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, Request, SamplingParams

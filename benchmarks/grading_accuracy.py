@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.intervals import wilson
-from vineppo.runtime import environment, pick_device
+from vineppo.machine.runtime import environment, pick_device
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
 from vineppo.types import Problem, Task

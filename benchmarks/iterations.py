@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from vineppo import runtime
-from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.files import read_lines
-from vineppo.metrics import METRICS, TIMINGS
-from vineppo.recipe import load_any_recipe
+from vineppo.compare.jobs import Job, is_finished, run_jobs
+from vineppo.machine import runtime
+from vineppo.machine.files import read_lines
+from vineppo.methods import load_recipe
+from vineppo.runs.metrics import METRICS, TIMINGS
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "compare"
 METHODS = ("vineppo", "ppo", "grpo", "rloo", "restem")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    sft = Job(load_any_recipe(RECIPES / "sft.toml", [SIZES[0], "evaluation.num_problems=10"]), args.out / "sft")
+    sft = Job(load_recipe(RECIPES / "sft.toml", [SIZES[0], "evaluation.num_problems=10"]), args.out / "sft")
     jobs = [make_job(method, seed, args.out) for seed in range(ROUNDS) for method in METHODS]
     for job in (sft, *jobs):
         if not is_finished(job):
@@ -52,7 +52,7 @@ def make_job(method: str, seed: int, out: Path) -> Job:
     loop = ["train.minibatch_size=64", f"train.num_iterations={ITERATIONS}"]
     sizes = [f"restem.num_iterations={ITERATIONS}"] if method == "restem" else loop
     overrides = [*SIZES, *sizes, *QUICK, f"seed={seed}", f"model.name={out / 'sft'}"]
-    return Job(load_any_recipe(RECIPES / f"{method}.toml", overrides), out / f"{method}-{seed}")
+    return Job(load_recipe(RECIPES / f"{method}.toml", overrides), out / f"{method}-{seed}")
 
 
 def summarize(out: Path) -> dict[str, Any]:

@@ -27,11 +27,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vineppo import runtime
-from vineppo.learner import LearnerConfig, PolicyLearner
-from vineppo.loading import load_model
-from vineppo.models import TinyModelConfig, make_symbol_tokenizer, make_tiny_model
-from vineppo.optim import OptimConfig
+from vineppo.learner.config import LearnerConfig, OptimConfig
+from vineppo.learner.policy import PolicyLearner
+from vineppo.machine import runtime
+from vineppo.models import TinyModelConfig
+from vineppo.models.loading import load_model
+from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
 from vineppo.types import Sample, SamplingParams
 
 

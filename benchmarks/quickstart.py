@@ -17,7 +17,7 @@ from pathlib import Path
 
 from figures import RESULTS, ROOT
 
-from vineppo.files import read_json, read_lines
+from vineppo.machine.files import read_json, read_lines
 
 OUT = Path("runs/quickstart")
 TO = RESULTS / "quickstart"

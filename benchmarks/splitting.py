@@ -14,7 +14,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from vineppo.runtime import environment, pick_device
+from vineppo.machine.runtime import environment, pick_device
 from vineppo.tasks.latex import cut_latex
 
 MAX_SEGMENT_CHARS = 100

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vineppo.compare import Job, is_finished, run_jobs
-from vineppo.comparison import compare_runs, to_markdown
-from vineppo.recipe import load_any_recipe
+from vineppo.compare.jobs import Job, is_finished, run_jobs
+from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.methods import load_recipe
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes" / "compare"
@@ -56,7 +56,7 @@ class Study:
 
     def run(self) -> None:
         self.results.mkdir(parents=True, exist_ok=True)
-        sft = Job(load_any_recipe(RECIPES / "sft.toml", [self.task]), self.folder / "sft")
+        sft = Job(load_recipe(RECIPES / "sft.toml", [self.task]), self.folder / "sft")
         self.start([sft])
         for method in RATES:
             self.chosen[method] = self.choose(method)
@@ -101,7 +101,7 @@ class Study:
         overrides += [f"{key}={rate!r}" for key, rate in rates.items()] + (TUNING if stage == "tuning" else [])
         tried = "".join(f"-{rate:g}" for rate in rates.values()) if stage == "tuning" else ""
         return Job(
-            load_any_recipe(RECIPES / f"{method}.toml", overrides), self.folder / stage / f"{method}{tried}-seed{seed}"
+            load_recipe(RECIPES / f"{method}.toml", overrides), self.folder / stage / f"{method}{tried}-seed{seed}"
         )
 
     def start(self, jobs: Sequence[Job]) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vineppo.files import read_lines
-from vineppo.terminal import printable
+from vineppo.machine.files import read_lines
+from vineppo.machine.terminal import printable
 from vineppo.types import UserError
 
 DATA = {  # fields -> name, how many problems there are in train.jsonl and test.jsonl

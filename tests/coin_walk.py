@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
-from vineppo.models import make_symbol_tokenizer
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, SamplingParams
 

@@ -37,8 +37,9 @@ from hostile import write_recipe
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from vineppo.models import TinyModelConfig, make_tiny_model, save_model
-from vineppo.terminal import printable
+from vineppo.machine.terminal import printable
+from vineppo.models import TinyModelConfig
+from vineppo.models.make import make_tiny_model, save_model
 
 CPU_SECONDS, WALL_SECONDS = 30, 300
 MEMORY = 16 << 30
@@ -128,10 +129,10 @@ def warm_up() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import vineppo
-    from vineppo import runtime
+    from vineppo.machine import runtime
 
     for module in pkgutil.walk_packages(vineppo.__path__, "vineppo."):
-        if module.name not in ("vineppo.engine.vllm_worker", "vineppo.engine.triton_kernels"):
+        if module.name not in ("vineppo.engine.vllm.worker", "vineppo.engine.llama.kernels.triton"):
             importlib.import_module(module.name)
     os.environ["HF_HUB_OFFLINE"] = "1"
     runtime.prepare()
@@ -272,9 +273,9 @@ def must(kind: str, recipe: Path, out: Path, stop: int | None) -> None:
 
 
 def run_until(recipe: Path, out: Path, stop: int | None) -> int:
-    from vineppo.recipe import load_any_recipe
-    from vineppo.runs import run_recipe
-    from vineppo.shutdown import Stopped
+    from vineppo.methods import load_recipe
+    from vineppo.methods.run import run_recipe
+    from vineppo.runs.shutdown import Stopped
 
     class StopAt:
         def write(self, iteration: int, metrics: Any) -> None:
@@ -285,7 +286,7 @@ def run_until(recipe: Path, out: Path, stop: int | None) -> int:
             pass
 
     try:
-        run_recipe(load_any_recipe(recipe), out, sinks=[StopAt()], say=lambda _: None)
+        run_recipe(load_recipe(recipe), out, sinks=[StopAt()], say=lambda _: None)
     except Stopped as stopped:
         return stopped.exit_code
     return 0
@@ -300,7 +301,7 @@ def case_names(num_cases: int) -> list[str]:
 
 
 def summary(outcomes: Sequence[Outcome], *, seed: int, seconds: float) -> dict[str, Any]:
-    from vineppo import runtime
+    from vineppo.machine import runtime
 
     table = {kind: dict(Counter(o.verdict for o in outcomes if o.name.split(":")[0] == kind)) for kind in CLASSES}
     return {

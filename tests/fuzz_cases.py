@@ -13,9 +13,10 @@ from typing import Any
 from hostile import BYTES, RAW, TEXTS, mutate_bytes, mutate_json_file, mutate_tree, write_recipe
 from tasks.bad_data import ROWS, damaged_jsonl
 
-from vineppo.checkpoint import write_checksums
 from vineppo.config import flatten, read_toml
-from vineppo.recipe import TrainRecipe, load_any_recipe
+from vineppo.methods import load_recipe
+from vineppo.methods.train import TrainRecipe
+from vineppo.runs.checkpoint import write_checksums
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 
@@ -119,7 +120,7 @@ def fuzz_recipes(base: Base, scratch: Path, draw: random.Random) -> Case:
 
 def fuzz_overrides(base: Base, scratch: Path, draw: random.Random) -> Case:
     source = base.recipe(draw.choice(list(KINDS)))
-    keys = list(flatten(load_any_recipe(source).model_dump(mode="json")))
+    keys = list(flatten(load_recipe(source).model_dump(mode="json")))
     keys += [
         "",
         ".",
@@ -154,7 +155,7 @@ def wrong_show(path: Path, overrides: Sequence[str], said: str, scratch: Path) -
     """What is printed must be the recipe again, and say every value of the file."""
     again = scratch / "shown.toml"
     again.write_bytes(said.encode("utf-8", "surrogateescape"))
-    if load_any_recipe(again) != load_any_recipe(path, overrides):
+    if load_recipe(again) != load_recipe(path, overrides):
         return "what config show prints is another recipe"
     shown = flatten(read_toml(again))
     lost = [key for key, value in flatten(read_toml(path)).items() if not overrides and not says(shown.get(key), value)]
@@ -168,7 +169,7 @@ def says(shown: Any, value: Any) -> bool:
 def wrong_run(run: Path) -> str | None:
     """A run that says it is finished has every line, a result and a checkpoint."""
     result = json.loads((run / "result.json").read_text())
-    recipe = load_any_recipe(run / "recipe.toml")
+    recipe = load_recipe(run / "recipe.toml")
     iterations = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     if iterations != list(range(1, result["iteration"] + 1)):
         return f"the log has iterations {iterations}, the result is of {result['iteration']}"

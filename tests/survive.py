@@ -25,12 +25,14 @@ from typing import Any
 
 import torch
 
-from vineppo.checkpoint import checkpoint_folders
-from vineppo.models import TinyModelConfig, make_symbol_tokenizer, make_tiny_model, save_model
-from vineppo.recipe import kind_of, make_recipe
-from vineppo.runs import run_recipe
-from vineppo.runtime import environment, pick_device
-from vineppo.shutdown import Stopped
+from vineppo.machine.runtime import environment, pick_device
+from vineppo.methods import kind_of
+from vineppo.methods.run import run_recipe
+from vineppo.models import TinyModelConfig
+from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
+from vineppo.runs.checkpoint import checkpoint_folders
+from vineppo.runs.recipe import make_recipe
+from vineppo.runs.shutdown import Stopped
 
 SHAPE = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "ffn_size": 16}
 RECIPE: dict[str, Any] = {
@@ -79,7 +81,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "math": {"name": "math", "prompt_template": "{problem}", "solution_template": "{solution}",
              "num_validation": 20},
 }  # fmt: skip
-CLOCK = {"timings.jsonl", "environment.json", "vineppo.lock"}
+CLOCK = {"timings.jsonl", "environment.json", "vineppo.runs.lock"}
 """What the clock, the machine and a process id decide."""
 KILLS_PER_RUN = 10
 

@@ -13,7 +13,7 @@ from vineppo.evaluate import (
     majority_rewards,
     unbiased_pass_at_k,
 )
-from vineppo.models import make_symbol_tokenizer
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
 from vineppo.tasks.grading import Grader, GradingConfig

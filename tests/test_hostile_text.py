@@ -14,10 +14,11 @@ from rich.console import Console
 from survive import RECIPE
 
 from vineppo.cli import main
-from vineppo.quickstart import worked
-from vineppo.recipe import TrainRecipe, load_any_recipe
+from vineppo.cli.quickstart import worked
+from vineppo.machine.terminal import printable, say, table, tame
+from vineppo.methods import load_recipe
+from vineppo.methods.train import TrainRecipe
 from vineppo.report import try_report
-from vineppo.terminal import printable, say, table, tame
 
 NAME = "a[b]c[\\b] [red]d[link=x] :bomb: \x1b]0;title\x07\x1b[2J\x9b2J\u202etxt\r\x08"
 PATH_ON_SCREEN = printable(NAME)
@@ -98,7 +99,7 @@ def test_a_recipe_is_shown_as_a_recipe(recipe, tmp_path, capsys):
     assert code == 0, said
     again = tmp_path / "again.toml"
     again.write_text(said)
-    recipe_again = load_any_recipe(again)
+    recipe_again = load_recipe(again)
     assert isinstance(recipe_again, TrainRecipe)
     assert recipe_again.sampling.stop == (NAME,)
     code, said = run(capsys, "config", "diff", recipe, again)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from vineppo.recipe import TrainRecipe, make_recipe
-from vineppo.runs import run_recipe
-from vineppo.session import load_policy
+from vineppo.methods.run import run_recipe
+from vineppo.methods.train import TrainRecipe
+from vineppo.runs.recipe import make_recipe
+from vineppo.runs.session import load_policy
 from vineppo.tasks import TASKS
 
 RECIPE: dict[str, Any] = {

@@ -1,98 +1,142 @@
-"""Who may import whom: read from the sources, so that the picture in README.md stays true."""
+"""Who may import whom, and what a recipe's reader must not wait for: read from the sources, lazy imports too."""
+
+from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "vineppo"
 
-LAYERS = {
-    "__init__": 0, "types": 0, "seeding": 0, "config": 0, "metrics": 0, "shutdown": 0, "progress": 0, "charts": 0,
-    "files": 0, "terminal": 0, "arguments": 0, "machine": 0, "lock": 0, "intervals": 0, "threads": 0,
-    "runtime": 1, "segments": 1, "models": 1, "loading": 1, "sizes": 1,
-    "batch": 1, "losses": 1, "optim": 1, "environment": 1,
-    "stepper": 1, "epochs": 1, "tensor_files": 1,
-    "tasks": 2, "engine": 2, "critic": 2,
-    "learner": 3, "checkpoint": 3, "credit": 3, "exact_world": 3,
-    "rollouts": 4, "evaluate": 4, "run_folder": 4,
-    "train": 5, "sft": 5, "dpo": 5, "restem": 5, "exact": 5,
-    "recipe": 6, "changes": 7, "estimate": 7, "session": 8, "runs": 9, "quickstart": 10, "finished_runs": 1,
-    "comparison": 1, "report": 1, "compare": 10, "analysis": 10, "doctor": 10, "commands": 11, "cli": 12,
-}  # fmt: skip
-HEAVY = {"vl_convert", "vllm", "ray", "datasets", "math_verify", "gguf", "wandb", "tensorboard", "trackio", "pyarrow"}
-INSIDE = {"engine/vllm_worker.py": {"vllm"}}  # loaded by that package, in its own processes
-WITHOUT_TORCH = {
-    "charts",
-    "types",
-    "seeding",
-    "config",
-    "metrics",
-    "files",
-    "terminal",
-    "machine",
-    "lock",
-    "intervals",
-    "threads",
-    "report",
-    "shutdown",
-    "segments",
-    "tasks",
-    "environment",
-    "exact_world",
+LAYERS = [
+    {"types", "seeding"},
+    {"machine", "config", "intervals"},
+    {"parts", "segments", "batch", "models", "environment"},
+    {"rollouts", "evaluate"},
+    {"tasks", "engine", "learner"},
+    {"credit"},
+    {"runs"},
+    {"methods"},
+    {"exact", "compare", "report", "analysis"},
+    {"cli", "__init__"},
+]
+"""Rooms and files of the top, from the ground up: whoever imports looks down, or at a neighbour in the same set."""
+HEAVY = {
+    "torch": {
+        *("batch", "models", "learner", "engine", "analysis/gradient_variance", "machine/runtime"),
+        *("machine/tensor_files", "methods/train", "runs/checkpoint", "runs/metrics", "compare/jobs"),
+    },
+    "transformers": {"models", "engine", "machine/runtime"},
+    "vllm": {"engine/vllm"},
+    "triton": {"engine/llama/kernels"},
+    "math_verify": {"tasks/math"},
+    "datasets": {"tasks/dataset"},
+    "pyarrow": {"tasks/dataset"},
+    "gguf": {"models/loading"},
+    "vl_convert": {"report"},
+    "wandb": {"runs/metrics"},
+    "trackio": {"runs/metrics"},
+    "tensorboard": {"runs/metrics"},
 }
+"""Packages that take long to import or are extras, and the only places that may, at the top or inside of a function."""
+AT_THE_TOP = {"torch", "transformers", "triton"}
+"""Of these, what a file may import before it is asked for anything; the file itself is then imported late."""
+WORKER = "engine/vllm/worker"
+"""Imported by vLLM in processes of its own, by nothing here."""
+INDEPENDENT = {"tasks": {"arithmetic", "gsm8k", "math"}, "credit": {"vineppo", "ppo", "grpo", "rloo"}}
+"""Parts of a room that must not know each other."""
 
-FILES = sorted(ROOT.rglob("*.py"))
+FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def layer_name(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def room(name: str) -> str:
+    return name.split("/")[0]
 
 
-def imports(tree: ast.Module, *, top_level_only: bool) -> set[str]:
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
+def layer(name: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS) if room(name) in rooms)
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text())
+
+
+def imported(name: str, *, top_level_only: bool = False) -> set[str]:
+    """Dotted names of modules, and of what is taken from them."""
     found: set[str] = set()
-    for node in nodes:
+    for node in tree(name).body if top_level_only else ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, "imports are absolute"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_to_lower_layers(path):
-    me = layer_name(path)
-    for module in imports(ast.parse(path.read_text()), top_level_only=False):
-        if not module.startswith("vineppo."):
-            continue
-        other = module.split(".")[1]
-        if other in LAYERS and other != me:
-            assert LAYERS[other] < LAYERS[me] or (LAYERS[other] == LAYERS[me] and LAYERS[me] in (0, 1)), (
-                f"{me} (layer {LAYERS[me]}) imports {other} (layer {LAYERS[other]})"
-            )
+def file_of(dotted: str) -> str | None:
+    """The file that a dotted name leads to: the module itself, or the one that defines the name."""
+    parts = dotted.split(".")
+    if parts[0] != "vineppo":
+        return None
+    path = "/".join(parts[1:])
+    candidates = [path, f"{path}/__init__", "/".join(parts[1:-1]), "/".join([*parts[1:-1], "__init__"])]
+    return next((c.removeprefix("/") for c in candidates if c.removeprefix("/") in FILES), None)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_heavy_packages_are_imported_where_they_are_needed(path):
-    roots = {module.split(".")[0] for module in imports(ast.parse(path.read_text()), top_level_only=True)}
-    assert roots & HEAVY == INSIDE.get(str(path.relative_to(ROOT)), set())
+def arrows(name: str) -> set[str]:
+    """The files that importing `name` runs: those it names, and of other rooms also the `__init__` on the way."""
+    found = {file for dotted in imported(name) if (file := file_of(dotted))} - {name}
+    for file in list(found):
+        for parent in Path(file).parents:
+            init = f"{parent}/__init__".removeprefix("./")
+            if parent != Path(".") and init in FILES and not Path(name).is_relative_to(parent):
+                found.add(init)
+    return found
 
 
-def test_what_runs_inside_of_another_package_is_imported_by_nobody_else():
-    inside = {"vineppo." + name.removesuffix(".py").replace("/", ".") for name in INSIDE}
-    for path in FILES:
-        assert not imports(ast.parse(path.read_text()), top_level_only=False) & inside
+@pytest.mark.parametrize("name", FILES)
+def test_imports_look_down(name):
+    up = {other for other in arrows(name) if layer(other) > layer(name)}
+    assert not up, f"{name} imports {up}, which stand above it"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if layer_name(p) in WITHOUT_TORCH], ids=lambda path: path.stem)
-def test_what_knows_no_tensors_imports_no_torch(path):
-    roots = {module.split(".")[0] for module in imports(ast.parse(path.read_text()), top_level_only=False)}
-    lazy_allowed = {"metrics"}  # TensorBoard's writer lives in torch and is imported when asked for
-    if layer_name(path) not in lazy_allowed:
-        assert not roots & {"torch", "transformers"}
+def test_no_import_is_part_of_a_circle():
+    list(TopologicalSorter({name: arrows(name) for name in FILES}).static_order())
 
 
-def test_every_file_has_a_layer():
-    assert {layer_name(path) for path in FILES} == set(LAYERS)
+@pytest.mark.parametrize("name", FILES)
+def test_parts_of_one_kind_do_not_know_each_other(name):
+    siblings = INDEPENDENT.get(room(name), set())
+    others = {other for other in arrows(name) if room(other) == room(name) and Path(other).stem in siblings}
+    assert Path(name).stem not in siblings or not others, f"{name} imports {others}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_heavy_packages_are_imported_only_where_they_are_at_home(name):
+    anywhere = {dotted.split(".")[0] for dotted in imported(name)}
+    at_the_top = {dotted.split(".")[0] for dotted in imported(name, top_level_only=True)}
+    for package in anywhere & HEAVY.keys():
+        assert any(Path(name).is_relative_to(place) for place in HEAVY[package]), f"{name} imports {package}"
+    late = (HEAVY.keys() - AT_THE_TOP) & at_the_top
+    assert not late or name == WORKER, f"{name} imports {late} at its top; do it where it is needed"
+
+
+def test_nothing_imports_what_runs_inside_of_vllm():
+    assert not [name for name in FILES if WORKER in arrows(name)]
+
+
+def test_every_room_has_a_layer():
+    assert sorted(room for rooms in LAYERS for room in rooms) == sorted({room(name) for name in FILES})
+
+
+@pytest.mark.parametrize("module", ["vineppo.tasks", "vineppo.report", "vineppo.environment", "vineppo.exact.world"])
+def test_what_knows_no_tensors_does_not_load_torch(module):
+    """In a process of its own: through whatever it imports."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vineppo.models import make_symbol_tokenizer
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.segments import cut_lines, decode_pieces, token_boundaries
 from vineppo.types import check_boundaries
 

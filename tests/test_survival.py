@@ -14,9 +14,10 @@ import pytest
 import tomli_w
 from survive import RECIPE, differences
 
-from vineppo.recipe import SFTRecipe, make_recipe
-from vineppo.runs import run_recipe
-from vineppo.shutdown import Stopped
+from vineppo.methods.run import run_recipe
+from vineppo.methods.sft import SFTRecipe
+from vineppo.runs.recipe import make_recipe
+from vineppo.runs.shutdown import Stopped
 
 HERE = Path(__file__).parent
 

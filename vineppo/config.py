@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from vineppo.files import read_text, write_file
+from vineppo.machine.files import read_text, write_file
 from vineppo.types import UserError
 
 if sys.version_info >= (3, 11):
@@ -42,6 +42,12 @@ class Config(BaseModel):
         if not isinstance(values, Mapping):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+class Named(Config):
+    """A section whose `name` picks the part that it configures."""
+
+    name: str
 
 
 C = TypeVar("C", bound=Config)

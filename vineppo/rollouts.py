@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from vineppo.config import Config
 from vineppo.environment import Ending, Environment, State
-from vineppo.files import write_file
+from vineppo.machine.files import write_file
 from vineppo.seeding import derive_seed
 from vineppo.segments import decode_pieces, segment_texts, token_boundaries
 from vineppo.types import (

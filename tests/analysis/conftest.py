@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from vineppo.recipe import kind_of, make_recipe
-from vineppo.runs import run_recipe
+from vineppo.methods import kind_of
+from vineppo.methods.run import run_recipe
+from vineppo.runs.recipe import make_recipe
 
 COMMON: dict[str, Any] = {
     "device": "cpu",

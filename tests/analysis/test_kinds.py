@@ -12,8 +12,8 @@ from vineppo.analysis.measured import AnalysisConfig, draw_groups, measure, stat
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import find_checkpoints, open_subject
 from vineppo.cli import main
-from vineppo.learner import PolicyLearner
-from vineppo.train import to_samples
+from vineppo.learner.policy import PolicyLearner
+from vineppo.methods.train import to_samples
 from vineppo.types import Credit
 
 SMALL = ["num_problems=8", "num_reference=16", "vines=[1, 3]", "group_size=3", "num_actions=2", "num_draws=12",

@@ -22,14 +22,15 @@ from transformers import (
 
 from vineppo.credit.parts import Parts
 from vineppo.credit.ppo import PPO, PPOConfig
-from vineppo.critic import Critic, CriticConfig
-from vineppo.learner import LearnerConfig, PolicyLearner
-from vineppo.metrics import MetricsConfig, MetricsLog, whole_lines
-from vineppo.models import TinyModelConfig, make_critic_model, make_tiny_model, value_head
-from vineppo.optim import OptimConfig
+from vineppo.learner.config import CriticConfig, LearnerConfig, OptimConfig
+from vineppo.learner.critic import Critic
+from vineppo.learner.policy import PolicyLearner
+from vineppo.methods.train import Run, TrainConfig, to_samples, train
+from vineppo.models import TinyModelConfig
+from vineppo.models.make import make_critic_model, make_tiny_model, value_head
 from vineppo.rollouts import SamplingConfig, sample_groups
-from vineppo.shutdown import Shutdown
-from vineppo.train import Run, TrainConfig, to_samples, train
+from vineppo.runs.metrics import MetricsConfig, MetricsLog, whole_lines
+from vineppo.runs.shutdown import Shutdown
 from vineppo.types import Completion, Problem, Rollout, Sample, SamplingParams, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)

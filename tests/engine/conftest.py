@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from vineppo.engine import ENGINES
-from vineppo.engine.native import why_not_native
-from vineppo.models import make_symbol_tokenizer
+from vineppo.engine.llama.kernels.native import why_not_native
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.types import Request
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 .\n"

@@ -10,7 +10,7 @@ import torch
 from transformers import RwkvConfig, RwkvForCausalLM
 
 from vineppo.engine.stopping import StopRule
-from vineppo.models import make_symbol_tokenizer
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.types import Request, SamplingParams, UserError
 
 FAMILY_NAMES = [

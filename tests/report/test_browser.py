@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from run_folder import HOSTILE, rollout, two_groups
 
-from vineppo.charts import lines
 from vineppo.report import write_report
+from vineppo.report.charts import lines
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need `pip install playwright`")

@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.watched import Watch, WatchedMATH
 
-from vineppo.runtime import commit
+from vineppo.machine.runtime import commit
 from vineppo.tasks import TASKS
 from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.tasks.math import MATH

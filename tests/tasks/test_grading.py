@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tasks.hostile_task import HostileTask
 
-from vineppo.machine import available_memory_bytes
+from vineppo.machine.limits import available_memory_bytes
 from vineppo.tasks.grading import AHEAD, MIN_FAILURES, Grader, GradingAhead, GradingConfig
 from vineppo.tasks.grading_pool import STARTS
 from vineppo.types import UserError

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from vineppo.models import make_symbol_tokenizer
+from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vineppo import runtime
 from vineppo.analysis import (
     action_ranking,
     advantage_distribution,
@@ -24,6 +23,7 @@ from vineppo.analysis import (
 from vineppo.analysis.measured import AnalysisConfig
 from vineppo.analysis.subject import find_checkpoints
 from vineppo.config import apply_overrides, validate
+from vineppo.machine import runtime
 from vineppo.types import UserError
 
 ANALYSES = {

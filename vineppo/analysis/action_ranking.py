@@ -13,8 +13,8 @@ from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vi
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import Result, Row, draw
 from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
-from vineppo.charts import bars
 from vineppo.environment import Ending, State
+from vineppo.report.charts import bars
 from vineppo.rollouts import make_rollout
 from vineppo.seeding import derive_seed
 

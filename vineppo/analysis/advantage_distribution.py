@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vineppo.analysis.result import Result, Row, draw
-from vineppo.charts import bars, lines
-from vineppo.recipe import load_any_recipe
+from vineppo.methods import load_recipe
+from vineppo.report.charts import bars, lines
 from vineppo.report.rollouts import rollout_files, rollouts_of
 from vineppo.types import UserError
 
@@ -32,7 +32,7 @@ def analyze(runs: Sequence[Path]) -> Result:
         files = rollout_files(run / "rollouts")
         if not files:
             raise UserError(f"{run}: no rollouts were kept; train with train.save_rollouts_every = 1")
-        recipe = load_any_recipe(run / "recipe.toml")
+        recipe = load_recipe(run / "recipe.toml")
         for iteration, file in files.items():
             told = {"method": recipe.name, "seed": recipe.seed, "iteration": iteration}
             advantages, along = read_advantages(file)

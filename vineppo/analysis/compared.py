@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vineppo.analysis.result import Result
-from vineppo.comparison import compare_runs
+from vineppo.compare.tables import compare_runs
 from vineppo.report.comparison import comparison_charts, comparison_tables
 
 

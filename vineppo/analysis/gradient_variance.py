@@ -14,9 +14,9 @@ from vineppo.analysis.measured import AnalysisConfig, draw_groups
 from vineppo.analysis.result import Result, Row, draw
 from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
 from vineppo.batch import collate, microbatches, num_tokens
-from vineppo.charts import bars
-from vineppo.models import token_logprobs
-from vineppo.train import to_samples
+from vineppo.methods.train import to_samples
+from vineppo.models.logprobs import token_logprobs
+from vineppo.report.charts import bars
 from vineppo.types import Sample, UserError
 
 NUM_RESAMPLES = 1000

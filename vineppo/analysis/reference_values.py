@@ -13,7 +13,7 @@ from statistics import fmean
 from vineppo.analysis.subject import Subject
 from vineppo.credit.vineppo import state_key
 from vineppo.environment import Environment, State
-from vineppo.files import append_line, parse_object, write_file
+from vineppo.machine.files import append_line, parse_object, write_file
 from vineppo.seeding import derive_seed
 from vineppo.types import UserError
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vineppo.charts import Chart, save_figure
-from vineppo.files import write_file
 from vineppo.intervals import interval
+from vineppo.machine.files import write_file
+from vineppo.report.charts import Chart, save_figure
 
 Row = dict[str, Any]
 

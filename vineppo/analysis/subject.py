@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vineppo import runtime
-from vineppo.checkpoint import checkpoint_folders, checksum
 from vineppo.credit.ppo import PPO, PPOConfig
-from vineppo.critic import Critic
-from vineppo.engine import ENGINES
 from vineppo.environment import Environment
-from vineppo.loading import load_critic_model, load_policy_model
-from vineppo.recipe import TrainRecipe, load_any_recipe
-from vineppo.session import longest_prompt
-from vineppo.tasks import TASKS
+from vineppo.learner.critic import Critic
+from vineppo.machine import runtime
+from vineppo.methods import load_recipe
+from vineppo.methods.train import TrainRecipe
+from vineppo.models.loading import load_critic_model, load_policy_model
+from vineppo.runs.checkpoint import checkpoint_folders, checksum
+from vineppo.runs.recipe import make_part
+from vineppo.runs.session import longest_prompt
 from vineppo.tasks.grading import Grader
 from vineppo.types import UserError
 
@@ -71,7 +71,7 @@ def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[RunCheckp
     for run in runs:
         if not (run / "recipe.toml").is_file():
             raise UserError(f"{run}: not a run (recipe.toml is missing)")
-        recipe = load_any_recipe(run / "recipe.toml")
+        recipe = load_recipe(run / "recipe.toml")
         if not isinstance(recipe, TrainRecipe):
             raise UserError(f"{run}: this analysis is for runs of VinePPO, PPO, GRPO and RLOO")
         folders = checkpoint_folders(run / "checkpoints")
@@ -86,8 +86,8 @@ def open_subject(checkpoint: RunCheckpoint) -> Iterator[Subject]:
     recipe = checkpoint.recipe
     device = runtime.pick_device(recipe.device)
     tokenizer, model = load_policy_model(str(checkpoint.folder), device=device)
-    task = TASKS[recipe.task.name](recipe.task)  # type: ignore[attr-defined]
-    engine = ENGINES[recipe.engine.name](recipe.engine, model, tokenizer)  # type: ignore[attr-defined]
+    task = make_part("task", recipe.task)
+    engine = make_part("engine", recipe.engine, model, tokenizer)
     longest = longest_prompt(model)
     with Grader(task, recipe.grading) as grader:
         environment = Environment(

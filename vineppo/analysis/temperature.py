@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from vineppo.analysis.measured import AnalysisConfig
 from vineppo.analysis.result import Result, Row, draw
 from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
-from vineppo.charts import lines
 from vineppo.evaluate import evaluate
+from vineppo.report.charts import lines
 from vineppo.seeding import derive_seed
 from vineppo.types import UserError
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.credit.siblings import Siblings
 
 
-class GRPOConfig(Config):
+class GRPOConfig(Named):
     name: Literal["grpo"] = "grpo"
     divide_by_std: bool = True
     """false: Dr. GRPO; to follow it in full, also learner.loss_aggregation = "constant"."""

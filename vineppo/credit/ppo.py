@@ -13,17 +13,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.credit.parts import Parts
 from vineppo.credit.spread import advantage_metrics, value_metrics
-from vineppo.critic import Critic, CriticConfig
-from vineppo.losses import compute_gae
-from vineppo.models import make_critic_model
+from vineppo.learner.config import CriticConfig
+from vineppo.learner.critic import Critic
+from vineppo.learner.losses import compute_gae
+from vineppo.models.make import make_critic_model
 from vineppo.seeding import derive_seed
 from vineppo.types import Credit, Group, Rollout, Sample
 
 
-class PPOConfig(Config):
+class PPOConfig(Named):
     name: Literal["ppo"] = "ppo"
     gamma: float = Field(default=1.0, ge=0, le=1)
     gae_lambda: float = Field(default=1.0, ge=0, le=1)

@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.credit.siblings import Siblings
 
 
-class RLOOConfig(Config):
+class RLOOConfig(Named):
     name: Literal["rloo"] = "rloo"
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.credit.parts import Parts
 from vineppo.credit.spread import advantage_metrics, differences, spread, value_metrics
 from vineppo.credit.stateless import Stateless
@@ -23,7 +23,7 @@ from vineppo.types import Credit, Group, Rollout, ValueEstimate
 StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
 
 
-class VinePPOConfig(Config):
+class VinePPOConfig(Named):
     name: Literal["vineppo"] = "vineppo"
     num_vines: int = Field(default=9, ge=1)
     """Continuations per state (K). Upstream configs use 9."""

@@ -1,7 +1,10 @@
-"""Engines sample continuations. ENGINES maps the recipe's `engine.name` to a class with a `Config`."""
+"""Engines sample continuations. ENGINES maps the recipe's `engine.name` to a part (vineppo.parts)."""
 
-from vineppo.engine.hf_engine import HFEngine
-from vineppo.engine.torch_engine import TorchEngine
-from vineppo.engine.vllm_engine import VLLMEngine
+from vineppo.engine.config import HFEngineConfig, TorchEngineConfig, VLLMEngineConfig
+from vineppo.parts import Deferred
 
-ENGINES = {"torch": TorchEngine, "hf": HFEngine, "vllm": VLLMEngine}
+ENGINES = {
+    "torch": Deferred(TorchEngineConfig, "vineppo.engine.llama.engine:TorchEngine"),
+    "hf": Deferred(HFEngineConfig, "vineppo.engine.hf:HFEngine"),
+    "vllm": Deferred(VLLMEngineConfig, "vineppo.engine.vllm.engine:VLLMEngine"),
+}

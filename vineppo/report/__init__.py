@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vineppo.charts import save_figure
-from vineppo.files import check_writable, read_json
+from vineppo.machine.files import check_writable, read_json
+from vineppo.report.charts import save_figure
 from vineppo.report.comparison import comparison_section
 from vineppo.report.page import write_page
 from vineppo.report.read import Source, find_sources, is_finished, read_analysis, read_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vineppo.charts import Chart, Row, bars, lines, points
+from vineppo.report.charts import Chart, Row, bars, lines, points
 
 AXES = {
     "iteration": "iteration",

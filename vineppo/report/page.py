@@ -14,9 +14,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from vineppo.charts import PALETTE
-from vineppo.files import write_file
-from vineppo.terminal import printable
+from vineppo.machine.files import write_file
+from vineppo.machine.terminal import printable
+from vineppo.report.charts import PALETTE
 
 ASSETS = Path(__file__).parent
 SCRIPTS = ("page.js", "charts.js", "tables.js", "inspector.js")

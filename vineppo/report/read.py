@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vineppo import files
 from vineppo.config import read_toml
-from vineppo.metrics import METRICS, TIMINGS
+from vineppo.machine import files
 from vineppo.report.rollouts import read_rollouts
+from vineppo.runs.metrics import METRICS, TIMINGS
 from vineppo.types import UserError
 
 SECTIONS = ("model", "task", "credit", "train", "restem")

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
-from vineppo.files import parse_object
+from vineppo.machine.files import parse_object
 from vineppo.types import UserError
 
 NAME = re.compile(r"iteration-(\d{6,})\.jsonl\.gz", re.ASCII)

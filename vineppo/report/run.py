@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vineppo.charts import Chart, bars, lines
+from vineppo.report.charts import Chart, bars, lines
 
 METHODS = {"vineppo": "VinePPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
 NOTES = {

@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers import grade_number, hash_answer
@@ -33,7 +33,7 @@ OPERATION = re.compile(r"([+*-])(\d+)")
 BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
 
 
-class ArithmeticConfig(Config):
+class ArithmeticConfig(Named):
     name: Literal["arithmetic"] = "arithmetic"
     num_steps: tuple[int, int] = (8, 12)
     """Fewest and most steps of a problem."""

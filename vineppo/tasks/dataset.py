@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vineppo.files import parse_object
-from vineppo.machine import available_memory_bytes
+from vineppo.machine.files import parse_object
+from vineppo.machine.limits import available_memory_bytes
 from vineppo.types import UserError
 
 Record = tuple[str, dict[str, Any]]  # where it stands ("file:line"), and what it says

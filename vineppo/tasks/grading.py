@@ -18,7 +18,7 @@ from types import TracebackType
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.machine import available_memory_bytes
+from vineppo.machine.limits import available_memory_bytes
 from vineppo.tasks.grading_pool import Pair, Pool
 from vineppo.tasks.grading_reply import Reply, grade_with
 from vineppo.types import Grade, Task, UserError

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers import grade_number, hash_answer, parse_number
 from vineppo.tasks.dataset import Record
@@ -17,7 +17,7 @@ from vineppo.types import Grade, Problem
 CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
-class GSM8KConfig(Config):
+class GSM8KConfig(Named):
     name: Literal["gsm8k"] = "gsm8k"
     path: str
     """JSONL or Parquet file with fields question and answer, a folder with train.* and test.*, or a hub name."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vineppo.config import Config
+from vineppo.config import Named
 from vineppo.tasks.boxes import all_boxes, boxed_answer
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.equality import equal_answers, is_readable
@@ -28,7 +28,7 @@ OPERATION = re.compile(r"(?<=.)[-+*/^!(]|\\frac|\\sqrt|\\cdot|\\times")
 FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 
 
-class MATHConfig(Config):
+class MATHConfig(Named):
     name: Literal["math"] = "math"
     path: str
     """JSONL or Parquet file with fields problem and solution, a folder with train.* and test.*, or a hub name."""

@@ -1,0 +1,158 @@
+"""Any causal language model through transformers' `generate`: slow, general, and the same protocol.
+
+Batches are padded on the left. A logits processor draws with the same per-request uniforms as the torch engine and
+leaves only the drawn token to `generate`, which is told to be greedy; so a seed means the same in both engines.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from vineppo.engine.config import HFEngineConfig
+from vineppo.engine.limits import check_requests, context_limit
+from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
+from vineppo.engine.stopping import Row, StopRule, find_eos_ids
+from vineppo.machine.runtime import pick_dtype
+from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+
+
+class HFEngine:
+    """Samples with an own copy of a transformers model; nothing is shared between requests.
+
+    `usage` counts generated tokens by purpose.
+    """
+
+    Config = HFEngineConfig
+
+    def __init__(self, config: HFEngineConfig, model: Any, tokenizer: Any) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.eos_ids = find_eos_ids(model, tokenizer)
+        check_padding(model)
+        self.model = copy.deepcopy(model).to(pick_dtype(config.dtype, model.device)).eval().requires_grad_(False)
+        # The model's own defaults (temperature, repetition penalty, ...) would be merged into every call.
+        self.model.generation_config = GenerationConfig()
+        self.version = 0
+        self.usage: Counter[str] = Counter()
+
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+    ) -> list[Completion]:
+        """One completion per request, in the order of the requests."""
+        budgets, context = self._budgets(requests), context_limit(self.model.config)
+        rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
+        rows = [Row(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
+        for batch in self._batches(rows, context):
+            self._generate_batch(batch, params, rule)
+            if ended:
+                for row in batch:
+                    ended(row.index, row.completion(self.version))
+        self.usage[purpose] += sum(len(row.token_ids) for row in rows)
+        return [row.completion(self.version) for row in rows]
+
+    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        """Raises UserError where `generate` would refuse them; samples nothing."""
+        self._budgets(requests)
+        StopRule(self.tokenizer, self.eos_ids, params.stop)
+
+    def _budgets(self, requests: Sequence[Request]) -> list[int]:
+        vocab_size = self.model.get_input_embeddings().num_embeddings
+        return check_requests(requests, vocab_size=vocab_size, context=context_limit(self.model.config))
+
+    @torch.inference_mode()
+    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+        """Copies the parameters in place; a tied head may be there or not."""
+        missing, unexpected = self.model.load_state_dict(state_dict, strict=False)
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        if unexpected or set(missing) - tied:
+            raise ValueError(f"not this model's parameters: missing {missing}, unexpected {unexpected}")
+        self.version = version
+
+    def _batches(self, rows: Sequence[Row], context: int | None) -> list[list[Row]]:
+        """Equal lengths together, so that little is padded. A padded batch must fit in the context as a whole."""
+        batches: list[list[Row]] = []
+        for row in sorted(rows, key=lambda row: (len(row.request.prefix_ids), row.budget)):
+            batch = batches[-1] if batches else []
+            budget = max([row.budget, *(other.budget for other in batch)])
+            fits = context is None or len(row.request.prefix_ids) + budget <= context
+            if batch and len(batch) < self.config.max_batch and fits:
+                batch.append(row)
+            else:
+                batches.append([row])
+        return batches
+
+    @torch.inference_mode()
+    def _generate_batch(self, rows: Sequence[Row], params: SamplingParams, rule: StopRule) -> None:
+        longest = max(len(row.request.prefix_ids) for row in rows)
+        pads = [longest - len(row.request.prefix_ids) for row in rows]
+        ids = [[0] * pad + list(row.request.prefix_ids) for pad, row in zip(pads, rows, strict=True)]
+        mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
+        device = self.model.device
+        self.model.generate(
+            torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=max(row.budget for row in rows), pad_token_id=0
+            ),
+            logits_processor=LogitsProcessorList([SeededDraw(rows, params, rule, self.version)]),
+            stopping_criteria=StoppingCriteriaList([RowsDone(rows)]),
+        )
+
+
+@torch.no_grad()
+def check_padding(model: Any) -> None:
+    """Raises UserError for an architecture that reads padding (RWKV): it would sample by what it is batched with."""
+    ids_BT = torch.arange(6, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+
+    def next_logprobs(padding: int) -> torch.Tensor:
+        found = model.generate(
+            F.pad(ids_BT, (padding, 0)),
+            attention_mask=F.pad(torch.ones_like(ids_BT), (padding, 0)),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=1, pad_token_id=0, return_dict_in_generate=True, output_logits=True
+            ),
+        )
+        return found.logits[0].float().log_softmax(-1)
+
+    if not torch.allclose(next_logprobs(0), next_logprobs(3), atol=1e-2):
+        raise UserError(
+            f'engine.name = "hf" cannot sample from {model.config.model_type}: it reads the padding before shorter '
+            "prefixes of a batch as if it were text; choose another architecture"
+        )
+
+
+class SeededDraw(LogitsProcessor):
+    """Draws each row's next token and leaves it as the only possible one."""
+
+    def __init__(self, rows: Sequence[Row], params: SamplingParams, rule: StopRule, version: int) -> None:
+        self.rows, self.params, self.rule, self.version = rows, params, rule, version
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        device = scores.device
+        seeds_B = torch.tensor([as_int64(row.request.seed) for row in self.rows], device=device)
+        indices_B = torch.tensor([len(row.token_ids) for row in self.rows], device=device)
+        rows_B = torch.arange(len(self.rows), device=device)
+        logits_BV = scores.float().clone()
+        tokens_B, logprobs_B = sample(logits_BV, rows_B, draw_uniforms(seeds_B, indices_B), self.params)
+        check_drawn(logprobs_B.tolist(), self.version)
+        for row, token, logprob in zip(self.rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
+            if row.finish_reason is None:
+                row.add(token, logprob, self.rule)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)  # type: ignore[return-value]
+
+
+class RowsDone(StoppingCriteria):
+    """Tells `generate` which rows have ended; it pads them until all have."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        done = [row.finish_reason is not None for row in self.rows]
+        return torch.tensor(done, device=input_ids.device)  # type: ignore[return-value]

@@ -1,0 +1,50 @@
+"""Methods: METHODS maps the section that only recipes of a method have to the recipe and what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from vineppo.config import apply_overrides, read_toml
+from vineppo.methods.dpo import DPORecipe, run_dpo
+from vineppo.methods.restem import RestEMRecipe, run_restem
+from vineppo.methods.sft import SFTRecipe, run_sft
+from vineppo.methods.train import TrainRecipe, run_train
+from vineppo.runs.recipe import Recipe, make_recipe
+from vineppo.types import UserError
+
+R = TypeVar("R", bound=Recipe)
+
+
+class Method(NamedTuple):
+    Recipe: type[Recipe]
+    run: Callable[..., None]
+
+
+METHODS = {
+    "sft": Method(SFTRecipe, run_sft),
+    "restem": Method(RestEMRecipe, run_restem),
+    "dpo": Method(DPORecipe, run_dpo),
+    "train": Method(TrainRecipe, run_train),
+}
+
+
+def kind_of(tree: Mapping[str, Any], source: str = "recipe") -> type[Recipe]:
+    """Raises UserError where no section says it, or two do."""
+    said = [section for section in METHODS if section in tree]
+    if len(said) != 1:
+        which = " and ".join(f"[{section}]" for section in said) or "none"
+        raise UserError(
+            f"{source}: one of [sft], [train], [restem] and [dpo] says what kind of recipe it is; got {which}"
+        )
+    return METHODS[said[0]].Recipe
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, kind: type[R] = Recipe) -> R:
+    """The checked recipe, of whatever kind its sections say; raises UserError where that is not `kind`."""
+    tree = apply_overrides(read_toml(path), overrides)
+    recipe = make_recipe(tree, kind=kind_of(tree, str(path)), source=str(path))
+    if not isinstance(recipe, kind):
+        raise UserError(f"{path}: a {type(recipe).__name__}, where a {kind.__name__} is needed")
+    return recipe

@@ -1,0 +1,147 @@
+"""DPO+ (DPO-positive): offline preference learning from pairs of right and wrong responses of the initial policy.
+
+Pal et al. 2024, "Smaug"; constants of the paper's baseline. positive_lambda = 0 is plain DPO (Rafailov et al. 2023).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from vineppo.config import Config
+from vineppo.learner.policy import Pair
+from vineppo.machine.tensor_files import load_tensors, save_tensors
+from vineppo.methods.epochs import num_steps, run_epochs
+from vineppo.rollouts import rollout_metrics, sample_iteration, token_metrics, verdict_metrics
+from vineppo.runs.recipe import SamplingRecipe
+from vineppo.runs.session import OnStart, Session
+from vineppo.seeding import derive_seed
+from vineppo.types import Group, Rollout, Sample, UserError, make_sample
+
+PAIRS = "pairs.pt"
+
+
+class DPOConfig(Config):
+    beta: float = Field(default=0.1, gt=0)
+    positive_lambda: float = Field(default=50.0, ge=0)
+    """Weight of the penalty for right responses that become less likely than they were."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    reward_threshold: float = Field(default=0.5, gt=0, le=1)
+    """Reward from which a response is the better one of a pair."""
+    max_pairs_per_problem: int = Field(default=64, ge=1)
+    num_epochs: int = Field(default=3, ge=1)
+    minibatch_size: int = Field(default=64, ge=1)
+    """Pairs per optimizer step."""
+
+
+def make_pairs(groups: Sequence[Group], config: DPOConfig, *, seed: int) -> list[Pair]:
+    """Every right with every wrong response to a problem, both distinct; a uniform draw where these are too many.
+
+    Problems that lack either kind have none.
+    """
+    pairs: list[Pair] = []
+    for group in groups:
+        right = distinct([rollout for rollout in group if rollout.reward >= config.reward_threshold])
+        wrong = distinct([rollout for rollout in group if rollout.reward < config.reward_threshold])
+        number = min(config.max_pairs_per_problem, len(right) * len(wrong))
+        draw = random.Random(derive_seed(seed, group[0].problem.id))
+        for index in sorted(draw.sample(range(len(right) * len(wrong)), number)):
+            chosen, rejected = divmod(index, len(wrong))
+            pairs.append(Pair(right[chosen], wrong[rejected]))
+    return pairs
+
+
+def distinct(rollouts: Sequence[Rollout]) -> list[Sample]:
+    """In the order they were sampled."""
+    return [make_sample(*key) for key in dict.fromkeys((r.prompt_ids, r.token_ids) for r in rollouts)]
+
+
+def add_reference(pairs: Sequence[Pair], score: Callable[[Sequence[Sample]], list[Sample]]) -> list[Pair]:
+    """The pairs with reference log-probs; a response that is in several pairs is scored once."""
+    responses = list(
+        {(s.prompt_ids, s.response_ids): s for pair in pairs for s in (pair.chosen, pair.rejected)}.values()
+    )
+    scored = {(s.prompt_ids, s.response_ids): s for s in score(responses)}
+    return [
+        Pair(*(scored[sample.prompt_ids, sample.response_ids] for sample in (pair.chosen, pair.rejected)))
+        for pair in pairs
+    ]
+
+
+def save_pairs(pairs: Sequence[Pair], folder: Path) -> None:
+    rows = [[(s.prompt_ids, s.response_ids, s.ref_logprobs) for s in (p.chosen, p.rejected)] for p in pairs]
+    save_tensors(rows, folder / PAIRS)
+
+
+def load_pairs(folder: Path) -> list[Pair]:
+    rows = load_tensors(folder / PAIRS)
+    try:
+        return [
+            Pair(*(replace(make_sample(prompt, response), ref_logprobs=ref) for prompt, response, ref in row))
+            for row in rows
+        ]
+    except (TypeError, ValueError):
+        raise UserError(f"{folder / PAIRS}: not pairs of responses; restore the checkpoint") from None
+
+
+class DPORecipe(SamplingRecipe):
+    """For `vineppo train`, with a [dpo] section."""
+
+    dpo: DPOConfig
+
+    @model_validator(mode="after")
+    def a_pair_is_two_responses(self) -> DPORecipe:
+        if self.sampling.group_size < 2:
+            raise ValueError("sampling.group_size = 1: a pair needs 2 or more responses to a prompt")
+        return self
+
+
+def run_dpo(recipe: DPORecipe, session: Session, on_start: OnStart) -> None:
+    """Pairs and their reference log-probs are made once, before the first step, and are part of every checkpoint."""
+    config = recipe.dpo
+    session.check_evaluation(session.make_engine())
+    pairs = load_pairs(session.checkpoint.folder) if session.checkpoint else sample_pairs(recipe, session)
+    learner = session.make_learner(
+        session.load_initial_policy(),
+        sampling=recipe.sampling.params(),
+        total_steps=num_steps(len(pairs), config.minibatch_size, config.num_epochs),
+    )
+    if not session.checkpoint:
+        with session.log.phase("score"):
+            pairs = add_reference(pairs, learner.score)
+    run_epochs(
+        session,
+        learner,
+        pairs,
+        config.minibatch_size,
+        config.num_epochs,
+        step=partial(
+            learner.step_dpo,
+            beta=config.beta,
+            positive_lambda=config.positive_lambda,
+            label_smoothing=config.label_smoothing,
+        ),
+        seed=partial(derive_seed, recipe.seed, "dpo"),
+        once_an_epoch={"dpo/num_pairs": len(pairs)},
+        on_start=on_start,
+        save_more=partial(save_pairs, pairs),
+    )
+
+
+def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
+    """From the initial policy; how many tokens and rewards that took stands in the log's first line."""
+    engine = session.make_engine()
+    environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
+    seed = partial(derive_seed, recipe.seed)
+    with session.shutdown.interruptible(), session.log.phase("sample"):
+        sampled = sample_iteration(environment, recipe.sampling, seed=seed)
+    session.log.add(rollout_metrics(sampled) | token_metrics(engine.usage) | verdict_metrics(session.grader.verdicts))
+    pairs = make_pairs(sampled.groups, recipe.dpo, seed=seed("pairs"))
+    if not pairs:
+        raise UserError("no problem has both a right and a wrong response, so there is no pair to learn from")
+    return pairs

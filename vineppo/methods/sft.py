@@ -1,0 +1,88 @@
+"""Supervised fine-tuning: the policy RL starts from, taught by worked solutions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.environment import encode_prompt
+from vineppo.methods.epochs import num_steps, run_epochs
+from vineppo.runs.recipe import Recipe
+from vineppo.runs.session import OnStart, Session, longest_prompt
+from vineppo.seeding import derive_seed
+from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
+
+
+class SFTConfig(Config):
+    num_problems: int | None = Field(default=None, ge=1)
+    """Training problems to learn from, drawn once; by default the whole train split."""
+    num_epochs: int = Field(default=2, ge=1)
+    minibatch_size: int = Field(default=64, ge=1)
+    max_tokens: int = Field(default=2048, ge=2)
+    """Longer examples (prompt and solution) are skipped and counted."""
+
+    def num_steps(self, num_examples: int) -> int:
+        return self.num_epochs * -(-num_examples // self.minibatch_size)
+
+
+def make_examples(
+    task: Task, tokenizer: Any, config: SFTConfig, *, context: int, seed: int
+) -> tuple[list[Sample], int]:
+    """Prompt and worked solution as token ids, closed by eos; and how many were longer than `max_tokens` or context."""
+    longest = min(config.max_tokens, context)
+    if config.num_problems is None:
+        problems = task.split("train")
+    else:
+        problems = task.sample(config.num_problems, seed=derive_seed(seed, "sft"))
+    empty = sum(not problem.solution.strip() for problem in problems)
+    if empty:
+        raise UserError(f"{empty} of {len(problems)} training problems have no worked solution to learn from")
+    examples = [make_example(tokenizer, problem) for problem in problems]
+    kept = [e for e in examples if len(e.prompt_ids) + len(e.response_ids) <= longest]
+    if not kept:
+        raise UserError(
+            f"all {len(examples)} training examples are longer than {longest} tokens (sft.max_tokens, context)"
+        )
+    return kept, len(examples) - len(kept)
+
+
+def make_example(tokenizer: Any, problem: Problem) -> Sample:
+    prompt_ids = encode_prompt(tokenizer, problem.prompt)
+    response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
+    return make_sample(prompt_ids, tuple(response_ids))
+
+
+class SFTRecipe(Recipe):
+    """For `vineppo sft`."""
+
+    sft: SFTConfig
+
+
+def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
+    session.check_evaluation(session.make_engine())
+    examples, num_too_long = make_examples(
+        session.task,
+        session.tokenizer,
+        recipe.sft,
+        context=longest_prompt(session.policy) + 1,
+        seed=recipe.seed,
+    )
+    learner = session.make_learner(
+        None,
+        sampling=SamplingParams(),
+        total_steps=num_steps(len(examples), recipe.sft.minibatch_size, recipe.sft.num_epochs),
+    )
+    run_epochs(
+        session,
+        learner,
+        examples,
+        recipe.sft.minibatch_size,
+        recipe.sft.num_epochs,
+        step=learner.step_nll,
+        seed=partial(derive_seed, recipe.seed, "sft"),
+        once_an_epoch={"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)},
+        on_start=on_start,
+    )

@@ -1,0 +1,97 @@
+"""Recipes: one complete TOML file per experiment, checked against the config of every part it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, SerializeAsAny, field_validator
+
+from vineppo.config import Config, Named, show, validate
+from vineppo.credit import CREDIT
+from vineppo.engine import ENGINES
+from vineppo.evaluate import EvaluationConfig
+from vineppo.learner.config import LearnerConfig
+from vineppo.models import ModelConfig
+from vineppo.parts import Part, find_part
+from vineppo.rollouts import SamplingConfig
+from vineppo.runs.checkpoint import CheckpointConfig
+from vineppo.runs.metrics import MetricsConfig
+from vineppo.tasks import TASKS
+from vineppo.tasks.grading import GradingConfig
+from vineppo.types import UserError
+
+PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credit": CREDIT}
+"""Sections whose `name` picks a part; the part's own Config checks the rest of the section."""
+
+
+class Recipe(Config):
+    """What every experiment states."""
+
+    name: str
+    """The run's folder is runs/NAME."""
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    task: SerializeAsAny[Named]
+    model: ModelConfig
+    engine: SerializeAsAny[Named]
+    learner: LearnerConfig
+    grading: GradingConfig = GradingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @field_validator("name")
+    @classmethod
+    def names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("must be 1 to 100 of A-Z a-z 0-9 . _ - and begin with no point; the folder is runs/NAME")
+        return name
+
+    @property
+    def evaluations(self) -> dict[str, EvaluationConfig]:
+        """By section, all that a run evaluates."""
+        return {"evaluation": self.evaluation}
+
+
+class SamplingRecipe(Recipe):
+    """Of a method that learns from what its own policy writes."""
+
+    sampling: SamplingConfig
+
+    @property
+    def num_rounds(self) -> int:
+        """Times that the prompts of `sampling` are sampled."""
+        return 1
+
+    @property
+    def num_vines(self) -> int:
+        """From every state that is measured."""
+        return 0
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def make_recipe(tree: Mapping[str, Any], *, kind: type[R], source: str) -> R:
+    """The checked recipe; raises UserError with one line naming the source and the key."""
+    sections = {
+        name: read_section(name, tree[name], source) for name in PARTS if name in tree and name in kind.model_fields
+    }
+    return validate(kind, {**tree, **sections}, source=source)
+
+
+def read_section(section: str, values: Any, source: str) -> Named:
+    """The config of the part that the section's `name` picks."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: {section} = {show(values)}: must be a section")
+    if "name" not in values:
+        raise UserError(f"{source}: {section}.name must be one of {', '.join(map(repr, PARTS[section]))}")
+    part = find_part(values["name"], PARTS[section], f"{source}: {section}.name")
+    return validate(part.Config, values, source=source, section=section)
+
+
+def make_part(section: str, config: Named, *args: Any, **kwargs: Any) -> Any:
+    """What a section of a recipe asks for."""
+    return find_part(config.name, PARTS[section], f"{section}.name")(config, *args, **kwargs)
