@@ -229,3 +229,8 @@ def tensor_bytes(tree: Any) -> int:
         return tree.numel() * tree.element_size()
     children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
     return sum(map(tensor_bytes, children))
+
+
+def is_due(every: int, iteration: int, last: int) -> bool:
+    """Every so many iterations, and at the end."""
+    return iteration == last or (every > 0 and iteration % every == 0)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from vineppo.machine.limits import available_memory_bytes
 from vineppo.models import TinyModelConfig
-from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.models.sizes import LAYER_OVERHEAD, format_bytes
+from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.types import UserError
 
 CONTINUATION_BYTES = 500
