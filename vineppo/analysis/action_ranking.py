@@ -8,12 +8,13 @@ from itertools import combinations
 
 import numpy as np
 
-from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vine_rewards
 from vineppo.analysis.reference_values import ReferenceValues
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
 from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
 from vineppo.environment import GradedCompletion, State
+from vineppo.intervals import bootstrap, weighted_mean
+from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
 from vineppo.rollouts import make_rollout
 from vineppo.seeding import derive_seed
