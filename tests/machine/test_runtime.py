@@ -65,9 +65,9 @@ def test_peak_memory_counts_what_was_touched():
     del del_me
 
 
-def test_the_environment_says_what_a_number_was_measured_on():
-    environment = runtime.environment(CPU)
-    assert json.loads(json.dumps(environment)) == environment
-    assert environment["torch"] == torch.__version__
-    assert environment["device"].startswith("cpu: ")
-    assert environment["num_threads"] >= 1
+def test_a_machine_is_described_by_what_a_number_was_measured_on():
+    machine = runtime.describe_machine(CPU)
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["torch"] == torch.__version__
+    assert machine["device"].startswith("cpu: ")
+    assert machine["num_threads"] >= 1
