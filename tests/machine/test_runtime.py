@@ -17,7 +17,7 @@ def test_freed_memory_is_kept_by_the_tuned_allocator_alone():
     """Page faults of 20 tensors of 64 MB, each made after the last one is freed; a process for each of the two ways."""
     code = (
         "import resource, sys, torch; from vineppo.machine import runtime\n"
-        "if sys.argv[1] == 'tuned': assert runtime.tune_allocator()\n"
+        "if sys.argv[1] == 'tuned': runtime.prepare(); assert runtime.tune_allocator()\n"
         "count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.ones(1 << 24); before = count()\n"
         "for _ in range(20): torch.ones(1 << 24)\n"
