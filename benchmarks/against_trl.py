@@ -50,7 +50,7 @@ def main() -> None:
         if find_spec("trl"):
             with get_context("spawn").Pool(1) as pool:
                 found["TRL grpo"].append(pool.apply(measure_trl, (args.model, args.data, args.out / f"trl-{repeat}")))
-    result = {**runtime.environment(torch.device("cpu")), "runs": found}
+    result = {**runtime.describe_machine(torch.device("cpu")), "runs": found}
     print(json.dumps(result, indent=1))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

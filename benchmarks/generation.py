@@ -45,7 +45,7 @@ from vineppo.engine.hf import HFEngine
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.model import multiply
 from vineppo.machine.limits import peak_memory_mb
-from vineppo.machine.runtime import environment, pick_device, pick_dtype, tune_allocator
+from vineppo.machine.runtime import describe_machine, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
 VLLM_ENVIRONMENT = {  # by default it leaves one core to its scheduler, and glibc gives memory back after every step
@@ -111,7 +111,7 @@ def main() -> None:
     device = pick_device(options.device)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **environment(device),
+        **describe_machine(device),
         "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
         "benchmarks": {},
     }

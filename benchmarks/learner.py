@@ -58,7 +58,7 @@ def main() -> None:
     benchmarks["tiny"] = bench(models, make_rollouts(64, (18, 26), (51, 76)), device, options)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **runtime.environment(device),
+        **runtime.describe_machine(device),
         "tuned_malloc": tuned,
         "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
         "peak_memory_mb": round(peak_memory_mb()),

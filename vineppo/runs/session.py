@@ -241,7 +241,7 @@ def keep_recipe(folder: Path, recipe: Recipe, changes: Changes, say: Say) -> Non
     if changes or not (folder / CHECKPOINTS).exists():
         write_toml(recipe, folder / RECIPE)
     if not (folder / ENVIRONMENT).exists():
-        write_json(folder / ENVIRONMENT, runtime.environment(runtime.pick_device(recipe.device)))
+        write_json(folder / ENVIRONMENT, runtime.describe_machine(runtime.pick_device(recipe.device)))
 
 
 def is_done(folder: Path, checkpoint: Checkpoint | None) -> bool:
