@@ -164,7 +164,7 @@ def vine_steps(rounds: Rounds) -> None:
         for k in range(NUM_VINES)
     ]
     while True:
-        engine.generate(requests, SamplingParams(), purpose="vine")
+        engine.generate(requests, SamplingParams(), purpose="vine", keep=False)
         rounds.write(0, {})
 
 

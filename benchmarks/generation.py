@@ -244,7 +244,7 @@ def summarize(rates: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def run_engine(engine: TorchEngine | HFEngine, requests: Sequence[Request], params: SamplingParams) -> int:
-    completions = engine.generate(requests, params, purpose="vine")
+    completions = engine.generate(requests, params, purpose="vine", keep=False)
     synchronize(engine.model.device)
     return sum(len(completion.token_ids) for completion in completions)
 

@@ -80,7 +80,7 @@ def main() -> None:
             seconds["grading"].append(time.perf_counter() - start)
         requests = [Request(state.prefix_ids, MAX_TOKENS, seed) for state, seed in zip(states, seeds, strict=True)]
         start = time.perf_counter()
-        engine.generate(requests, params, purpose="eval")
+        engine.generate(requests, params, purpose="eval", keep=False)
         seconds["sampling"].append(time.perf_counter() - start)
     medians = {name: median(found[1:]) for name, found in seconds.items()}
     medians["one after the other"] = median(

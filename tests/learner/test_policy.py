@@ -335,7 +335,7 @@ def sample_from(engine_name: str, model: Any, params: SamplingParams) -> list[Sa
     engine_class = ENGINES[engine_name]
     engine = engine_class(engine_class.Config(dtype="float32"), model, make_symbol_tokenizer("abcdefghijklmnopq"))
     requests = [Request(sample.prompt_ids, 12, seed) for seed, sample in enumerate(make_samples(16))]
-    completions = engine.generate(requests, params, purpose="policy")
+    completions = engine.generate(requests, params, purpose="policy", keep=True)
     return [
         replace(make_sample(request.prefix_ids, completion.token_ids), sampling_logprobs=completion.logprobs)
         for request, completion in zip(requests, completions, strict=True)

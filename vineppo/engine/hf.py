@@ -20,7 +20,7 @@ from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 
 class HFEngine:
@@ -42,17 +42,23 @@ class HFEngine:
         self.usage: Counter[str] = Counter()
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
-        """One completion per request, in the order of the requests."""
+        """One completion per request, in the order of the requests. Whatever `keep` says, nothing is kept."""
         budgets, context = self._budgets(requests), context_limit(self.model.config)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         rows = [Row(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
         for batch in self._batches(rows, context):
             self._generate_batch(batch, params, rule)
-            if ended:
+            if on_complete:
                 for row in batch:
-                    ended(row.index, row.completion(self.version))
+                    on_complete(row.index, row.completion(self.version))
         self.usage[purpose] += sum(len(row.token_ids) for row in rows)
         return [row.completion(self.version) for row in rows]
 

@@ -22,11 +22,9 @@ from vineppo.engine.llama.scheduler import Branch, Row, Scheduler, Trunk, Wave, 
 from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import StopRule, find_eos_ids
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
-# Purposes whose completions no later request extends.
-NEVER_CONTINUED = frozenset({"vine", "eval", "validation", "reference"})
 
 
 class TorchEngine:
@@ -62,7 +60,13 @@ class TorchEngine:
 
     @torch.inference_mode()
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         branches = self._branches(requests)
@@ -74,7 +78,7 @@ class TorchEngine:
         )
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         for wave in waves:
-            self._complete(Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED, ended=ended))
+            self._complete(Run(self, wave, params, rule, keep=keep, on_complete=on_complete))
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
         return [branch.completion(self.version) for branch in branches]
@@ -131,10 +135,16 @@ class Run:
         rule: StopRule,
         *,
         keep: bool,
-        ended: Ended | None,
+        on_complete: OnComplete | None,
     ) -> None:
         self.model, self.decode, self.kept, self.scale = engine.model, engine.decode, engine.memory.kept, engine.scale
-        self.params, self.rule, self.keep, self.ended, self.version = params, rule, keep, ended, engine.version
+        self.params, self.rule, self.keep, self.on_complete, self.version = (
+            params,
+            rule,
+            keep,
+            on_complete,
+            engine.version,
+        )
         self.scheduler = Scheduler(wave)
         self.trunk_kv, self.own_kv = engine.memory.seats(
             wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
@@ -190,8 +200,8 @@ class Run:
             if branch.finish_reason:
                 branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
                 done.append(branch)
-                if self.ended:
-                    self.ended(branch.index, branch.completion(self.version))
+                if self.on_complete:
+                    self.on_complete(branch.index, branch.completion(self.version))
         if done and self.keep:
             self._keep(row, after)
         row.drop(done)

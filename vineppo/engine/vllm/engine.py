@@ -30,7 +30,7 @@ from vineppo.engine.llama.kv_cache import default_kv_tokens
 from vineppo.engine.sampler import check_drawn
 from vineppo.engine.stopping import Row, StopRule, find_eos_ids
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 T = TypeVar("T")
 
@@ -78,16 +78,22 @@ class VLLMEngine:
         self.load_weights(model.state_dict(), version=0)
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
-        """One completion per request, in the order of the requests."""
+        """One completion per request, in the order of the requests. Whatever `keep` says, vLLM keeps what it can."""
         budgets = check_requests(requests, vocab_size=self.vocab_size, context=self.context)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         pairs = zip(requests, budgets, strict=True)
         rows = {next(self.request_ids): Row(i, *pair) for i, pair in enumerate(pairs)}
         stopping = Event()
         try:
-            self._call(lambda: self._decode(rows, params, rule, stopping, ended))
+            self._call(lambda: self._decode(rows, params, rule, stopping, on_complete))
         finally:
             stopping.set()  # where the run is stopped in the middle of it
         self.usage[purpose] += sum(len(row.token_ids) for row in rows.values())
@@ -200,7 +206,7 @@ class VLLMEngine:
         params: SamplingParams,
         rule: StopRule,
         stopping: Event,
-        ended: Ended | None,
+        on_complete: OnComplete | None,
     ) -> None:
         from vllm.inputs.engine import tokens_input  # pyright: ignore
 
@@ -209,8 +215,8 @@ class VLLMEngine:
         try:
             while self.vllm.has_unfinished_requests() and not stopping.is_set():
                 for row in self._step(rows, rule):
-                    if ended:
-                        ended(row.index, row.completion(self.version))
+                    if on_complete:
+                        on_complete(row.index, row.completion(self.version))
         finally:
             self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
 

@@ -121,12 +121,12 @@ def test_the_engine_draws_what_it_draws_with_pytorchs_kernels(family, make_model
     drawn = {}
     for kernels in ("torch", "triton"):
         engine = make_engine("torch", model, kernels=kernels)
-        first = engine.generate(rollouts, HOT, purpose="policy")
+        first = engine.generate(rollouts, HOT, purpose="policy", keep=True)
         states = [r.prefix_ids + c.token_ids[:cut] for r, c in zip(rollouts, first, strict=True) for cut in (0, 4)]
         vines = [Request(state, 4, 100 * i + k) for i, state in enumerate(states) for k in range(2)]
-        second = engine.generate(vines, HOT, purpose="vine")
+        second = engine.generate(vines, HOT, purpose="vine", keep=False)
         engine.load_weights(make_model(family, seed=1).state_dict(), version=1)
-        third = engine.generate(rollouts, HOT, purpose="policy")
+        third = engine.generate(rollouts, HOT, purpose="policy", keep=True)
         drawn[kernels] = first + second + third
     for one, other in zip(drawn["torch"], drawn["triton"], strict=True):
         assert one.token_ids == other.token_ids
