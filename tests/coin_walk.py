@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vineppo.engine import ENGINES
+from vineppo.engine import ENGINES, engine_inputs
 from vineppo.environment import Environment
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks.grading import Grader, GradingConfig
@@ -95,7 +95,7 @@ def make_environment(task: CoinWalk | None = None, engine: str = "torch") -> Env
     task = task or CoinWalk()
     engine_class = ENGINES[engine]
     return Environment(
-        engine=engine_class(engine_class.Config(), make_walker(), TOKENIZER),
+        engine=engine_class(engine_class.Config(), *engine_inputs(make_walker(), TOKENIZER)),
         task=task,
         grader=Grader(task, GradingConfig()),
         tokenizer=TOKENIZER,

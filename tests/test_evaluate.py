@@ -82,7 +82,7 @@ class Script:
     def check(self, requests, params):
         raise AssertionError
 
-    def load_weights(self, state_dict, *, version):
+    def load_weights(self, weights, *, version):
         raise AssertionError
 
 

@@ -268,8 +268,11 @@ class Engine(Protocol):
         """Raises UserError where `generate` would refuse them; samples nothing."""
         ...
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
-        """Sample from these weights from now on. Forgets every cached prefix."""
+    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
+        """Samples from these weights from now on and forgets every cached prefix.
+
+        Completions carry the `version` that they were drawn with; it is 0 before the first call.
+        """
         ...
 
 

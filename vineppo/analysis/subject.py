@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.credit.ppo import PPO, PPOConfig
+from vineppo.engine import engine_inputs
 from vineppo.environment import Environment
 from vineppo.learner.critic import Critic
 from vineppo.machine import runtime
@@ -87,7 +88,7 @@ def open_subject(checkpoint: RunCheckpoint) -> Iterator[Subject]:
     device = runtime.pick_device(recipe.device)
     tokenizer, model = load_policy_model(str(checkpoint.folder), device=device)
     task = make_part("task", recipe.task)
-    engine = make_part("engine", recipe.engine, model, tokenizer)
+    engine = make_part("engine", recipe.engine, *engine_inputs(model, tokenizer))
     longest = longest_prompt(model)
     with Grader(task, recipe.grading) as grader:
         environment = Environment(

@@ -195,8 +195,8 @@ class TableEngine:
         self.usage: Counter[str] = Counter()
         self.load_weights({"theta": theta_SA}, version=0)
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
-        self._probs_SA = softmax(state_dict["theta"])
+    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
+        self._probs_SA = softmax(weights["theta"])
         self._version = version
 
     def check(self, requests: Sequence[Request], params: SamplingParams) -> None:

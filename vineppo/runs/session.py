@@ -34,6 +34,7 @@ from vineppo.runs.checkpoint import (
     save_checkpoint,
 )
 from vineppo.config import read_toml, write_toml
+from vineppo.engine import engine_inputs
 from vineppo.environment import Environment
 from vineppo.runs.estimate import announce_days, check_sizes
 from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
@@ -95,8 +96,7 @@ class Session:
         return self.checkpoint.iteration if self.checkpoint else 0
 
     def make_engine(self) -> Engine:
-        section = self.recipe.engine
-        return make_part("engine", section, self.policy, self.tokenizer)
+        return make_part("engine", self.recipe.engine, *engine_inputs(self.policy, self.tokenizer))
 
     def make_learner(self, reference: Any, *, sampling: SamplingParams, total_steps: int) -> PolicyLearner:
         learner = PolicyLearner(self.recipe.learner, self.policy, reference, sampling=sampling, total_steps=total_steps)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from vineppo.engine import engine_inputs
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.kernels.native import why_not_native
 from vineppo.types import Request, SamplingParams, UserError
@@ -189,7 +190,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_own(kernels, make_model,
     if kernels == "native" and (reason := why_not_native(torch.bfloat16, torch.device("cpu"))):
         pytest.skip(reason)
     model = make_model("llama3-rope")
-    engine = TorchEngine(TorchEngine.Config(dtype="bfloat16", kernels=kernels), model, tokenizer)
+    engine = TorchEngine(TorchEngine.Config(dtype="bfloat16", kernels=kernels), *engine_inputs(model, tokenizer))
     requests = [Request((1, 2, 3, s), 16, s) for s in range(40)]
     completions = engine.generate(requests, HOT, purpose="policy", keep=True)
     exact, half = [], []

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from vineppo.engine.config import TorchEngineConfig
-from vineppo.engine.limits import check_requests, context_limit
+from vineppo.engine.limits import check_requests, context_limit, default_kv_tokens
 from vineppo.engine.llama.attention import DecodeBatch, PrefillAttention, PrefillGroup
 from vineppo.engine.llama.kernels.choose import make_decode, make_kernels, pick_kernels
-from vineppo.engine.llama.kv_cache import KVMemory, default_kv_tokens
+from vineppo.engine.llama.kv_cache import KVMemory
 from vineppo.engine.llama.model import Llama, sliding_window
 from vineppo.engine.llama.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
-from vineppo.engine.stopping import StopRule, find_eos_ids
+from vineppo.engine.stopping import StopRule
 from vineppo.machine.runtime import pick_dtype
 from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
@@ -39,15 +39,21 @@ class TorchEngine:
 
     Config = TorchEngineConfig
 
-    def __init__(self, config: TorchEngineConfig, model: Any, tokenizer: Any) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        device = model.device
+    def __init__(
+        self,
+        config: TorchEngineConfig,
+        architecture: Any,
+        weights: Mapping[str, torch.Tensor],
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self.config, self.tokenizer, self.eos_ids = config, tokenizer, eos_ids
+        device = next(iter(weights.values())).device
         dtype = pick_dtype(config.dtype, device)
         kernels = pick_kernels(config.kernels, dtype, device)
-        self.model = Llama(model, dtype, make_kernels(kernels, dtype))
+        self.model = Llama(architecture, weights, dtype, make_kernels(kernels, dtype))
         self.decode = make_decode(kernels, self.model)
-        self.context, self.window = context_limit(model.config), sliding_window(model.config)
-        self.eos_ids = find_eos_ids(model, tokenizer)
+        self.context, self.window = context_limit(architecture), sliding_window(architecture)
         llama = self.model
         bytes_per_token = 2 * llama.num_layers * llama.num_kv_heads * llama.head_dim * llama.dtype.itemsize
         max_tokens = config.max_kv_tokens or default_kv_tokens(bytes_per_token, device)
@@ -104,10 +110,10 @@ class TorchEngine:
         self.reused_tokens -= run.prefill_tokens
 
     @torch.inference_mode()
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+    def load_weights(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
         """Copies the parameters (transformers' names) in place and forgets every cached prefix."""
         self.memory.kept.clear()
-        self.model.load(state_dict)
+        self.model.load(weights)
         self.version = version
 
     def _check_fits(self, branch: Branch) -> None:
