@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vineppo.config import Named
-from vineppo.engine import ENGINES
+from vineppo.engine import ENGINES, engine_inputs
 from vineppo.environment import Environment
 from vineppo.methods import kind_of
 from vineppo.models.make import make_symbol_tokenizer
@@ -114,7 +114,7 @@ def make_environment(task: CoinWalk | None = None, engine: str = "torch") -> Env
     task = task or CoinWalk()
     engine_class = ENGINES[engine]
     return Environment(
-        engine=engine_class(engine_class.Config(), make_walker(), TOKENIZER),
+        engine=engine_class(engine_class.Config(), *engine_inputs(make_walker(), TOKENIZER)),
         task=task,
         grader=Grader(task, GradingConfig()),
         tokenizer=TOKENIZER,

@@ -66,7 +66,7 @@ class Script:
             for k, text in enumerate(texts)
         }
 
-    def generate(self, requests, params, *, purpose, ended=None):
+    def generate(self, requests, params, *, purpose, keep, on_complete=None):
         self.num_calls += 1
         completions = []
         for request in requests:
@@ -82,7 +82,7 @@ class Script:
     def check(self, requests, params):
         raise AssertionError
 
-    def load_weights(self, state_dict, *, version):
+    def load_weights(self, weights, *, version):
         raise AssertionError
 
 

@@ -85,9 +85,18 @@ class Environment:
         spent.tokens, spent.verdicts = self.engine.usage - tokens, self.grader.verdicts - verdicts
 
     def finish(
-        self, states: Sequence[State], budgets: Sequence[int], seeds: Sequence[int], *, purpose: str
+        self,
+        states: Sequence[State],
+        budgets: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        purpose: str,
+        keep: bool = False,
     ) -> list[GradedCompletion]:
-        """One continuation per state, of at most its budget of new tokens, all in one engine call."""
+        """One continuation per state, of at most its budget of new tokens, all in one engine call.
+
+        `keep` where the continuations may themselves be continued later, as vines continue rollouts.
+        """
         requests = [
             Request(state.prefix_ids, budget, seed, num_response_tokens=len(state.response_ids))
             for state, budget, seed in zip(states, budgets, seeds, strict=True)
@@ -95,17 +104,19 @@ class Environment:
         texts: dict[int, str] = {}
         with self.grader.ahead() as ahead:
 
-            def ended(i: int, completion: Completion) -> None:
+            def on_complete(i: int, completion: Completion) -> None:
                 texts[i] = self.text(states[i].response_ids + completion.token_ids)
                 # A response that the budget cut off earns nothing and is not read, as in the paper's code. Evaluation,
                 # training and vines share the rule, so a value is the value of the reward that is trained on.
                 if completion.finish_reason != "length":
                     ahead.add(i, (states[i].problem, texts[i]))
 
-            completions = self.engine.generate(requests, self.params, purpose=purpose, ended=ended)
+            completions = self.engine.generate(
+                requests, self.params, purpose=purpose, keep=keep, on_complete=on_complete
+            )
             for i, completion in enumerate(completions):
                 if i not in texts:
-                    ended(i, completion)
+                    on_complete(i, completion)
             grades = ahead.grades()
         return [GradedCompletion(c, texts[i], grades.get(i, CUT_OFF)) for i, c in enumerate(completions)]
 
@@ -117,6 +128,7 @@ class Environment:
         *,
         seed: Callable[[State, int], int],
         purpose: str,
+        keep: bool = False,
     ) -> list[list[GradedCompletion]]:  # [S][n]
         """n continuations of every state, all in one engine call; `seed(state, k)` seeds number k of a state."""
         completions = self.finish(
@@ -124,6 +136,7 @@ class Environment:
             [budget for budget in budgets for _ in range(n)],
             [seed(state, k) for state in states for k in range(n)],
             purpose=purpose,
+            keep=keep,
         )
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 

@@ -109,6 +109,7 @@ def sample_groups(
         config.group_size,
         seed=lambda state, g: derive_seed(seed, state.problem.id, g),
         purpose="policy",
+        keep=True,  # vines start from them
     )
     return [
         [make_rollout(environment, state, graded, config.max_new_tokens) for graded in siblings]

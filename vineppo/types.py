@@ -261,7 +261,7 @@ def check_finite(name: str, numbers: Sequence[float]) -> None:
         raise ValueError(f"{name} must be finite, got {tuple(numbers)}")
 
 
-Ended = Callable[[int, Completion], None]
+OnComplete = Callable[[int, Completion], None]
 
 
 class Engine(Protocol):
@@ -271,12 +271,20 @@ class Engine(Protocol):
     """Generated tokens by purpose: policy, vine, eval, reference."""
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         """One completion per request, in the order of the requests.
 
-        `ended(i, completion)` may be called for request i as soon as its completion is there, while others are still
-        being sampled: once at most, in any order, from any thread, one call at a time.
+        `keep` says that later requests may extend these completions, until new weights come: a rollout's, which vines
+        start from. What was computed for them is then worth its memory. It changes no completion.
+        `on_complete(i, completion)` may be called for request i as soon as its completion is there, while others are
+        still being sampled: once at most, in any order, from any thread, one call at a time.
         """
         ...
 
@@ -284,8 +292,11 @@ class Engine(Protocol):
         """Raises UserError where `generate` would refuse them; samples nothing."""
         ...
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
-        """Sample from these weights from now on. Forgets every cached prefix."""
+    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
+        """Samples from these weights from now on and forgets every cached prefix.
+
+        Completions carry the `version` that they were drawn with; it is 0 before the first call.
+        """
         ...
 
 

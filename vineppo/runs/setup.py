@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vineppo.engine import engine_inputs
 from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, evaluate
 from vineppo.machine.runtime import pick_device
@@ -31,7 +32,7 @@ class Setup:
 
     def make_engine(self) -> Engine:
         """Samples from the policy as it is now."""
-        return make_part("engine", self.recipe.engine, self.policy, self.tokenizer)
+        return make_part("engine", self.recipe.engine, *engine_inputs(self.policy, self.tokenizer))
 
     def make_environment(
         self, engine: Engine, params: SamplingParams, *, max_prompt_tokens: int | None = None
