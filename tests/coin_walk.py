@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vineppo.engine import ENGINES
 from vineppo.environment import Environment
+from vineppo.grading import Grader, GradingConfig
 from vineppo.models.make import make_symbol_tokenizer
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, SamplingParams
 
 P_UP, P_DOWN, P_EOS = 0.45, 0.35, 0.2

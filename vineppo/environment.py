@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vineppo.types import Completion, Engine, Grade, Grader, Problem, Request, SamplingParams, Task
+from vineppo.grading import Grader
+from vineppo.types import Completion, Engine, Grade, Problem, Request, SamplingParams, Task
 
 CUT_OFF = Grade(0.0, "unparseable")
 

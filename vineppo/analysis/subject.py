@@ -10,6 +10,7 @@ from typing import Any
 
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.environment import Environment
+from vineppo.grading import Grader
 from vineppo.learner.critic import Critic
 from vineppo.machine import runtime
 from vineppo.methods import load_recipe
@@ -18,7 +19,6 @@ from vineppo.models.loading import load_critic_model, load_policy_model
 from vineppo.runs.checkpoint import checkpoint_folders, checksum
 from vineppo.runs.recipe import make_part
 from vineppo.runs.session import longest_prompt
-from vineppo.tasks.grading import Grader
 from vineppo.types import UserError
 
 

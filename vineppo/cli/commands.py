@@ -13,6 +13,7 @@ from pathlib import Path
 from vineppo.config import diff
 from vineppo.machine.files import read_json, write_file
 from vineppo.machine.terminal import is_harmless, say, table
+from vineppo.parts import load_part
 from vineppo.types import UserError
 
 
@@ -153,6 +154,8 @@ def run_analyze(args: argparse.Namespace) -> None:
     from vineppo.analysis import analyze, kinds_called
 
     runs, overrides = split_sources(args, needs="run folder")
+    for name in args.part:
+        load_part(name, "--part")
     kinds = kinds_called(args.kind)
     check_folder(args.out or runs[0] / "analysis", "--out")
     for kind in kinds:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, evaluate
+from vineppo.grading import Grader
 from vineppo.methods import METHODS
 from vineppo.runs.checkpoint import checkpoint_folders
 from vineppo.runs.metrics import Sink
@@ -14,7 +15,6 @@ from vineppo.runs.recipe import Recipe, make_part
 from vineppo.runs.run_folder import CHECKPOINTS
 from vineppo.runs.session import OnStart, Say, load_policy, longest_prompt, open_session
 from vineppo.seeding import derive_seed
-from vineppo.tasks.grading import Grader
 
 
 def run_recipe(

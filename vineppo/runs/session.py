@@ -58,7 +58,7 @@ from vineppo.runs.run_folder import (
 )
 from vineppo.seeding import derive_seed
 from vineppo.runs.shutdown import Shutdown
-from vineppo.tasks.grading import Grader
+from vineppo.grading import Grader
 from vineppo.types import Engine, Problem, Request, SamplingParams, Task, UserError
 
 R = TypeVar("R", bound=Recipe)
