@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vineppo.config import Named
 from vineppo.engine import ENGINES, engine_inputs
 from vineppo.environment import Environment
+from vineppo.grading import Grader, GradingConfig
 from vineppo.methods import kind_of
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.runs.metrics import MetricsLog, Sink
@@ -26,7 +27,6 @@ from vineppo.runs.recipe import make_recipe
 from vineppo.runs.session import Session
 from vineppo.runs.setup import Setup
 from vineppo.runs.shutdown import Shutdown
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, SamplingParams
 
 P_UP, P_DOWN, P_EOS = 0.45, 0.35, 0.2

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vineppo.environment import Environment
-from vineppo.tasks.grading import Grader, GradingConfig
+from vineppo.grading import Grader, GradingConfig
 from vineppo.types import Completion, Grade, OnComplete, Problem, Request, SamplingParams
 
 ACTIONS = "+*-="
