@@ -44,7 +44,8 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from vineppo.engine.hf import HFEngine
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.model import multiply
-from vineppo.machine.runtime import describe_machine, peak_memory_mb, pick_device, pick_dtype, tune_allocator
+from vineppo.machine.limits import peak_memory_mb
+from vineppo.machine.runtime import describe_machine, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
 VLLM_ENVIRONMENT = {  # by default it leaves one core to its scheduler, and glibc gives memory back after every step

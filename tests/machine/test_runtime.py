@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vineppo.machine import runtime, threads
+from vineppo.machine.limits import peak_memory_mb
 from vineppo.types import UserError
 
 CPU = torch.device("cpu")
@@ -58,10 +59,10 @@ def test_no_more_threads_than_a_control_group_lets_run(monkeypatch):
 
 
 def test_peak_memory_counts_what_was_touched():
-    before = runtime.peak_memory_mb()
+    before = peak_memory_mb()
     size_mb = int(before) + 200
     del_me = bytearray(size_mb << 20)
-    assert runtime.peak_memory_mb() > before + 150
+    assert peak_memory_mb() > before + 150
     del del_me
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vineppo.config import diff
 from vineppo.machine.files import check_file, check_folder, read_json, write_file
-from vineppo.machine.terminal import is_harmless, say, table
+from vineppo.machine.tables import aligned
+from vineppo.machine.terminal import is_harmless, say
 from vineppo.types import UserError
 
 
@@ -88,11 +89,11 @@ def run_compare(args: argparse.Namespace) -> None:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
     check_folder(args.out)
     from vineppo.compare.jobs import compare
-    from vineppo.compare.tables import accuracy_table
+    from vineppo.compare.tables import markdown_tables
     from vineppo.report import try_report
 
     comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, say=say)
-    say(accuracy_table(comparison["methods"]))
+    say(markdown_tables(comparison)["accuracy"])
     for warning in comparison["warnings"]:
         say(f"note: {warning}")
     say(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
@@ -138,7 +139,7 @@ def run_analyze(args: argparse.Namespace) -> None:
 
 def show_analysis(path: Path) -> None:
     analysis = read_json(path)
-    say("\n\n".join([analysis["title"], *map(table, analysis["tables"].values()), f"all of it: {path}"]))
+    say("\n\n".join([analysis["title"], *map(aligned, analysis["tables"].values()), f"all of it: {path}"]))
 
 
 def run_exact(args: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import ctypes
 import logging
 import os
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -77,12 +76,6 @@ def pick_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.devic
     if name == "auto":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
     return getattr(torch, name)
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process and of its finished children, in MiB (Linux reports KiB)."""
-    usages = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(usages) / (1024 if sys.platform != "darwin" else 1 << 20)
 
 
 def device_name(device: torch.device) -> str:
