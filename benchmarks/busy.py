@@ -172,7 +172,7 @@ def summarize(rounds: Mapping[int, Mapping[Key, list[Round]]]) -> dict[str, Any]
     from vineppo.machine import runtime
     from vineppo.machine.limits import available_cores
 
-    told, cores = runtime.environment(torch.device("cpu")), available_cores()
+    told, cores = runtime.describe_machine(torch.device("cpu")), available_cores()
     steps: dict[str, Any] = {kind: {} for kind in STEPS}
     for kind in STEPS:
         idle = rounds[0][kind, "libgomp"]

@@ -45,7 +45,8 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from vineppo.engine.hf import HFEngine
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.model import multiply
-from vineppo.machine.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
+from vineppo.machine.limits import peak_memory_mb
+from vineppo.machine.runtime import describe_machine, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
 VLLM_ENVIRONMENT = {  # by default it leaves one core to its scheduler, and glibc gives memory back after every step
@@ -107,7 +108,7 @@ def main() -> None:
     device = pick_device(options.device)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **environment(device),
+        **describe_machine(device),
         "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
         "benchmarks": {},
     }

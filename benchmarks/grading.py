@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vineppo.engine import engine_inputs
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.environment import Environment, State
-from vineppo.machine.runtime import environment, pick_device, tune_allocator
+from vineppo.machine.runtime import describe_machine, pick_device, tune_allocator
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.grading import Grader, GradingConfig
@@ -87,7 +87,12 @@ def main() -> None:
     medians["one after the other"] = median(
         a + b for a, b in zip(seconds["sampling"][1:], seconds["grading"][1:], strict=True)
     )
-    result = {**environment(pick_device("cpu")), "repeats": options.repeats, "graded": num_graded, "seconds": medians}
+    result = {
+        **describe_machine(pick_device("cpu")),
+        "repeats": options.repeats,
+        "graded": num_graded,
+        "seconds": medians,
+    }
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vineppo.environment import Ending, Environment
+from vineppo.environment import Environment, GradedCompletion
 from vineppo.evaluate import (
     EvaluationConfig,
     evaluate,
@@ -145,7 +145,7 @@ def test_equal_answers_vote_together_in_every_task(task, gold, equal, other):
     with Grader(task, GradingConfig(num_workers=1)) as grader:
         grades = grader.grade([(problem, text) for text in (other, *equal)])
         endings = [
-            Ending(Completion((), (), "eos", 0), text, grade)
+            GradedCompletion(Completion((), (), "eos", 0), text, grade)
             for text, grade in zip((other, *equal), grades, strict=True)
         ]
         assert [ending.grade.reward for ending in endings] == [0.0] + [1.0] * len(equal)

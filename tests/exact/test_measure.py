@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vineppo.cli import main
+from vineppo.credit.common import CreditContext
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.environment import State
 from vineppo.exact.measure import (
@@ -183,7 +184,7 @@ def estimates(state: str, num_estimates: int, num_vines: int) -> list[float]:
         )
         for i in range(num_estimates)
     }
-    vineppo = VinePPO(VinePPOConfig(num_vines=num_vines), environment)
+    vineppo = VinePPO(VinePPOConfig(num_vines=num_vines), CreditContext(environment))
     return [estimate.mean for estimate in vineppo.estimate(states, seed=3).values()]
 
 
@@ -308,7 +309,7 @@ def test_variance_falls_with_vines_and_a_wrong_critic_raises_it(sampled):
 def test_segment_advantages_add_up():
     method = METHODS["VinePPO K=3"]
     rollouts = [rollout for rollout, _ in all_rollouts(WORLD, method.environment)][::50]
-    for rollout, (credit,) in zip(rollouts, method.assign([[rollout] for rollout in rollouts], seed=5), strict=True):
+    for rollout, (credit,) in zip(rollouts, method.credit([[rollout] for rollout in rollouts], seed=5), strict=True):
         per_segment = [credit.advantages[start] for start in credit.boundaries[:-1]]
         assert credit.values is not None
         assert math.fsum(per_segment) == pytest.approx(rollout.reward - credit.values[0])

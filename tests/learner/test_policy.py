@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vineppo.engine import ENGINES, engine_inputs
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.losses import clipped_policy_loss, kl_to_reference
-from vineppo.learner.policy import Pair, PolicyLearner
+from vineppo.learner.policy import PolicyLearner
+from vineppo.methods.dpo import Pair
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.types import Request, Sample, SamplingParams, UserError, make_sample
 

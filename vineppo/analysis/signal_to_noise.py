@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vineppo.analysis.credits import credit_all
-from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
 from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
+from vineppo.intervals import bootstrap, weighted_mean
+from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
 from vineppo.segments import segment_texts
 from vineppo.types import Rollout, UserError

@@ -12,8 +12,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from vineppo.compare.comparison import compare_runs
 from vineppo.compare.finished_runs import check_methods, read_recipe, read_run
-from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.compare.tables import to_markdown
 from vineppo.config import flatten
 from vineppo.machine.files import read_json, write_file, write_json
 from vineppo.machine.terminal import printable, say
