@@ -17,7 +17,7 @@ from vineppo.credit.siblings import Siblings
 
 
 class GRPOConfig(Named):
-    name: Literal["grpo"] = "grpo"
+    name: str = "grpo"
     divide_by_std: bool = True
     """false: Dr. GRPO; to follow it in full, also learner.loss_aggregation = "constant"."""
     std: Literal["population", "sample"] = "population"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import pvariance
-from typing import Literal
 
 from pydantic import Field
 
@@ -25,7 +24,7 @@ from vineppo.types import Credit, Group, Rollout, Sample
 
 
 class PPOConfig(Named):
-    name: Literal["ppo"] = "ppo"
+    name: str = "ppo"
     gamma: float = Field(default=1.0, ge=0, le=1)
     gae_lambda: float = Field(default=1.0, ge=0, le=1)
     warmup_iterations: int = Field(default=0, ge=0)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from vineppo.config import Named
 from vineppo.credit.siblings import Siblings
 
 
 class RLOOConfig(Named):
-    name: Literal["rloo"] = "rloo"
+    name: str = "rloo"
 
 
 class RLOO(Siblings):
