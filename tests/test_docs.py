@@ -1,0 +1,106 @@
+"""The pages: short lines, paths and names that exist, examples that run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny import SFT, SHAPE, run
+
+from vineppo import HOMES, __all__
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.(?:py|cpp|md|svg|png|toml|json)\b(?!:[A-Z])")
+OF_THE_REPOSITORY = ("vineppo", "tests", "benchmarks", "docs", "recipes", "scripts")
+PLACEHOLDERS = re.compile(r"\bfoo\.py|path/to/|\bmy\b|my_")
+
+
+def paragraphs(text: str) -> list[tuple[int, str]]:
+    """(number, line) of every line that is prose: no table, no code."""
+    fenced, found = False, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith(("|", "    ", "!", "<")):
+            found.append((number, line))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped(page):
+    too_long = [number for number, line in paragraphs(page.read_text()) if len(line) > 120]
+    assert not too_long, f"{page.name}: lines {too_long} have more than 120 columns"
+
+
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+def find(name: str, page: Path) -> Path | None:
+    """A file as pages write it: from the root, the package, the tests or the page's own folder."""
+    homes = (ROOT, ROOT / "vineppo", ROOT / "tests", page.parent)
+    return next((home / name for home in homes if (home / name).is_file()), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    """Python files and pages by any path; other files where the path begins in the repository."""
+    named = {name for name in FILE.findall(page.read_text()) if not PLACEHOLDERS.search(name)}
+    ours = {name for name in named if name.endswith((".py", ".cpp", ".md")) or name.startswith(OF_THE_REPOSITORY)}
+    missing = sorted(name for name in ours if not find(name, page))
+    assert not missing, f"{page.name} names {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing, f"{page.name} links to {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_that_a_page_names_is_in_that_file(page):
+    """`losses.py: clipped_policy_loss`, also after a line break."""
+    named = re.findall(r"`((?:\w+/)*\w+\.py):\s+([\w.]+)`", page.read_text())
+    missing = [
+        f"{file}: {name}"
+        for file, name in named
+        for path in [find(file, page)]
+        if path and not re.search(rf"\b{name.split('.')[-1]}\b", path.read_text())
+    ]
+    assert not missing, f"{page.name} names {missing}"
+
+
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    pages = {page.name for page in index.parent.glob("*.md")} - {index.name}
+    assert not {name for name in pages if f"({name})" not in index.read_text()}
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_lines_of_python_on_the_first_page_run(tmp_path, monkeypatch, capsys):
+    """Word for word, on a model of the quickstart's place that a test can afford."""
+    (block,) = python_blocks(ROOT / "README.md")
+    assert len(block.splitlines()) <= 10
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    shape = {"from_scratch": SHAPE | {"context_size": 256}}
+    run(SFT | {"task": {"name": "arithmetic", "num_test": 4}, "model": shape}, tmp_path / "runs/quickstart/vineppo")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 8, "one line for each response of the group"
+    assert all(re.fullmatch(r"\[('[+-]\d\.\d\d'(, )?)+\]", line) for line in printed)
+
+
+def test_every_name_of_the_package_can_be_imported():
+    import vineppo
+
+    assert sorted(HOMES) == sorted(__all__)
+    assert all(getattr(vineppo, name).__module__.startswith("vineppo.") for name in __all__)
+    with pytest.raises(AttributeError, match=r"it has .*load_recipe"):
+        vineppo.trian  # type: ignore[attr-defined]  # noqa: B018
