@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from coin_walk import CoinWalk, make_environment, make_walker
 
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.policy import PolicyLearner
-from vineppo.methods.train import Run, TrainConfig, normalize_advantages, to_samples, train
+from vineppo.methods.train import Run, TrainConfig, to_samples, train
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.metrics import MetricsConfig, MetricsLog, whole_lines
 from vineppo.runs.shutdown import Shutdown
-from vineppo.types import Sample, SamplingParams, UserError
+from vineppo.types import SamplingParams, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 
@@ -65,20 +64,6 @@ def test_an_iteration_can_start_anywhere_and_is_the_same(tmp_path):
         for _, groups, credits in (seen["whole"][1], seen["tail"][0])
     ]
     assert strip[0] == strip[1]
-
-
-def test_whitening_is_over_all_tokens_of_the_iteration():
-    samples = [Sample((1,), (2,) * n, tuple(float(i + n) for i in range(n)), (0.0,) * n) for n in (1, 3, 7)]
-    flat = torch.tensor([a for s in normalize_advantages(samples) for a in s.advantages], dtype=torch.float64)
-    assert flat.mean().item() == pytest.approx(0, abs=1e-12)
-    assert flat.std().item() == pytest.approx(1, abs=1e-6)
-    reversed_flat = [a for s in reversed(normalize_advantages(samples[::-1])) for a in s.advantages]
-    assert reversed_flat == pytest.approx(flat.tolist(), abs=1e-12)
-
-
-def test_constant_advantages_become_zero_not_nan():
-    samples = [Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0))]
-    assert normalize_advantages(samples)[0].advantages == (0.0, 0.0)
 
 
 def test_samples_carry_the_engine_logprobs_and_the_credit():

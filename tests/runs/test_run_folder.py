@@ -17,13 +17,13 @@ import pytest
 import torch
 from survive import RECIPE
 
-from vineppo.runs.checkpoint import write_checksums
 from vineppo.config import diff
 from vineppo.evaluate import EvaluationConfig
-from vineppo.runs.lock import LOCK, lock_folder
 from vineppo.methods import kind_of, load_recipe
-from vineppo.runs.recipe import make_recipe
 from vineppo.methods.run import run_recipe
+from vineppo.runs.checkpoint import write_checksums
+from vineppo.runs.lock import LOCK, lock_folder
+from vineppo.runs.recipe import make_recipe
 from vineppo.runs.session import Session, split_of
 from vineppo.types import UserError
 
@@ -203,7 +203,6 @@ def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, files, resume):
 )  # fmt: skip
 @pytest.mark.parametrize("tree", [SHORT, SFT, RESTEM], ids=["train", "sft", "restem"])
 def test_a_mistake_of_the_evaluation_is_found_before_the_first_step(tmp_path, tree, changes, reason, monkeypatch):
-    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step_nll", None)
     monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step", None)
     with pytest.raises(UserError, match=reason):
         run(tree | changes, tmp_path / "run")
@@ -232,8 +231,7 @@ def test_an_evaluation_that_fails_loses_no_training(tmp_path, tree, monkeypatch)
         patch.setattr(Session, "_evaluate", fail)
         with pytest.raises(OSError, match="no more"):
             run(tree, tmp_path / "run")
-    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step_nll", None)  # nothing is learnt again
-    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step", None)
+    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step", None)  # nothing is learnt again
     run(tree, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 

@@ -20,6 +20,7 @@ from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
 from vineppo.learner.policy import PolicyLearner
 from vineppo.methods.epochs import minibatches, num_steps
+from vineppo.methods.sft import nll_loss
 from vineppo.rollouts import SamplingConfig, rollout_metrics, sample_iteration, token_metrics, verdict_metrics
 from vineppo.runs.checkpoint import PROGRESS, Checkpoint
 from vineppo.runs.metrics import MetricsLog
@@ -138,7 +139,7 @@ def refit(
     shuffle = partial(derive_seed, run.seed, iteration, "refit")
     for step, minibatch in minibatches(examples, cfg.minibatch_size, cfg.num_epochs, seed=shuffle):
         with run.log.phase("update"):
-            run.log.add(learner.step_nll(minibatch))
+            run.log.add(learner.step(minibatch, nll_loss))
         if step + 1 == last or (step + 1) % cfg.candidates_every == 0:
             weights = {name: tensor.clone() for name, tensor in run.policy.state_dict().items()}
             yield Candidate(step + 1, validate(run, iteration), weights)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.environment import encode_prompt
+from vineppo.learner.config import LearnerConfig
+from vineppo.learner.objective import Counts, Loss, Sum, token_weights
 from vineppo.methods.epochs import num_steps, run_epochs
 from vineppo.runs.recipe import Recipe
 from vineppo.runs.session import OnStart, Session, longest_prompt
 from vineppo.seeding import derive_seed
 from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
+
+if TYPE_CHECKING:
+    from vineppo.batch import Batch
+    from vineppo.models.logprobs import Readings
 
 
 class SFTConfig(Config):
@@ -23,9 +29,6 @@ class SFTConfig(Config):
     minibatch_size: int = Field(default=64, ge=1)
     max_tokens: int = Field(default=2048, ge=2)
     """Longer examples (prompt and solution) are skipped and counted."""
-
-    def num_steps(self, num_examples: int) -> int:
-        return self.num_epochs * -(-num_examples // self.minibatch_size)
 
 
 def make_examples(
@@ -55,6 +58,12 @@ def make_example(tokenizer: Any, problem: Problem) -> Sample:
     return make_sample(prompt_ids, tuple(response_ids))
 
 
+def nll_loss(batch: Batch, readings: Readings, config: LearnerConfig, counts: Counts) -> Loss:
+    """Maximum likelihood of the responses; by default the mean over tokens."""
+    loss = -(token_weights(batch, readings, config, counts) * readings.logprobs_N).sum()
+    return Loss(loss, {"sft/nll": Sum(loss)})
+
+
 class SFTRecipe(Recipe):
     """For `vineppo sft`."""
 
@@ -81,7 +90,7 @@ def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
         examples,
         recipe.sft.minibatch_size,
         recipe.sft.num_epochs,
-        step=learner.step_nll,
+        step=partial(learner.step, loss=nll_loss),
         seed=partial(derive_seed, recipe.seed, "sft"),
         once_an_epoch={"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)},
         on_start=on_start,

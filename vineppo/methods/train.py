@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
 from pydantic import Field, SerializeAsAny, model_validator
 
 from vineppo.batch import split
@@ -18,7 +17,8 @@ from vineppo.credit.grpo import GRPOConfig
 from vineppo.credit.parts import Parts
 from vineppo.credit.rloo import RLOOConfig
 from vineppo.environment import Environment
-from vineppo.learner.losses import whiten
+from vineppo.learner.advantages import normalize_advantages
+from vineppo.learner.policy_loss import policy_loss
 from vineppo.methods.epochs import num_steps
 from vineppo.rollouts import (
     SamplingConfig,
@@ -88,9 +88,9 @@ def train(cfg: TrainConfig, run: Run, *, first_iteration: int = 0) -> None:
                     if cfg.advantage_norm == "minibatch":
                         minibatch = normalize_advantages(minibatch)
                     if credit.ready:
-                        log.add(learner.step(minibatch))  # clipped surrogate + KL, one optimizer step
+                        log.add(learner.step(minibatch, policy_loss))  # one optimizer step
                     log.add(credit.update(minibatch))
-            environment.engine.load_weights(learner.state_dict(), version=iteration + 1)
+            environment.engine.load_weights(learner.weights(), version=iteration + 1)
 
         log.add(rollout_metrics(sampled))
         log.add(credit.metrics() | learner.mismatch(samples) | learner.memory())
@@ -114,14 +114,6 @@ def to_samples(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> 
         for group, group_credits in zip(groups, credits, strict=True)
         for rollout, credit in zip(group, group_credits, strict=True)
     ]
-
-
-def normalize_advantages(samples: Sequence[Sample]) -> list[Sample]:
-    """Whitens over all response tokens of `samples`: mean 0, unbiased variance 1 (+ 1e-8), as the paper's code does."""
-    lengths = [len(sample.advantages) for sample in samples]
-    advantages_N = torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64)
-    columns = whiten(advantages_N).split(lengths)
-    return [replace(sample, advantages=tuple(column.tolist())) for sample, column in zip(samples, columns, strict=True)]
 
 
 class TrainRecipe(SamplingRecipe):
@@ -173,7 +165,7 @@ def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
     credit = CREDIT[recipe.credit.name].make(recipe.credit, parts)  # type: ignore[attr-defined]
     if session.checkpoint:
         credit.load(session.checkpoint.folder)
-        engine.load_weights(learner.state_dict(), version=session.completed)
+        engine.load_weights(learner.weights(), version=session.completed)
     completed, last = session.completed, recipe.train.num_iterations
     on_start(last)
 

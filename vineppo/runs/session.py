@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vineppo.config import read_toml, write_toml
+from vineppo.environment import Environment
+from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
+from vineppo.learner.policy import PolicyLearner
 from vineppo.machine import runtime
+from vineppo.machine.files import write_json
+from vineppo.machine.tensor_files import save_tensors
+from vineppo.models.loading import load_policy_model
+from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.runs.changes import (
     LENGTHS,
     Changes,
@@ -33,16 +41,9 @@ from vineppo.runs.checkpoint import (
     prune,
     save_checkpoint,
 )
-from vineppo.config import read_toml, write_toml
-from vineppo.environment import Environment
 from vineppo.runs.estimate import announce_days, check_sizes
-from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
-from vineppo.machine.files import write_json
-from vineppo.learner.policy import PolicyLearner
-from vineppo.models.loading import load_policy_model
 from vineppo.runs.lock import lock_folder
 from vineppo.runs.metrics import MetricsLog, Sink, mend_logs
-from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.runs.recipe import Recipe, make_part, make_recipe
 from vineppo.runs.run_folder import (
     CHECKPOINTS,
@@ -56,10 +57,10 @@ from vineppo.runs.run_folder import (
     refuse_foreign,
     remove_leftovers,
 )
-from vineppo.seeding import derive_seed
 from vineppo.runs.shutdown import Shutdown
+from vineppo.seeding import derive_seed
 from vineppo.tasks.grading import Grader
-from vineppo.types import Engine, Problem, Request, SamplingParams, Task, UserError
+from vineppo.types import Engine, Learner, Problem, Request, SamplingParams, Task, UserError
 
 R = TypeVar("R", bound=Recipe)
 
@@ -101,13 +102,7 @@ class Session:
     def make_learner(self, reference: Any, *, sampling: SamplingParams, total_steps: int) -> PolicyLearner:
         learner = PolicyLearner(self.recipe.learner, self.policy, reference, sampling=sampling, total_steps=total_steps)
         if self.checkpoint:
-            try:
-                learner.load_trainer_state(self.checkpoint.state["learner"])
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                place = self.checkpoint.folder / STATE
-                raise UserError(
-                    f"{place}: not the optimizer state of this run ({error}); remove the checkpoint"
-                ) from None
+            learner.load(self.checkpoint.folder)
         return learner
 
     def load_initial_policy(self) -> Any:
@@ -139,7 +134,7 @@ class Session:
         except UserError as error:
             raise UserError(f"{section}: {error}") from None
 
-    def evaluate(self, engine: Engine, iteration: int, learner: PolicyLearner) -> None:
+    def evaluate(self, engine: Engine, iteration: int, learner: Learner) -> None:
         """Into the log, and into result.json, which holds the latest one."""
         with self.log.phase("evaluate"):
             evaluation = self._evaluate(engine)
@@ -178,7 +173,7 @@ class Session:
     def save(
         self,
         iteration: int,
-        learner: PolicyLearner | None,
+        learner: Learner | None,
         *,
         pending: dict[str, Any] | None = None,
         save_more: Callable[[Path], None] = lambda folder: None,
@@ -190,15 +185,19 @@ class Session:
         """
         told = {"recipe": deciding(self.recipe), "architecture": architecture(self.policy), "pending": pending}
 
-        def save_models(folder: Path) -> None:
+        def save_parts(folder: Path) -> None:
             save_model(self.policy, self.tokenizer, folder)
+            if learner:
+                learner.save(folder)
+            else:
+                save_tensors({}, folder / STATE)
             save_more(folder)
 
         with self.log.phase("checkpoint"):
             save_checkpoint(
                 self.folder / CHECKPOINTS,
-                save_models=save_models,
-                state={"learner": learner.trainer_state()} if learner else {},
+                save_parts=save_parts,
+                expected_bytes=(3 if learner else 1) * sum(p.nbytes for p in self.policy.parameters()),
                 progress={"iteration": iteration, "seed": self.recipe.seed, **progress, **told},
                 config=self.recipe.checkpoint,
             )
