@@ -1,13 +1,22 @@
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import pytest
 
-from vineppo.types import Credit, Grade, Request, Sample, SamplingParams, UserError, ValueEstimate
-
-
-def test_credit_accepts_advantages_that_telescope():
-    credit = Credit((0, 2, 3), (0.1, 0.1, -0.6), values=(0.5, 0.6, 0.0))
-    assert math.fsum(credit.advantages[b] for b in credit.boundaries[:-1]) == pytest.approx(0.0 - 0.5)
+from vineppo.types import (
+    Completion,
+    Credit,
+    Grade,
+    Problem,
+    Request,
+    Rollout,
+    Sample,
+    SamplingParams,
+    UserError,
+    ValueEstimate,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +27,9 @@ def test_credit_accepts_advantages_that_telescope():
         ({"boundaries": (0, 2, 2, 3)}, "strictly increasing"),
         ({"advantages": (0.1, 0.1)}, "from 0 to 2"),
         ({"advantages": (0.1, 0.1, math.nan)}, "finite"),
-        ({"advantages": (0.1, -0.6, -0.6)}, "segment 0"),
-        ({"values": (0.5, 0.6)}, "3 boundaries"),
+        ({"values": (0.5, 0.6)}, "2 entries, not 3"),
         ({"values": (0.5, 0.6, math.inf)}, "finite"),
-        ({"values": (0.5, 0.7, 0.0)}, "segment 0"),
-        ({"returns": (1.0,)}, "3 tokens"),
+        ({"returns": (1.0,)}, "1 entries, not 3"),
     ],
 )
 def test_credit_cannot_be_misaligned(change, message):
@@ -36,10 +43,51 @@ def test_sample_columns_are_aligned_to_the_response():
         Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0), old_logprobs=(0.0,))
 
 
-@pytest.mark.parametrize(("reward", "verdict"), [(1.5, "correct"), (-0.1, "correct"), (0.5, "wrong"), (1.0, "timeout")])
-def test_only_correct_answers_earn_reward_in_0_to_1(reward, verdict):
-    with pytest.raises(ValueError, match="reward"):
-        Grade(reward, verdict)
+def make_rollout(**changes: Any) -> Rollout:
+    completion = Completion((1, 2, 3), (0.0,) * 3, "eos", 0)
+    fields = {"reward": 1.0, "verdict": "correct", "boundaries": (0, 2, 3), "max_new_tokens": 3}
+    return Rollout(problem=Problem("p", "", ""), prompt_ids=(0,), completion=completion, text="", **(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": math.nan}, "finite"),
+        ({"segment_rewards": (1.0,)}, "1 entries for 2"),
+        ({"segment_rewards": (0.5, 0.6)}, "add up to 1.1, not 1"),
+        ({"segment_rewards": (math.inf, -math.inf)}, "finite"),
+        ({"action_mask": (True, False)}, "2 entries for 3"),
+    ],
+)
+def test_a_rollout_cannot_be_misaligned(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_rollout(**change)
+
+
+@pytest.mark.parametrize(("reward", "verdict"), [(1.5, "correct"), (-0.1, "correct"), (0.5, "wrong"), (-1, "crashed")])
+def test_a_reward_is_any_finite_number_whatever_the_verdict(reward, verdict):
+    assert Grade(reward, verdict).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((math.nan, "correct"), "reward must be finite"),
+        ((math.inf, "correct"), "reward must be finite"),
+        ((1.0, "right"), "verdict must be one of correct, wrong"),
+        ((1.0, "correct", (0.5, 0.25)), "reward must be math.fsum"),
+        ((1.0, "correct", ()), "reward must be math.fsum"),
+        ((math.inf, "correct", (math.inf,)), "finite"),
+    ],
+)
+def test_grades_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Grade(*fields)
+
+
+def test_the_reward_is_the_sum_of_those_of_the_segments():
+    rewards = (0.1,) * 10  # whose plain sum is not 1
+    assert Grade(1.0, "correct", rewards).segment_rewards == rewards
 
 
 @pytest.mark.parametrize("change", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)}])

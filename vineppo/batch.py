@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
@@ -88,13 +87,6 @@ def spread_out(sample: Sample, numbers: list[float]) -> tuple[float, ...]:  # [L
         return tuple(numbers)
     following = iter(numbers)
     return tuple(next(following) if is_action else 0.0 for is_action in sample.action_mask)
-
-
-def split(rows: Sequence[T], minibatch_size: int, *, seed: int) -> list[list[T]]:
-    """Minibatches in an order that `seed` decides; the last may be smaller, no row is dropped."""
-    order = list(rows)
-    random.Random(seed).shuffle(order)
-    return [order[i : i + minibatch_size] for i in range(0, len(order), minibatch_size)]
 
 
 def num_tokens(sample: Sample) -> int:

@@ -60,6 +60,6 @@ def analyze(kind: str, runs: Sequence[Path], overrides: Sequence[str], *, out: P
     told = {
         "config": config.model_dump(mode="json"),
         "runs": [run.name for run in runs],
-        "environment": runtime.environment(runtime.pick_device("auto")),
+        "environment": runtime.describe_machine(runtime.pick_device("auto")),
     }
     return result.save(out, told)

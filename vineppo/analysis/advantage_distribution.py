@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
+from vineppo.machine.tables import Row
 from vineppo.methods import load_recipe
 from vineppo.report.charts import bars, lines
 from vineppo.report.rollouts import rollout_files, rollouts_of

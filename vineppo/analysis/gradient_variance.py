@@ -9,17 +9,17 @@ import numpy as np
 import torch
 
 from vineppo.analysis.credits import credit_all
-from vineppo.analysis.intervals import finite
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
 from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
 from vineppo.batch import collate, microbatches, num_tokens
+from vineppo.intervals import NUM_RESAMPLES, finite
+from vineppo.machine.tables import Row
 from vineppo.methods.train import to_samples
 from vineppo.models.logprobs import reading_dtype, token_logprobs
 from vineppo.report.charts import bars
 from vineppo.types import Sample, UserError
 
-NUM_RESAMPLES = 1000
 SLICE = 1 << 20
 
 TITLE = "Variance of the policy gradient"

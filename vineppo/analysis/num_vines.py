@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, Measured, measure
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
 from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
+from vineppo.intervals import bootstrap, weighted_mean
+from vineppo.machine.tables import Row
 from vineppo.report.charts import lines
 
 TITLE = "What the number of vines buys"

@@ -10,9 +10,8 @@ from typing import Any
 
 from vineppo.intervals import interval
 from vineppo.machine.files import write_file
+from vineppo.machine.tables import Row
 from vineppo.report.charts import Chart, save_figure
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vineppo.analysis.measured import AnalysisConfig
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
 from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
 from vineppo.evaluate import evaluate
+from vineppo.machine.tables import Row
 from vineppo.report.charts import lines
 from vineppo.seeding import derive_seed
 from vineppo.types import UserError

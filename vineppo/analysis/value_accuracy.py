@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
-from vineppo.analysis.result import Result, Row, draw
+from vineppo.analysis.result import Result, draw
 from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
+from vineppo.intervals import bootstrap, weighted_mean
+from vineppo.machine.tables import Row
 from vineppo.report.charts import bars, lines, points
 
 WITHIN = (0.05, 0.1, 0.2)

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from vineppo.environment import Environment
-from vineppo.tasks.grading import Grader, GradingConfig
-from vineppo.types import Completion, Ended, Grade, Problem, Request, SamplingParams
+from vineppo.grading import Grader, GradingConfig
+from vineppo.types import Completion, Grade, OnComplete, Problem, Request, SamplingParams
 
 ACTIONS = "+*-="
 PROMPTS = "346"
@@ -195,8 +195,8 @@ class TableEngine:
         self.usage: Counter[str] = Counter()
         self.load_weights({"theta": theta_SA}, version=0)
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
-        self._probs_SA = softmax(state_dict["theta"])
+    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
+        self._probs_SA = softmax(weights["theta"])
         self._version = version
 
     def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
@@ -204,7 +204,13 @@ class TableEngine:
             raise ValueError(f"the table is sampled as it is, not with {params}")
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         self.check(requests, params)
         if not requests:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vineppo.machine.files import naming
 from vineppo.types import UserError
 
 
 def save_tensors(tree: Any, path: Path) -> None:
+    import torch
+
     with naming(path), path.open("wb") as file:  # torch's own writer does not say why it failed
         torch.save(tree, file)
 
 
 def load_tensors(path: Path) -> Any:
     """On the CPU. Raises UserError where the file is not one of these."""
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -11,15 +10,16 @@ from vineppo.config import Config
 from vineppo.environment import encode_prompt
 from vineppo.learner.config import LearnerConfig
 from vineppo.learner.objective import Counts, Loss, Sum, token_weights
-from vineppo.methods.epochs import num_steps, run_epochs
+from vineppo.methods.epochs import Passes, run_passes
+from vineppo.models import longest_prompt
 from vineppo.runs.recipe import Recipe
-from vineppo.runs.session import OnStart, Session, longest_prompt
 from vineppo.seeding import derive_seed
 from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
 
 if TYPE_CHECKING:
     from vineppo.batch import Batch
     from vineppo.models.logprobs import Readings
+    from vineppo.runs.session import Session
 
 
 class SFTConfig(Config):
@@ -29,6 +29,30 @@ class SFTConfig(Config):
     minibatch_size: int = Field(default=64, ge=1)
     max_tokens: int = Field(default=2048, ge=2)
     """Longer examples (prompt and solution) are skipped and counted."""
+
+
+class SFTRecipe(Recipe):
+    """For `vineppo sft`."""
+
+    sft: SFTConfig
+
+
+def run_sft(recipe: SFTRecipe, session: Session) -> None:
+    config, setup = recipe.sft, session.setup
+    session.check_evaluations(setup.make_engine())
+    examples, num_too_long = make_examples(
+        setup.task, setup.tokenizer, config, context=longest_prompt(setup.policy) + 1, seed=recipe.seed
+    )
+    metrics = {"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)}
+    passes = Passes("sft", examples, config.minibatch_size, config.num_epochs, metrics)
+    learner = session.make_learner(None, sampling=SamplingParams(), total_steps=passes.num_steps)
+    run_passes(session, learner, passes, loss=nll_loss)
+
+
+def nll_loss(batch: Batch, readings: Readings, config: LearnerConfig, counts: Counts) -> Loss:
+    """Maximum likelihood of the responses; by default the mean over tokens."""
+    loss = -(token_weights(batch, readings, config, counts) * readings.logprobs_N).sum()
+    return Loss(loss, {"sft/nll": Sum(loss)})
 
 
 def make_examples(
@@ -56,42 +80,3 @@ def make_example(tokenizer: Any, problem: Problem) -> Sample:
     prompt_ids = encode_prompt(tokenizer, problem.prompt)
     response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
     return make_sample(prompt_ids, tuple(response_ids))
-
-
-def nll_loss(batch: Batch, readings: Readings, config: LearnerConfig, counts: Counts) -> Loss:
-    """Maximum likelihood of the responses; by default the mean over tokens."""
-    loss = -(token_weights(batch, readings, config, counts) * readings.logprobs_N).sum()
-    return Loss(loss, {"sft/nll": Sum(loss)})
-
-
-class SFTRecipe(Recipe):
-    """For `vineppo sft`."""
-
-    sft: SFTConfig
-
-
-def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
-    session.check_evaluation(session.make_engine())
-    examples, num_too_long = make_examples(
-        session.task,
-        session.tokenizer,
-        recipe.sft,
-        context=longest_prompt(session.policy) + 1,
-        seed=recipe.seed,
-    )
-    learner = session.make_learner(
-        None,
-        sampling=SamplingParams(),
-        total_steps=num_steps(len(examples), recipe.sft.minibatch_size, recipe.sft.num_epochs),
-    )
-    run_epochs(
-        session,
-        learner,
-        examples,
-        recipe.sft.minibatch_size,
-        recipe.sft.num_epochs,
-        step=partial(learner.step, loss=nll_loss),
-        seed=partial(derive_seed, recipe.seed, "sft"),
-        once_an_epoch={"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)},
-        on_start=on_start,
-    )

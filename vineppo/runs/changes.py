@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vineppo.runs.checkpoint import checkpoint_folders, checksum
 from vineppo.config import diff, flatten
 from vineppo.models import ModelConfig
+from vineppo.runs.checkpoint import checkpoint_folders, checksum
 from vineppo.runs.recipe import Recipe
 from vineppo.runs.run_folder import CHECKPOINTS, RECIPE, finished_iteration
 from vineppo.seeding import derive_seed

@@ -219,3 +219,8 @@ def disk_full_message(root: Path, expected_bytes: int) -> str:
         f"{root}: disk full while saving a checkpoint; it needs about {needed >> 20 or 1} MiB, {free >> 20} MiB are "
         f"free. Make room and continue with --resume" + (f" (from {previous[-1].name})" if previous else "")
     )
+
+
+def is_due(every: int, iteration: int, last: int) -> bool:
+    """Every so many iterations, and at the end."""
+    return iteration == last or (every > 0 and iteration % every == 0)

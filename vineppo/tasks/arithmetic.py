@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from vineppo.config import Named
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers import grade_number, hash_answer
+from vineppo.tasks.answers.numbers import grade_number, hash_answer
 from vineppo.types import Grade, Problem, UserError
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"

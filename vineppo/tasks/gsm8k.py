@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vineppo.config import Named
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers import grade_number, hash_answer, parse_number
+from vineppo.tasks.answers.numbers import grade_number, hash_answer, parse_number
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.types import Grade, Problem

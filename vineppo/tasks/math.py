@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vineppo.config import Named
-from vineppo.tasks.boxes import all_boxes, boxed_answer
+from vineppo.tasks.answers.boxes import all_boxes, boxed_answer
+from vineppo.tasks.answers.equality import equal_answers, is_readable
+from vineppo.tasks.answers.reading import compact, spread, tidy
 from vineppo.tasks.dataset import Record
-from vineppo.tasks.equality import equal_answers, is_readable
 from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.problem_set import ProblemSet, containing
-from vineppo.tasks.reading import compact, spread, tidy
 from vineppo.types import Grade, Problem, UserError
 
 ENTER_ALL = re.compile(r"\b[Ee]nter all\b|separated by (?:a )?comma")

@@ -13,20 +13,18 @@ from typing import Any
 import torch
 
 from vineppo.engine.config import TorchEngineConfig
-from vineppo.engine.limits import check_requests, context_limit
+from vineppo.engine.limits import check_requests, context_limit, default_kv_tokens
 from vineppo.engine.llama.attention import DecodeBatch, PrefillAttention, PrefillGroup
 from vineppo.engine.llama.kernels.choose import make_decode, make_kernels, pick_kernels
-from vineppo.engine.llama.kv_cache import KVMemory, default_kv_tokens
+from vineppo.engine.llama.kv_cache import KVMemory
 from vineppo.engine.llama.model import Llama, sliding_window
 from vineppo.engine.llama.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
 from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
-from vineppo.engine.stopping import StopRule, find_eos_ids
+from vineppo.engine.stopping import StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
-# Purposes whose completions no later request extends.
-NEVER_CONTINUED = frozenset({"vine", "eval", "validation", "reference"})
 
 
 class TorchEngine:
@@ -41,15 +39,21 @@ class TorchEngine:
 
     Config = TorchEngineConfig
 
-    def __init__(self, config: TorchEngineConfig, model: Any, tokenizer: Any) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        device = model.device
+    def __init__(
+        self,
+        config: TorchEngineConfig,
+        architecture: Any,
+        weights: Mapping[str, torch.Tensor],
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self.config, self.tokenizer, self.eos_ids = config, tokenizer, eos_ids
+        device = next(iter(weights.values())).device
         dtype = pick_dtype(config.dtype, device)
         kernels = pick_kernels(config.kernels, dtype, device)
-        self.model = Llama(model, dtype, make_kernels(kernels, dtype))
+        self.model = Llama(architecture, weights, dtype, make_kernels(kernels, dtype))
         self.decode = make_decode(kernels, self.model)
-        self.context, self.window = context_limit(model.config), sliding_window(model.config)
-        self.eos_ids = find_eos_ids(model, tokenizer)
+        self.context, self.window = context_limit(architecture), sliding_window(architecture)
         llama = self.model
         bytes_per_token = 2 * llama.num_layers * llama.num_kv_heads * llama.head_dim * llama.dtype.itemsize
         max_tokens = config.max_kv_tokens or default_kv_tokens(bytes_per_token, device)
@@ -62,7 +66,13 @@ class TorchEngine:
 
     @torch.inference_mode()
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         branches = self._branches(requests)
@@ -74,7 +84,7 @@ class TorchEngine:
         )
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         for wave in waves:
-            self._complete(Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED, ended=ended))
+            self._complete(Run(self, wave, params, rule, keep=keep, on_complete=on_complete))
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
         return [branch.completion(self.version) for branch in branches]
@@ -100,10 +110,10 @@ class TorchEngine:
         self.reused_tokens -= run.prefill_tokens
 
     @torch.inference_mode()
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+    def load_weights(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
         """Copies the parameters (transformers' names) in place and forgets every cached prefix."""
         self.memory.kept.clear()
-        self.model.load(state_dict)
+        self.model.load(weights)
         self.version = version
 
     def _check_fits(self, branch: Branch) -> None:
@@ -131,10 +141,16 @@ class Run:
         rule: StopRule,
         *,
         keep: bool,
-        ended: Ended | None,
+        on_complete: OnComplete | None,
     ) -> None:
         self.model, self.decode, self.kept, self.scale = engine.model, engine.decode, engine.memory.kept, engine.scale
-        self.params, self.rule, self.keep, self.ended, self.version = params, rule, keep, ended, engine.version
+        self.params, self.rule, self.keep, self.on_complete, self.version = (
+            params,
+            rule,
+            keep,
+            on_complete,
+            engine.version,
+        )
         self.scheduler = Scheduler(wave)
         self.trunk_kv, self.own_kv = engine.memory.seats(
             wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
@@ -190,8 +206,8 @@ class Run:
             if branch.finish_reason:
                 branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
                 done.append(branch)
-                if self.ended:
-                    self.ended(branch.index, branch.completion(self.version))
+                if self.on_complete:
+                    self.on_complete(branch.index, branch.completion(self.version))
         if done and self.keep:
             self._keep(row, after)
         row.drop(done)

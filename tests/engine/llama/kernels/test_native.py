@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from vineppo.engine import engine_inputs
 from vineppo.engine.llama.attention import DecodeBatch
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.kernels import native
@@ -101,10 +102,10 @@ def test_without_a_compiler_pytorch_does_it(monkeypatch, make_model, tokenizer):
     native.load_library.cache_clear()
     try:
         assert "no-such-compiler" in (why_not_native(torch.float32, CPU) or "")
-        engine = TorchEngine(TorchEngine.Config(), make_model("llama"), tokenizer)
+        engine = TorchEngine(TorchEngine.Config(), *engine_inputs(make_model("llama"), tokenizer))
         assert type(engine.model.kernels) is TorchKernels
         with pytest.raises(UserError, match=r"engine.kernels = \"native\".*no-such-compiler"):
-            TorchEngine(TorchEngine.Config(kernels="native"), make_model("llama"), tokenizer)
+            TorchEngine(TorchEngine.Config(kernels="native"), *engine_inputs(make_model("llama"), tokenizer))
     finally:
         native.load_library.cache_clear()
 

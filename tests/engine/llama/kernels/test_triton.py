@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from vineppo.engine import engine_inputs
 from vineppo.engine.llama.attention import DecodeBatch
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.kernels.choose import best_kernels, make_decode, make_kernels, why_not_triton
@@ -121,12 +122,12 @@ def test_the_engine_draws_what_it_draws_with_pytorchs_kernels(family, make_model
     drawn = {}
     for kernels in ("torch", "triton"):
         engine = make_engine("torch", model, kernels=kernels)
-        first = engine.generate(rollouts, HOT, purpose="policy")
+        first = engine.generate(rollouts, HOT, purpose="policy", keep=True)
         states = [r.prefix_ids + c.token_ids[:cut] for r, c in zip(rollouts, first, strict=True) for cut in (0, 4)]
         vines = [Request(state, 4, 100 * i + k) for i, state in enumerate(states) for k in range(2)]
-        second = engine.generate(vines, HOT, purpose="vine")
+        second = engine.generate(vines, HOT, purpose="vine", keep=False)
         engine.load_weights(make_model(family, seed=1).state_dict(), version=1)
-        third = engine.generate(rollouts, HOT, purpose="policy")
+        third = engine.generate(rollouts, HOT, purpose="policy", keep=True)
         drawn[kernels] = first + second + third
     for one, other in zip(drawn["torch"], drawn["triton"], strict=True):
         assert one.token_ids == other.token_ids
@@ -134,7 +135,8 @@ def test_the_engine_draws_what_it_draws_with_pytorchs_kernels(family, make_model
 
 
 def test_steps_are_made_once_for_each_size_until_memory_moves(make_model):
-    model = Llama(make_model("llama").to(DEVICE), torch.float32, make_kernels("triton", torch.float32))
+    source = make_model("llama").to(DEVICE)
+    model = Llama(source.config, source.state_dict(), torch.float32, make_kernels("triton", torch.float32))
     decode = make_decode("triton", model)
     assert isinstance(decode, FixedSizeSteps)
     flat = torch.randn(2 * 2 * 4 * 8 * 60, device=DEVICE)
@@ -167,7 +169,7 @@ def test_who_gets_them(monkeypatch, make_model, tokenizer):
     if CUDA:
         assert best_kernels(torch.bfloat16, DEVICE) == ("triton", None)
     with pytest.raises(UserError, match=r"engine.kernels = \"triton\".*not on cpu"):
-        TorchEngine(TorchEngine.Config(kernels="triton"), make_model("llama"), tokenizer)
+        TorchEngine(TorchEngine.Config(kernels="triton"), *engine_inputs(make_model("llama"), tokenizer))
 
 
 COMPILE = """
