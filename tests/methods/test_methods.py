@@ -74,7 +74,7 @@ def start(tmp_path_factory) -> Path:
 
 def run(tree: Mapping[str, Any], folder: Path, *, resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
     recipe: Recipe = make_recipe(tree, kind=kind_of(tree), source="test")
-    return run_recipe(recipe, folder, resume=resume, sinks=sinks, say=lambda _: None)
+    return run_recipe(recipe, folder, resume=resume, sinks=sinks, echo=lambda _: None)
 
 
 class StopAt:

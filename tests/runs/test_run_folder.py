@@ -47,8 +47,8 @@ RESTEM = OFFLINE | {
 
 def run(tree: Mapping[str, Any], folder: Path, *, resume: bool = False, said: list[str] | None = None) -> Path:
     recipe = make_recipe(tree, kind=kind_of(tree), source="test")
-    say = (lambda text: None) if said is None else said.append
-    return run_recipe(recipe, folder, resume=resume, say=say)
+    echo = (lambda text: None) if said is None else said.append
+    return run_recipe(recipe, folder, resume=resume, echo=echo)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
