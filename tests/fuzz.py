@@ -286,7 +286,7 @@ def run_until(recipe: Path, out: Path, stop: int | None) -> int:
             pass
 
     try:
-        run_recipe(load_recipe(recipe), out, sinks=[StopAt()], say=lambda _: None)
+        run_recipe(load_recipe(recipe), out, sinks=[StopAt()], echo=lambda _: None)
     except Stopped as stopped:
         return stopped.exit_code
     return 0

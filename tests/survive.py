@@ -178,7 +178,7 @@ def begin(tree: Mapping[str, Any], folder: Path) -> int:
     resume = (folder / "recipe.toml").exists()
     try:
         recipe = make_recipe(tree, kind=kind_of(tree), source="test")
-        run_recipe(recipe, folder, resume=resume, say=lambda _: None)
+        run_recipe(recipe, folder, resume=resume, echo=lambda _: None)
     except Stopped as stopped:
         os._exit(stopped.exit_code)
     except BaseException as error:

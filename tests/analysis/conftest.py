@@ -43,5 +43,5 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     for name, credit in CREDIT.items():
         trees[name] = LOOP | {"name": name, "credit": credit, "model": {"name": str(root / "sft")}}
     for name, tree in trees.items():
-        run_recipe(make_recipe(tree, kind=kind_of(tree), source="test"), root / name, say=lambda _: None)
+        run_recipe(make_recipe(tree, kind=kind_of(tree), source="test"), root / name, echo=lambda _: None)
     return {name: root / name for name in CREDIT}
