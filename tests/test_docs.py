@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 from pathlib import Path
@@ -125,3 +126,35 @@ def test_the_tour_is_as_long_as_it_says():
     ]
     assert not wrong
     assert 1_800 < sum(real.values()) < 2_500
+
+
+AREAS = "reward|rollouts|credit|critic|policy|kl|optim|grading|tokens|memory|eval|sft|restem|dpo"
+
+
+def written_keys() -> set[str]:
+    """Texts of the package that are whole keys of metrics; those with a name filled in are left to the reader."""
+    strings = (
+        node.value
+        for path in (ROOT / "vineppo").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    return {text for text in strings if re.fullmatch(rf"(?:{AREAS})/[a-z]\w*(?:@1)?\w*(?<!_)", text)}
+
+
+def documented_keys() -> set[str]:
+    """Those of the tables of docs/metrics.md, where `a/b_mean`, `b_max` are two keys, as are `a/b_mean`, `_max`."""
+    found = set()
+    for line in (ROOT / "docs" / "metrics.md").read_text().splitlines():
+        first = ""
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1] if line.startswith("| `") else ""):
+            first = name if "/" in name else first
+            area = first.partition("/")[0]
+            found |= {name, f"{area}/{name}", first + name, first.rpartition("_")[0] + name}
+    return found
+
+
+def test_every_key_that_the_program_writes_is_explained():
+    keys = written_keys()
+    assert len(keys) > 40
+    assert not keys - documented_keys() - {"policy/num_skipped_steps"}, "but for one that only the report still reads"
