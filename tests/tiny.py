@@ -119,7 +119,7 @@ def run(
     say: Callable[[str], None] = silent,
 ) -> Path:
     """The folder of the last checkpoint."""
-    return run_recipe(recipe_of(tree), folder, resume=resume, sinks=sinks, say=say)
+    return run_recipe(recipe_of(tree), folder, resume=resume, sinks=sinks, echo=say)
 
 
 class StopAt:
