@@ -10,13 +10,13 @@ import torch
 
 from vineppo.analysis.credits import credit_all
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
 from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.intervals import NUM_RESAMPLES, finite
 from vineppo.machine.tables import Row
 from vineppo.methods.train import to_samples
-from vineppo.models.logprobs import token_logprobs
+from vineppo.models.logprobs import reading_dtype, token_logprobs
 from vineppo.report.charts import bars
 from vineppo.types import Sample, UserError
 
@@ -38,10 +38,10 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += variance_rows(subject, config)
-    chart = draw(
+    chart = plot(
         bars,
         "Mean cosine between minibatch gradients, last checkpoints",
-        [row for row in of_last(rows, checkpoints) if row["measure"] == "cosine"],
+        [row for row in last_checkpoints(rows, checkpoints) if row["measure"] == "cosine"],
         by=("estimator", "method"),
         x="estimator",
         y="estimate",
@@ -68,7 +68,7 @@ def variance_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
         products_MM = inner_products(gradients)
         rows += [
             {
-                **subject.checkpoint.told,
+                **subject.checkpoint.header,
                 "estimator": name,
                 "tokens_per_rollout": credited.num_tokens,
                 "measure": measure,
@@ -83,17 +83,13 @@ def gradient(subject: Subject, samples: Sequence[Sample]) -> np.ndarray:  # [D] 
     """Of the mean over tokens of A_t log pi(y_t | s_t) at the sampling temperature."""
     model: Any = subject.model
     parameters = [p for p in model.parameters() if p.requires_grad]
-    total_tokens = sum(len(sample.response_ids) for sample in samples)
+    num_actions = sum(sample.num_actions for sample in samples)
     model.zero_grad(set_to_none=True)
     for indices in microbatches(list(map(num_tokens, samples)), subject.recipe.learner.microbatch_tokens):
         chosen = [samples[i] for i in indices]
-        logprobs_N = token_logprobs(
-            model,
-            collate(chosen, device=parameters[0].device),
-            temperature=subject.recipe.sampling.temperature,
-        )
-        advantages_N = logprobs_N.new_tensor([a for sample in chosen for a in sample.advantages])
-        ((logprobs_N * advantages_N).sum() / total_tokens).backward()
+        batch = collate(chosen, columns=("advantages",), dtype=reading_dtype(model), device=parameters[0].device)
+        logprobs_N = token_logprobs(model, batch, temperature=subject.recipe.sampling.temperature)
+        ((logprobs_N * batch.columns["advantages"]).sum() / num_actions).backward()
     flat = [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters]
     return torch.cat(flat).cpu().numpy()
 
@@ -114,8 +110,8 @@ def moments(products_MM: np.ndarray, *, seed: int) -> dict[str, dict[str, float 
     covariance.
     """
     num = len(products_MM)
-    draw = np.random.default_rng(seed)
-    resampled = [statistics(products_MM, draw.integers(num, size=num)) for _ in range(NUM_RESAMPLES)]
+    rng = np.random.default_rng(seed)
+    resampled = [statistics(products_MM, rng.integers(num, size=num)) for _ in range(NUM_RESAMPLES)]
     found = {}
     for name, value in statistics(products_MM, np.arange(num)).items():
         column = np.array([of[name] for of in resampled])

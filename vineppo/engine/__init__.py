@@ -24,5 +24,5 @@ ENGINES = {
 
 
 def engine_inputs(model: Any, tokenizer: Any) -> tuple[Any, Mapping[str, Any], Any, frozenset[int]]:
-    """What an engine of this model is made from, after its own config: `Engine(config, *engine_inputs(...))`."""
+    """What an engine that samples from this model is made from: `Engine(config, *engine_inputs(model, tokenizer))`."""
     return model.config, model.state_dict(), tokenizer, find_eos_ids(model, tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
 class GSM8KConfig(Named):
-    name: Literal["gsm8k"] = "gsm8k"
+    name: str = "gsm8k"
     path: str
     """JSONL or Parquet file with fields question and answer, a folder with train.* and test.*, or a hub name."""
     subset: str | None = None

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 
 
 class MATHConfig(Named):
-    name: Literal["math"] = "math"
+    name: str = "math"
     path: str
     """JSONL or Parquet file with fields problem and solution, a folder with train.* and test.*, or a hub name."""
     subset: str | None = None

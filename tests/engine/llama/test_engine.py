@@ -60,7 +60,7 @@ def test_the_caller_decides_what_is_kept_whatever_the_purpose(keep, make_engine)
 
 @pytest.mark.parametrize("name", ["torch", "native"])
 def test_what_is_drawn_alike_is_computed_once(name, make_engine):
-    """Through policy samples, walks along the rollouts, forks and any number of seats."""
+    """Through policy samples, walks along the rollouts, forks and any number of slots."""
     prompts = [(1, p % 3, *range(5, 9 + p)) for p in range(6)]
     rollouts = [Request(prompt, 30, 10 * p + g) for p, prompt in enumerate(prompts) for g in range(4)]
     for temperature in (0.02, 0.1, 1.0):
@@ -131,18 +131,18 @@ def test_little_memory_queues_requests_and_changes_nothing(max_kv_tokens, make_e
         assert engine.memory.held_tokens <= max_kv_tokens
 
 
-def test_seats_are_freed_before_others_are_laid_out(make_engine, monkeypatch):
+def test_slots_are_freed_before_others_are_laid_out(make_engine, monkeypatch):
     engine = make_engine(max_kv_tokens=70)
-    memory, lay_out, moved = engine.memory, engine.memory.seats, []
+    memory, lay_out, moved = engine.memory, engine.memory.lay_out, []
 
-    def seats(*sizes):
+    def slots(*sizes):
         before = StorageWeakRef(memory._flat.untyped_storage())
         laid_out = lay_out(*sizes)
         if before.cdata != memory._flat.untyped_storage()._cdata:
             moved.append(before.expired())
         return laid_out
 
-    monkeypatch.setattr(memory, "seats", seats)
+    monkeypatch.setattr(memory, "lay_out", slots)
     # Two that do not fit beside each other, in turn.
     requests = [Request((p,) * length, budget, p) for p in range(3) for length, budget in ((60, 8), (5, 60))]
     engine.generate(requests, HOT, purpose="vine", keep=False)
@@ -158,7 +158,7 @@ def test_a_request_larger_than_the_memory_is_the_users_error(make_engine):
 
 
 def test_long_prefixes_beside_long_budgets_take_turns(make_engine):
-    engine = make_engine(max_kv_tokens=100)  # each fits, but not seats for the longest of both
+    engine = make_engine(max_kv_tokens=100)  # each fits, but not slots for the longest of both
     requests = [Request((1,) * 90, 10, 0), Request((2,), 90, 1), Request((1,) * 3, 80, 2), Request((1,) * 91, 2, 3)]
     completions = engine.generate(requests, HOT, purpose="policy", keep=True)
     assert [len(c.token_ids) for c in completions] == [10, 90, 80, 2]

@@ -20,7 +20,7 @@ from vineppo.engine.llama.kernels.choose import best_kernels, make_decode, make_
 from vineppo.engine.llama.kernels.graphs import FixedSizeSteps, next_size
 from vineppo.engine.llama.kernels.plain import TorchKernels
 from vineppo.engine.llama.kernels.triton import LAYOUT, TritonAttention, TritonKernels, pack
-from vineppo.engine.llama.kv_cache import SeatedKV
+from vineppo.engine.llama.kv_cache import SlotKV
 from vineppo.engine.llama.model import Llama
 from vineppo.types import Request, SamplingParams, UserError
 
@@ -44,15 +44,15 @@ def make_batch(heads, kv_heads, head_dim, dtype, rounded):
     per_token = 2 * 2 * kv_heads * head_dim
     trunk_size = per_token * num_trunks * rooms[0]
     flat = randn(trunk_size + per_token * num_own * rooms[1])
-    trunk_kv = SeatedKV(flat, 2, num_trunks, kv_heads, rooms[0], head_dim)
-    own_kv = SeatedKV(flat[trunk_size:], 2, num_own, kv_heads, rooms[1], head_dim)
+    trunk_kv = SlotKV(flat, 2, num_trunks, kv_heads, rooms[0], head_dim)
+    own_kv = SlotKV(flat[trunk_size:], 2, num_own, kv_heads, rooms[1], head_dim)
     lengths = torch.randint(1, rooms[0] + 1, (num_rows,), generator=numbers).tolist()
-    seats = torch.randint(num_trunks, (num_rows,), generator=numbers).tolist()
+    slots = torch.randint(num_trunks, (num_rows,), generator=numbers).tolist()
     own_lengths = torch.randint(rooms[1], (num_own,), generator=numbers).tolist()
     q = randn(num_rows, heads, head_dim)
     # Heads of rows that lie apart, as in a fused product's output.
     k, v = randn(num_rows, 5 + 2 * kv_heads, head_dim)[:, 5:].chunk(2, 1)
-    return flat, DecodeBatch(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5), (q, k, v)
+    return flat, DecodeBatch(trunk_kv, own_kv, slots, lengths, own_lengths, head_dim**-0.5), (q, k, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
@@ -142,7 +142,7 @@ def test_steps_are_made_once_for_each_size_until_memory_moves(make_model):
     flat = torch.randn(2 * 2 * 4 * 8 * 60, device=DEVICE)
 
     def logits(rows, flat):
-        kv = SeatedKV(flat, 2, 3, 4, 10, 8), SeatedKV(flat[2 * 2 * 4 * 8 * 30 :], 2, 3, 4, 10, 8)
+        kv = SlotKV(flat, 2, 3, 4, 10, 8), SlotKV(flat[2 * 2 * 4 * 8 * 30 :], 2, 3, 4, 10, 8)
         batch = DecodeBatch(*kv, [2] * rows, [5] * rows, [1] * min(rows, 3), 1.0)
         return decode([7] * rows, [6] * rows, batch).clone()
 
