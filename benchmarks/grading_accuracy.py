@@ -21,9 +21,10 @@ from typing import Any
 
 from vineppo.intervals import wilson
 from vineppo.machine.runtime import describe_machine, pick_device
+from vineppo.protocols import Task
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
-from vineppo.types import Problem, Task
+from vineppo.types import Problem
 
 Case = tuple[str, str]  # (kind, answer)
 

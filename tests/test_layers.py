@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = [
-    {"types", "seeding"},
+    {"types", "protocols", "seeding"},
     {"machine", "config", "intervals"},
     {"parts", "segments", "batch", "models", "grading", "environment"},
     {"rollouts", "evaluate"},

@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Any, get_args
 
 from vineppo.grading import Grader
-from vineppo.types import Completion, Engine, Grade, Problem, Request, SamplingParams, Task, Verdict
+from vineppo.protocols import Engine, Task
+from vineppo.types import Completion, Grade, Problem, Request, SamplingParams, Verdict
 
 CUT_OFF = Grade(0.0, "unparseable")
 

@@ -18,8 +18,9 @@ from vineppo.config import Config
 from vineppo.environment import Environment, GradedCompletion
 from vineppo.grading import Grader
 from vineppo.intervals import score_ci95
+from vineppo.protocols import Task
 from vineppo.seeding import derive_seed
-from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
+from vineppo.types import Problem, Sample, SamplingParams, UserError, make_sample
 
 RIGHT = 0.5
 """Reward from which a response counts as right, where only right and wrong exist (pass@k, equality of answers)."""

@@ -1,4 +1,4 @@
-"""The words of the program: what a rollout is, what credit is, and the protocols the training loop talks to.
+"""The words of the program: what a rollout is, and what credit is. Who works with them: protocols.py.
 
 Letters used in shapes: P prompts, G group, K vines, S segments, L response tokens, B rows, T positions, V vocabulary.
 """
@@ -6,13 +6,11 @@ Letters used in shapes: P prompts, G group, K vines, S segments, L response toke
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, TypeVar, get_args
 
 T = TypeVar("T")
 
@@ -297,161 +295,3 @@ def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
 def check_finite(name: str, numbers: Sequence[float]) -> None:
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} must be finite, got {tuple(numbers)}")
-
-
-OnComplete = Callable[[int, Completion], None]
-
-
-class Engine(Protocol):
-    """Samples continuations in batches; owns scheduling, batching and prefix sharing."""
-
-    usage: Counter[str]
-    """Generated tokens by purpose: policy, vine, eval, reference."""
-
-    def generate(
-        self,
-        requests: Sequence[Request],
-        params: SamplingParams,
-        *,
-        purpose: str,
-        keep: bool,
-        on_complete: OnComplete | None = None,
-    ) -> list[Completion]:
-        """One completion per request, in the order of the requests.
-
-        `keep` says that later requests may extend these completions, until new weights come: a rollout's, which vines
-        start from. What was computed for them is then worth its memory. It changes no completion.
-        `on_complete(i, completion)` may be called for request i as soon as its completion is there, while others are
-        still being sampled: once at most, in any order, from any thread, one call at a time.
-        """
-        ...
-
-    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
-        """Raises UserError where `generate` would refuse them; samples nothing."""
-        ...
-
-    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
-        """Samples from these weights from now on and forgets every cached prefix.
-
-        Completions carry the `version` that they were drawn with; it is 0 before the first call.
-        """
-        ...
-
-
-@runtime_checkable
-class Task(Protocol):
-    """Problems, where their solutions may be cut into reasoning steps, and how good a response is.
-
-    `HasSymbols`, `Prepares` and `JudgesSegments` below are what a task may have besides.
-    """
-
-    isolate: bool
-    """Whether grading may hang or crash, and therefore runs in limited worker processes."""
-
-    def sample(self, n: int, *, seed: int) -> list[Problem]:
-        """n distinct training problems; the same seed gives the same problems."""
-        ...
-
-    def split(self, name: str) -> list[Problem]:
-        """A fixed split: "train", "validation" or "test"."""
-        ...
-
-    def grade(self, problem: Problem, response: str) -> Grade:
-        """Pure; may be called in another process."""
-        ...
-
-    def answer(self, response: str) -> str | None:
-        """The final answer as written, or None where there is none; what majority voting counts."""
-        ...
-
-    def segment(self, response: str) -> list[int]:
-        """Character positions, strictly increasing and inside (0, len(response)), at which a new segment begins."""
-        ...
-
-
-@runtime_checkable
-class HasSymbols(Protocol):
-    """A task that lists the texts all its problems are made of, so that a model from scratch has a token for each."""
-
-    symbols: Sequence[str]
-
-
-@runtime_checkable
-class Prepares(Protocol):
-    """A task whose grading needs something large first. Each grading process calls `prepare` once, before any limit."""
-
-    def prepare(self) -> None: ...
-
-
-@runtime_checkable
-class JudgesSegments(Protocol):
-    """A task that knows which steps of a response are right; the analysis signal_to_noise needs one."""
-
-    def judge_segments(self, problem: Problem, segments: Sequence[str]) -> list[bool]:
-        """Whether each segment is a right step, given those before it."""
-        ...
-
-
-class CreditEstimator(Protocol):
-    """All that differs between methods."""
-
-    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
-        """Credit for every rollout. The same groups and the same seed give the same credit."""
-        ...
-
-
-@runtime_checkable
-class LearningEstimator(CreditEstimator, Protocol):
-    """An estimator that learns, as PPO's critic does: it is updated with the policy and is part of every checkpoint."""
-
-    def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        """Called after every optimizer step of the policy; returns metrics."""
-        ...
-
-    def memory(self) -> dict[str, float]:
-        """MiB by what they hold, as `memory/name` keys."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes what it has learnt below a checkpoint's folder."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Continues from what `save` wrote."""
-        ...
-
-
-class Learner(Protocol):
-    """Owns the policy's parameters and their optimizer. Knows no method: what is minimised is passed in."""
-
-    def score(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples with old and reference log-probs, from the training forward at the sampling temperature."""
-        ...
-
-    def step(self, minibatch: Minibatch, loss: Callable[..., Any]) -> dict[str, float]:
-        """One optimizer step on a `learner.objective.LossFunction`; returns its metrics and the step's."""
-        ...
-
-    def weights(self) -> Mapping[str, Any]:
-        """Parameters by name, as `Engine.load_weights` takes them."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes everything but the weights that the next step depends on below a checkpoint's folder."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Continues from what `save` wrote. Raises UserError where it is not this policy's."""
-        ...
-
-    def mismatch(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """How far the engine's log-probs are from `score`'s."""
-        ...
-
-    def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """How far the policy is from the reference on these responses; nothing where there is no reference."""
-        ...
-
-    def memory(self) -> dict[str, float]:
-        """MiB by what they hold, as `memory/name` keys."""
-        ...

@@ -12,7 +12,8 @@ from vineppo.credit.advantages import leave_one_out
 from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import make_credit, state_at, state_key
-from vineppo.types import Assigned, Completion, Group, LearningEstimator, Problem, Rollout, ValueEstimate
+from vineppo.protocols import LearningEstimator
+from vineppo.types import Assigned, Completion, Group, Problem, Rollout, ValueEstimate
 
 ESTIMATORS = {
     "grpo": GRPO(GRPOConfig()),

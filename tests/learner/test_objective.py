@@ -20,7 +20,7 @@ from tiny_learner import (
 
 from vineppo.learner.objective import Counts, Loss, Max, Sum
 from vineppo.learner.policy_loss import policy_loss
-from vineppo.types import Learner
+from vineppo.protocols import Learner
 
 
 def reward_weighted_nll(batch, readings, config, counts) -> Loss:

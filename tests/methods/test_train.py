@@ -14,9 +14,10 @@ from coin_walk import make_environment, make_walker, open_walk
 from vineppo.credit.common import CreditContext
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.methods.train import TrainRecipe, learn, to_samples, train
+from vineppo.protocols import CreditEstimator
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.metrics import whole_lines
-from vineppo.types import Assigned, CreditEstimator, ExtraRollout, UserError
+from vineppo.types import Assigned, ExtraRollout, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 VINEPPO: dict[str, Any] = {"credit": {"name": "vineppo"}, "train": {"num_iterations": 12, "minibatch_size": 8}}

@@ -18,9 +18,10 @@ from tasks.watched import Watch, WatchedMATH
 
 from vineppo.grading import Grader, GradingConfig
 from vineppo.machine.runtime import commit
+from vineppo.protocols import Task
 from vineppo.tasks import TASKS
 from vineppo.tasks.math import MATH
-from vineppo.types import Problem, Task
+from vineppo.types import Problem
 
 NUMBERS = [
     "3", "7", "11", "-3", "0", "12", "0.5", "\\frac{7}{3}", "1024", "120", "3.0000001", "10^{10}", "0.0000001",

@@ -11,8 +11,9 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.protocols import CreditEstimator
 from vineppo.seeding import derive_seed
-from vineppo.types import Credit, CreditEstimator, Group
+from vineppo.types import Credit, Group
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from vineppo.analysis.result import Result, plot
 from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
+from vineppo.protocols import JudgesSegments
 from vineppo.report.charts import bars
 from vineppo.segments import segment_texts
-from vineppo.types import JudgesSegments, Rollout, UserError
+from vineppo.types import Rollout, UserError
 
 RIGHT, FIRST_WRONG, AFTER = "right step", "first wrong step", "after it"
 SIGNS = {RIGHT: 1, FIRST_WRONG: -1, AFTER: 0}

@@ -27,7 +27,8 @@ from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import Row, StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
+from vineppo.protocols import OnComplete
+from vineppo.types import Completion, Request, SamplingParams, UserError
 
 
 class HFEngine:

@@ -41,9 +41,10 @@ from vineppo.exact.world import (
     true_gradient,
 )
 from vineppo.machine.files import write_json
+from vineppo.protocols import CreditEstimator
 from vineppo.rollouts import SamplingConfig, make_rollout, sample_groups
 from vineppo.seeding import derive_seed
-from vineppo.types import Completion, Credit, CreditEstimator, Grade, Group, Problem, Rollout, UserError
+from vineppo.types import Completion, Credit, Grade, Group, Problem, Rollout, UserError
 
 GROUP_SIZE = 8
 SAMPLING = SamplingConfig(prompts_per_iteration=len(PROMPTS), group_size=GROUP_SIZE, max_new_tokens=BUDGET)

@@ -21,7 +21,8 @@ import numpy as np
 
 from vineppo.environment import Environment
 from vineppo.grading import Grader, GradingConfig
-from vineppo.types import Completion, Grade, OnComplete, Problem, Request, SamplingParams
+from vineppo.protocols import OnComplete
+from vineppo.types import Completion, Grade, Problem, Request, SamplingParams
 
 ACTIONS = "+*-="
 PROMPTS = "346"

@@ -21,7 +21,8 @@ from vineppo.grading.ahead import GradingAhead
 from vineppo.grading.pool import Pool
 from vineppo.grading.reply import Pair, Reply, grade_with
 from vineppo.machine.limits import available_memory_bytes
-from vineppo.types import Grade, Task, UserError
+from vineppo.protocols import Task
+from vineppo.types import Grade, UserError
 
 CACHE_SIZE = 200_000
 MIN_FAILURES = 10

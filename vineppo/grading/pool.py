@@ -24,7 +24,8 @@ from threading import Event
 
 from vineppo.grading.reply import READY, TIME_IS_UP, Pair, Reply, crash, read_reply
 from vineppo.parts import code_of
-from vineppo.types import Grade, Task, UserError
+from vineppo.protocols import Task
+from vineppo.types import Grade, UserError
 
 STARTUP_S = 120.0
 STARTS = 3

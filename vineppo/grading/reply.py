@@ -6,7 +6,8 @@ import json
 import signal
 from dataclasses import dataclass
 
-from vineppo.types import Grade, Problem, Task
+from vineppo.protocols import Task
+from vineppo.types import Grade, Problem
 
 Pair = tuple[Problem, str]  # and a response to it
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vineppo.grading.reply import READY, TIME_IS_UP, grade_with, write_reply
 from vineppo.parts import run_code
-from vineppo.types import Prepares, Task
+from vineppo.protocols import Prepares, Task
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vineppo.machine.limits import peak_memory_mb
+from vineppo.protocols import Learner
 from vineppo.runs.checkpoint import is_due
 from vineppo.seeding import derive_seed
-from vineppo.types import Learner
 
 if TYPE_CHECKING:
     from vineppo.learner.objective import LossFunction

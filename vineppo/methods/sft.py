@@ -12,9 +12,10 @@ from vineppo.learner.config import LearnerConfig
 from vineppo.learner.objective import Counts, Loss, Sum, token_weights
 from vineppo.methods.epochs import Passes, run_passes
 from vineppo.models import longest_prompt
+from vineppo.protocols import Task
 from vineppo.runs.recipe import Recipe
 from vineppo.seeding import derive_seed
-from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
+from vineppo.types import Problem, Sample, SamplingParams, UserError, make_sample
 
 if TYPE_CHECKING:
     from vineppo.batch import Batch

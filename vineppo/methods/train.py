@@ -15,6 +15,7 @@ from vineppo.credit.rloo import RLOOConfig
 from vineppo.environment import Environment
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods.epochs import num_steps, split
+from vineppo.protocols import CreditEstimator, Learner, LearningEstimator
 from vineppo.rollouts import (
     Sampled,
     check_policy_version,
@@ -25,17 +26,7 @@ from vineppo.rollouts import (
 from vineppo.runs.checkpoint import is_due
 from vineppo.runs.recipe import SamplingRecipe, make_part
 from vineppo.seeding import derive_seed
-from vineppo.types import (
-    Assigned,
-    Credit,
-    CreditEstimator,
-    ExtraRollout,
-    Group,
-    Learner,
-    LearningEstimator,
-    Rollout,
-    Sample,
-)
+from vineppo.types import Assigned, Credit, ExtraRollout, Group, Rollout, Sample
 
 if TYPE_CHECKING:
     from vineppo.runs.session import Session

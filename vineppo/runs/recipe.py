@@ -16,11 +16,12 @@ from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
 from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_part
+from vineppo.protocols import CreditEstimator, Engine, Task
 from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
 from vineppo.runs.metrics import MetricsConfig
 from vineppo.tasks import TASKS
-from vineppo.types import CreditEstimator, Engine, Task, UserError
+from vineppo.types import UserError
 
 PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credit": CREDIT}
 """Sections whose `name` picks a part; the part's own Config checks the rest of the section."""

@@ -19,6 +19,7 @@ from vineppo.machine import runtime
 from vineppo.machine.files import write_json
 from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
+from vineppo.protocols import Engine, Learner, Task
 from vineppo.runs.changes import LENGTHS, Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
     PROGRESS,
@@ -49,7 +50,7 @@ from vineppo.runs.run_folder import (
 )
 from vineppo.runs.setup import Setup, set_up
 from vineppo.runs.shutdown import Shutdown, Stopped
-from vineppo.types import Engine, Learner, Problem, Request, SamplingParams, Task, UserError
+from vineppo.types import Problem, Request, SamplingParams, UserError
 
 R = TypeVar("R", bound=Recipe)
 

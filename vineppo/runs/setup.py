@@ -16,10 +16,11 @@ from vineppo.machine.runtime import pick_device
 from vineppo.models import longest_prompt
 from vineppo.models.loading import load_policy_model
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
+from vineppo.protocols import Engine, Task
 from vineppo.runs.changes import check_weights, last_checkpoint
 from vineppo.runs.recipe import Recipe, make_part
 from vineppo.seeding import derive_seed
-from vineppo.types import Engine, SamplingParams, Task, UserError
+from vineppo.types import SamplingParams, UserError
 
 
 @dataclass(frozen=True)

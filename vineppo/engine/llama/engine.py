@@ -24,7 +24,8 @@ from vineppo.engine.llama.sequences import Branch, Trunk
 from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
+from vineppo.protocols import OnComplete
+from vineppo.types import Completion, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
 

@@ -30,7 +30,8 @@ from vineppo.engine.limits import check_requests, context_limit, default_kv_toke
 from vineppo.engine.sampler import check_drawn
 from vineppo.engine.stopping import Row, StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
+from vineppo.protocols import OnComplete
+from vineppo.types import Completion, Request, SamplingParams, UserError
 
 T = TypeVar("T")
 
