@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from vineppo.credit.vineppo import VinePPOConfig
-from vineppo.runs.estimate import announce_days, check_sizes, num_parameters
-from vineppo.models import TinyModelConfig
-from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
 from vineppo.cli.quickstart import SFT, VINEPPO
+from vineppo.credit.vineppo import VinePPOConfig
+from vineppo.methods import load_recipe
 from vineppo.methods.sft import SFTRecipe
 from vineppo.methods.train import TrainRecipe
-from vineppo.methods import load_recipe
+from vineppo.models import TinyModelConfig
+from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
+from vineppo.runs.estimate import announce_days, check_sizes, num_parameters
 from vineppo.runs.recipe import make_recipe
 from vineppo.types import UserError
 

@@ -2,17 +2,17 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from survive import RECIPE
+from tiny import RECIPE
 
-from vineppo.learner.config import StepperConfig
+from vineppo.cli.quickstart import SFT, VINEPPO
 from vineppo.config import diff, flatten, write_toml
 from vineppo.credit.ppo import PPOConfig
-from vineppo.cli.quickstart import SFT, VINEPPO
+from vineppo.learner.config import StepperConfig
+from vineppo.methods import load_recipe
 from vineppo.methods.dpo import DPORecipe
 from vineppo.methods.restem import RestEMRecipe
 from vineppo.methods.sft import SFTRecipe
 from vineppo.methods.train import TrainRecipe
-from vineppo.methods import load_recipe
 from vineppo.runs.recipe import make_recipe
 from vineppo.types import UserError
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 import torch
-from survive import RECIPE
+from tiny import RECIPE
 
-from vineppo.runs.checkpoint import write_checksums
 from vineppo.config import diff
 from vineppo.evaluate import EvaluationConfig
-from vineppo.runs.lock import LOCK, lock_folder
 from vineppo.methods import kind_of, load_recipe
-from vineppo.runs.recipe import make_recipe
 from vineppo.methods.run import run_recipe
+from vineppo.runs.checkpoint import write_checksums
+from vineppo.runs.lock import LOCK, lock_folder
+from vineppo.runs.recipe import make_recipe
 from vineppo.runs.session import Session, split_of
 from vineppo.types import UserError
 
