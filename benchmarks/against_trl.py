@@ -23,6 +23,7 @@ import torch
 from vineppo.compare.jobs import Job, is_finished, run_jobs
 from vineppo.machine import runtime
 from vineppo.machine.files import read_lines
+from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods import load_recipe
 from vineppo.runs.metrics import METRICS, TIMINGS
 from vineppo.tasks import TASKS
@@ -49,7 +50,7 @@ def main() -> None:
         if find_spec("trl"):
             with get_context("spawn").Pool(1) as pool:
                 found["TRL grpo"].append(pool.apply(measure_trl, (args.model, args.data, args.out / f"trl-{repeat}")))
-    result = {**runtime.environment(torch.device("cpu")), "runs": found}
+    result = {**runtime.describe_machine(torch.device("cpu")), "runs": found}
     print(json.dumps(result, indent=1))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -126,7 +127,7 @@ def measure_trl(model_folder: Path, data: Path, out: Path) -> dict[str, float]:
     return {
         "total": clock.ends[2 * STEPS - 1] - clock.ends[STEPS - 1],
         "policy_tokens": lengths[-1] * PROMPTS * GROUP,  # logged once an iteration
-        "peak_mb": runtime.peak_memory_mb(),
+        "peak_mb": peak_memory_mb(),
     }
 
 

@@ -15,8 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from vineppo.analysis import analyze
+from vineppo.compare.comparison import compare_runs
 from vineppo.compare.jobs import Job, is_finished, run_jobs
-from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.compare.tables import to_markdown
 from vineppo.machine import runtime
 from vineppo.methods import load_recipe
 

@@ -138,12 +138,6 @@ def wide_sft_steps(rounds: Rounds) -> None:
     sft_steps(rounds, WIDE, minibatch_size=4)
 
 
-class NoEos:
-    """Stands in for a tokenizer: nothing ends a text but its length."""
-
-    eos_token_id = None
-
-
 def vine_steps(rounds: Rounds) -> None:
     from vineppo.machine import runtime
 
@@ -156,7 +150,8 @@ def vine_steps(rounds: Rounds) -> None:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(LlamaConfig(**TINY)).eval()
-    engine = TorchEngine(TorchEngine.Config(kernels="native", max_batch=512), model, NoEos())
+    config = TorchEngine.Config(kernels="native", max_batch=512)
+    engine = TorchEngine(config, model.config, model.state_dict(), tokenizer=None, eos_ids=frozenset())
     prompts = torch.randint(TINY["vocab_size"], (NUM_PROMPTS, PROMPT_TOKENS)).tolist()
     requests = [
         Request(tuple(prompt), NEW_TOKENS, NUM_VINES * i + k)
@@ -164,7 +159,7 @@ def vine_steps(rounds: Rounds) -> None:
         for k in range(NUM_VINES)
     ]
     while True:
-        engine.generate(requests, SamplingParams(), purpose="vine")
+        engine.generate(requests, SamplingParams(), purpose="vine", keep=False)
         rounds.write(0, {})
 
 
@@ -177,7 +172,7 @@ def summarize(rounds: Mapping[int, Mapping[Key, list[Round]]]) -> dict[str, Any]
     from vineppo.machine import runtime
     from vineppo.machine.limits import available_cores
 
-    told, cores = runtime.environment(torch.device("cpu")), available_cores()
+    told, cores = runtime.describe_machine(torch.device("cpu")), available_cores()
     steps: dict[str, Any] = {kind: {} for kind in STEPS}
     for kind in STEPS:
         idle = rounds[0][kind, "libgomp"]

@@ -15,8 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from vineppo.analysis import analyze
+from vineppo.compare.comparison import compare_runs
 from vineppo.compare.jobs import Job, is_finished, run_jobs
-from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.compare.tables import to_markdown
 from vineppo.intervals import interval
 from vineppo.machine import runtime
 from vineppo.machine.files import read_lines

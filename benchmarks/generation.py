@@ -31,6 +31,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -44,7 +45,8 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from vineppo.engine.hf import HFEngine
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.model import multiply
-from vineppo.machine.runtime import environment, peak_memory_mb, pick_device, pick_dtype, tune_allocator
+from vineppo.machine.limits import peak_memory_mb
+from vineppo.machine.runtime import describe_machine, pick_device, pick_dtype, tune_allocator
 from vineppo.types import Request, SamplingParams
 
 VLLM_ENVIRONMENT = {  # by default it leaves one core to its scheduler, and glibc gives memory back after every step
@@ -77,15 +79,11 @@ LLAMAS: dict[str, dict[str, Any]] = {  # SmolLM2-135M's and TinyLlama-1.1B's
 PROMPT_TOKENS = 100
 
 
-class NoEos:
-    """Stands in for a tokenizer: nothing ends a text but its length."""
-
-    eos_token_id = None
-
-
 class System(NamedTuple):
     name: str
-    run: Callable[[], int]  # returns the number of generated tokens
+    run: Callable[[Sequence[Request]], int]  # returns the number of generated tokens
+    requests: Sequence[Request]
+    warm_up: Sequence[Request] = ()  # before anything is timed: thread pools and caches are warm in all of them
 
 
 def main() -> None:
@@ -110,7 +108,7 @@ def main() -> None:
     device = pick_device(options.device)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **environment(device),
+        **describe_machine(device),
         "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
         "benchmarks": {},
     }
@@ -177,43 +175,32 @@ def bench(
     options: argparse.Namespace,
     vllm: Any = None,
 ) -> dict[str, Any]:
-    """All systems one after the other, again and again, so that a busy machine slows all of them."""
+    """All systems, on one model: what each generates a second, and what is known of the torch engine's work."""
     model.generation_config = GenerationConfig()
     dtype = pick_dtype("auto", model.device)
-    torch_engine = TorchEngine(TorchEngine.Config(max_batch=options.max_batch), model, NoEos())
-    portable = TorchEngine(TorchEngine.Config(max_batch=options.max_batch, kernels="torch"), model, NoEos())
-    hf_engine = HFEngine(HFEngine.Config(), model, NoEos())
+    torch_engine = make_engine(TorchEngine, model, max_batch=options.max_batch)
+    portable = make_engine(TorchEngine, model, max_batch=options.max_batch, kernels="torch")
+    hf_engine = make_engine(HFEngine, model)
     naive = model.to(dtype)
     batching = start_generate_batch(naive, params, options) if model.device.type == "cuda" else None
+    few, shortened = requests[:9], [short(request) for request in requests[:9]]
     systems = [
-        System("generate", lambda: run_naive(naive, slow_requests, params)),
-        System("hf engine", lambda: run_engine(hf_engine, requests, params)),
-        System("torch engine", lambda: run_engine(torch_engine, requests, params)),
-        System("torch engine, kernels in PyTorch", lambda: run_engine(portable, requests, params)),
-        System("products only", lambda: run_products(torch_engine, options.max_batch)),
+        System("generate", partial(run_naive, naive, params), slow_requests, [short(r) for r in slow_requests[:9]]),
+        System("hf engine", partial(run_engine, hf_engine, params), requests),
+        System("torch engine", partial(run_engine, torch_engine, params), requests, few),
+        System("torch engine, kernels in PyTorch", partial(run_engine, portable, params), requests, few),
+        System("products only", lambda _: run_products(torch_engine, options.max_batch), requests),
     ]
     if batching is not None:
-        systems.append(System("generate_batch", lambda: run_generate_batch(batching, requests)))
-        run_generate_batch(batching, [short(request) for request in requests[:9]])
+        systems.append(System("generate_batch", partial(run_generate_batch, batching), requests, shortened))
     if vllm is not None:
-        systems.append(System("vllm", lambda: run_vllm(vllm, requests, params)))
-        run_vllm(vllm, [short(request) for request in requests[:9]], params)
-    run_engine(portable, requests[:9], params)
-    run_engine(torch_engine, requests[:9], params)  # thread pools and caches are warm in all of them
-    run_naive(naive, [short(request) for request in slow_requests[:9]], params)
-    systems = [system for system in systems if not options.only or system.name in options.only]
-    rates: dict[str, list[float]] = {system.name: [] for system in systems}
-    for _ in range(options.repeats):
-        for system in systems:
-            start = time.perf_counter()
-            num_tokens = system.run()
-            rates[system.name].append(num_tokens / (time.perf_counter() - start))
+        systems.append(System("vllm", partial(run_vllm, vllm, params), requests, shortened))
+    rates = measure([s for s in systems if not options.only or s.name in options.only], options.repeats)
     if batching is not None:
         batching.stop(block=True)
-    drawn = torch_engine.usage["vine"]
     return summarize(rates) | {
         **(roofline(torch_engine, requests, median(rates["products only"])) if "products only" in rates else {}),
-        "merged": 1 - torch_engine.decoded_tokens / drawn,
+        "merged": 1 - torch_engine.decoded_tokens / torch_engine.usage["vine"],
         "dtype": str(dtype),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": sum(request.max_new_tokens for request in requests),
@@ -221,6 +208,25 @@ def bench(
         "max_kv_tokens": torch_engine.memory.max_tokens,
         "seat_bytes": torch_engine.memory.held_bytes,
     }
+
+
+def make_engine(kind: Any, model: Any, **knobs: Any) -> Any:
+    """With nothing that ends a text but its length."""
+    return kind(kind.Config(**knobs), model.config, model.state_dict(), tokenizer=None, eos_ids=frozenset())
+
+
+def measure(systems: Sequence[System], repeats: int) -> dict[str, list[float]]:
+    """Tokens per second, one system after the other, again and again: a busy machine slows all of them."""
+    for system in systems:
+        if system.warm_up:
+            system.run(system.warm_up)
+    rates: dict[str, list[float]] = {system.name: [] for system in systems}
+    for _ in range(repeats):
+        for system in systems:
+            start = time.perf_counter()
+            num_tokens = system.run(system.requests)
+            rates[system.name].append(num_tokens / (time.perf_counter() - start))
+    return rates
 
 
 def short(request: Request) -> Request:
@@ -243,8 +249,8 @@ def summarize(rates: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-def run_engine(engine: TorchEngine | HFEngine, requests: Sequence[Request], params: SamplingParams) -> int:
-    completions = engine.generate(requests, params, purpose="vine")
+def run_engine(engine: TorchEngine | HFEngine, params: SamplingParams, requests: Sequence[Request]) -> int:
+    completions = engine.generate(requests, params, purpose="vine", keep=False)
     synchronize(engine.model.device)
     return sum(len(completion.token_ids) for completion in completions)
 
@@ -264,7 +270,7 @@ def start_vllm(options: argparse.Namespace) -> Any:
     )
 
 
-def run_vllm(vllm: Any, requests: Sequence[Request], params: SamplingParams) -> int:
+def run_vllm(vllm: Any, params: SamplingParams, requests: Sequence[Request]) -> int:
     from vllm import SamplingParams as VLLMParams  # pyright: ignore[reportMissingImports]
 
     states = grouped(requests, lambda request: request.prefix_ids)
@@ -307,11 +313,6 @@ def run_generate_batch(manager: Any, requests: Sequence[Request]) -> int:
     return num_tokens
 
 
-def by_length(requests: Sequence[Request]) -> list[list[Request]]:
-    """Batches that `generate` can take without padding: siblings of a state, or prompts of one length."""
-    return grouped(requests, lambda request: (len(request.prefix_ids), request.max_new_tokens))
-
-
 def grouped(requests: Sequence[Request], key: Callable[[Request], Any]) -> list[list[Request]]:
     groups: dict[Any, list[Request]] = {}
     for request in requests:
@@ -320,8 +321,9 @@ def grouped(requests: Sequence[Request], key: Callable[[Request], Any]) -> list[
 
 
 @torch.inference_mode()
-def run_naive(model: Any, requests: Sequence[Request], params: SamplingParams) -> int:
-    for batch in by_length(requests):
+def run_naive(model: Any, params: SamplingParams, requests: Sequence[Request]) -> int:
+    # Siblings of a state, or prompts of one length: `generate` needs no padding.
+    for batch in grouped(requests, lambda request: (len(request.prefix_ids), request.max_new_tokens)):
         ids = torch.tensor([request.prefix_ids for request in batch], device=model.device)
         config = GenerationConfig(
             do_sample=True,

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from vineppo.engine import engine_inputs
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.environment import Environment, State
 from vineppo.grading import Grader, GradingConfig
-from vineppo.machine.runtime import environment, pick_device, tune_allocator
+from vineppo.machine.runtime import describe_machine, pick_device, tune_allocator
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.types import Grade, Problem, Request, SamplingParams
@@ -54,7 +55,7 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = make_symbol_tokenizer("abcdefghijklmnopqrstuvwxyz0123456789 .\n")
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZE)).eval()
-    engine = TorchEngine(TorchEngine.Config(max_batch=64), model, tokenizer)
+    engine = TorchEngine(TorchEngine.Config(max_batch=64), *engine_inputs(model, tokenizer))
     # By the module's name, under which the workers find it too.
     task, params = import_module("grading").SlowTask(Arithmetic.Config()), SamplingParams()
     states = [State(Problem(f"slow/{i}", "", ""), (7, 8 + i % 20)) for i in range(NUM_ANSWERS)]
@@ -80,13 +81,18 @@ def main() -> None:
             seconds["grading"].append(time.perf_counter() - start)
         requests = [Request(state.prefix_ids, MAX_TOKENS, seed) for state, seed in zip(states, seeds, strict=True)]
         start = time.perf_counter()
-        engine.generate(requests, params, purpose="eval")
+        engine.generate(requests, params, purpose="eval", keep=False)
         seconds["sampling"].append(time.perf_counter() - start)
     medians = {name: median(found[1:]) for name, found in seconds.items()}
     medians["one after the other"] = median(
         a + b for a, b in zip(seconds["sampling"][1:], seconds["grading"][1:], strict=True)
     )
-    result = {**environment(pick_device("cpu")), "repeats": options.repeats, "graded": num_graded, "seconds": medians}
+    result = {
+        **describe_machine(pick_device("cpu")),
+        "repeats": options.repeats,
+        "graded": num_graded,
+        "seconds": medians,
+    }
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

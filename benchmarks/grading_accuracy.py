@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.intervals import wilson
-from vineppo.machine.runtime import environment, pick_device
+from vineppo.machine.runtime import describe_machine, pick_device
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
 from vineppo.types import Problem, Task
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--half", choices=("dev", "test"), default="test")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    result = {**environment(pick_device("cpu")), "half": options.half, "seed": "from the text of each problem"}
+    result = {**describe_machine(pick_device("cpu")), "half": options.half, "seed": "from the text of each problem"}
     result |= {name: measure(name, options.data, options.half) for name in RESPONSES}
     print(json.dumps(result, indent=1))
     if options.out:

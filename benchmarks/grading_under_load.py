@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from vineppo.grading import Grader, GradingConfig
-from vineppo.machine.runtime import environment, pick_device
+from vineppo.machine.runtime import describe_machine, pick_device
 from vineppo.tasks.math import MATH, MATHConfig
 from vineppo.types import Problem
 
@@ -53,7 +53,7 @@ def main() -> None:
         for other in others:
             other.kill()
     of = {"competitors": options.competitors, "load": load, "graders": options.graders, "answers": len(pairs)}
-    result = {**environment(pick_device("cpu")), **of, "verdicts by timeout_s": found}
+    result = {**describe_machine(pick_device("cpu")), **of, "verdicts by timeout_s": found}
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -59,7 +59,7 @@ def summarize(out: Path) -> dict[str, Any]:
     methods = {method: measure([out / f"{method}-{seed}" for seed in range(ROUNDS)]) for method in METHODS}
     cost = {method: of_method["seconds"]["total"]["median"] for method, of_method in methods.items()}
     return {
-        **runtime.environment(torch.device("cpu")),
+        **runtime.describe_machine(torch.device("cpu")),
         "rounds": ROUNDS,
         "iterations_measured": ROUNDS * (ITERATIONS - 1),
         "vineppo_over_grpo": cost["vineppo"] / cost["grpo"],

@@ -30,6 +30,7 @@ from rich.table import Table
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.policy import PolicyLearner
 from vineppo.machine import runtime
+from vineppo.machine.limits import peak_memory_mb
 from vineppo.models import TinyModelConfig
 from vineppo.models.loading import load_model
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
@@ -57,10 +58,10 @@ def main() -> None:
     benchmarks["tiny"] = bench(models, make_rollouts(64, (18, 26), (51, 76)), device, options)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **runtime.environment(device),
+        **runtime.describe_machine(device),
         "tuned_malloc": tuned,
         "options": {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "peak_memory_mb": round(runtime.peak_memory_mb()),
+        "peak_memory_mb": round(peak_memory_mb()),
         "benchmarks": benchmarks,
     }
     for name, benchmark in benchmarks.items():

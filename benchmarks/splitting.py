@@ -14,7 +14,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from vineppo.machine.runtime import environment, pick_device
+from vineppo.machine.runtime import describe_machine, pick_device
 from vineppo.tasks.latex import cut_latex
 
 MAX_SEGMENT_CHARS = 100
@@ -59,7 +59,7 @@ def main() -> None:
     for name in ("train.jsonl", "test.jsonl"):
         for line in (options.data / name).read_text(encoding="utf-8").splitlines():
             total += count(json.loads(line)["solution"])
-    result = {**environment(pick_device("cpu")), "max_segment_chars": MAX_SEGMENT_CHARS, "counts": dict(total)}
+    result = {**describe_machine(pick_device("cpu")), "max_segment_chars": MAX_SEGMENT_CHARS, "counts": dict(total)}
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from vineppo.compare.comparison import compare_runs
 from vineppo.compare.jobs import Job, is_finished, run_jobs
-from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.compare.tables import to_markdown
 from vineppo.methods import load_recipe
 
 HERE = Path(__file__).parent

@@ -6,28 +6,48 @@ above its start.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vineppo.engine import ENGINES
+from vineppo.config import Named
+from vineppo.engine import ENGINES, engine_inputs
 from vineppo.environment import Environment
 from vineppo.grading import Grader, GradingConfig
+from vineppo.methods import kind_of
 from vineppo.models.make import make_symbol_tokenizer
+from vineppo.parts import load_part
+from vineppo.runs.metrics import MetricsLog, Sink
+from vineppo.runs.recipe import make_recipe
+from vineppo.runs.session import Session
+from vineppo.runs.setup import Setup
+from vineppo.runs.shutdown import Shutdown
 from vineppo.types import Grade, Problem, SamplingParams
 
 P_UP, P_DOWN, P_EOS = 0.45, 0.35, 0.2
 TOKENIZER = make_symbol_tokenizer("udx")
 
 
-class CoinWalk:
-    """Every two tokens are a segment. `partial` gives reward 1/2 to a walk that ends where it began."""
+class CoinWalkConfig(Named):
+    name: str = "coin_walk:CoinWalk"
+    partial: bool = False
+    """Reward 1/2 for a walk that ends where it began."""
 
+
+class CoinWalk:
+    """Every two tokens are a segment."""
+
+    Config = CoinWalkConfig
     isolate = False
 
-    def __init__(self, *, partial: bool = False):
-        self.partial = partial
+    def __init__(self, config: CoinWalkConfig | None = None, *, partial: bool = False):
+        self.partial = config.partial if config else partial
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
         return [Problem(id=f"walk/{seed}/{i}", prompt="x", answer="up") for i in range(n)]
@@ -95,10 +115,35 @@ def make_environment(task: CoinWalk | None = None, engine: str = "torch") -> Env
     task = task or CoinWalk()
     engine_class = ENGINES[engine]
     return Environment(
-        engine=engine_class(engine_class.Config(), make_walker(), TOKENIZER),
+        engine=engine_class(engine_class.Config(), *engine_inputs(make_walker(), TOKENIZER)),
         task=task,
         grader=Grader(task, GradingConfig()),
         tokenizer=TOKENIZER,
         params=SamplingParams(),
         max_prompt_tokens=100,
     )
+
+
+TREE: dict[str, Any] = {
+    "name": "walk",
+    "device": "cpu",
+    "task": {"name": "coin_walk:CoinWalk"},
+    "model": {"name": "none"},
+    "engine": {"name": "torch", "dtype": "float32"},
+    "sampling": {"prompts_per_iteration": 4, "group_size": 4, "max_new_tokens": 12},
+    "learner": {"precision": "float32", "optim": {"lr": 0.05, "schedule": "constant", "warmup_ratio": 0.0}},
+    "evaluation": {"num_samples": 1, "max_new_tokens": 12},
+    "checkpoint": {"every": 0},
+}
+"""What recipes on the coin walk have in common; `open_walk` brings the model."""
+
+
+@contextmanager
+def open_walk(folder: Path, sections: Mapping[str, Any], *, sinks: Sequence[Sink] = ()) -> Iterator[Session]:
+    """A session on the coin walk: all of it real but the model's name. TREE and `sections` are its recipe."""
+    tree = {**TREE, **sections}
+    load_part(tree["task"]["name"], "task.name")
+    recipe = make_recipe(tree, kind=kind_of(tree), source="test")
+    with MetricsLog(folder, recipe.metrics, sinks) as log, Grader(CoinWalk(), GradingConfig()) as grader:
+        setup = Setup(recipe, CoinWalk(), TOKENIZER, make_walker(), grader)
+        yield Session(folder, setup, None, log, Shutdown(pytest.fail), False, False, on_start=lambda total: None)

@@ -301,7 +301,7 @@ def summary(outcomes: Sequence[Outcome], *, seed: int, seconds: float) -> dict[s
         "cases": len(outcomes),
         "seed": seed,
         "seconds": round(seconds),
-        "environment": runtime.environment(runtime.pick_device("cpu")),
+        "environment": runtime.describe_machine(runtime.pick_device("cpu")),
         "outcomes": table,
         "failed": [
             vars(outcome) | {"argv": ascii(outcome.argv)} for outcome in outcomes if outcome.verdict not in GOOD

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from tiny import MODULO_3, RECIPE, SHAPE, recipe_of
 
-from vineppo.machine.runtime import environment, pick_device
+from vineppo.machine.runtime import describe_machine, pick_device
 from vineppo.methods.run import run_recipe
 from vineppo.models import TinyModelConfig
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
@@ -66,7 +66,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "math": {"name": "math", "prompt_template": "{problem}", "solution_template": "{solution}",
              "num_validation": 20},
 }  # fmt: skip
-CLOCK = {"timings.jsonl", "environment.json", "vineppo.runs.lock"}
+CLOCK = {"timings.jsonl", "environment.json", "vineppo.lock"}
 """What the clock, the machine and a process id decide."""
 KILLS_PER_RUN = 10
 
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = summarize(runs)
     total = {"case": "all"} | {key: sum(row[key] for row in rows) for key in rows[0] if key != "case"}
     different = [run for run in runs if run["differences"]]
-    told = environment(pick_device("cpu"))
+    told = describe_machine(pick_device("cpu"))
     summary = {key: told[key] for key in ("commit", "device")}
     summary |= {"load": args.load, "seed": args.seed, "rows": rows, "total": total, "different": different}
     if args.report:

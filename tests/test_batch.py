@@ -1,6 +1,7 @@
 import random
 
-from vineppo.batch import collate, microbatches, num_tokens, split
+from vineppo.batch import collate, microbatches, num_tokens
+from vineppo.methods.epochs import split
 from vineppo.types import Sample
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vineppo.environment import Ending, Environment
+from vineppo.environment import Environment, GradedCompletion
 from vineppo.evaluate import (
     EvaluationConfig,
     evaluate,
@@ -66,7 +66,7 @@ class Script:
             for k, text in enumerate(texts)
         }
 
-    def generate(self, requests, params, *, purpose, ended=None):
+    def generate(self, requests, params, *, purpose, keep, on_complete=None):
         self.num_calls += 1
         completions = []
         for request in requests:
@@ -82,7 +82,7 @@ class Script:
     def check(self, requests, params):
         raise AssertionError
 
-    def load_weights(self, state_dict, *, version):
+    def load_weights(self, weights, *, version):
         raise AssertionError
 
 
@@ -145,7 +145,7 @@ def test_equal_answers_vote_together_in_every_task(task, gold, equal, other):
     with Grader(task, GradingConfig(num_workers=1)) as grader:
         grades = grader.grade([(problem, text) for text in (other, *equal)])
         endings = [
-            Ending(Completion((), (), "eos", 0), text, grade)
+            GradedCompletion(Completion((), (), "eos", 0), text, grade)
             for text, grade in zip((other, *equal), grades, strict=True)
         ]
         assert [ending.grade.reward for ending in endings] == [0.0] + [1.0] * len(equal)

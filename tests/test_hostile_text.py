@@ -15,7 +15,8 @@ from tiny import RECIPE
 
 from vineppo.cli import main
 from vineppo.cli.quickstart import worked
-from vineppo.machine.terminal import printable, say, table, tame
+from vineppo.machine.tables import aligned
+from vineppo.machine.terminal import printable, say, tame
 from vineppo.methods import load_recipe
 from vineppo.methods.train import TrainRecipe
 from vineppo.report import try_report
@@ -139,7 +140,7 @@ def test_libraries_warn_in_plain_text(monkeypatch):
 
 def test_a_table_is_plain_and_aligned():
     rows = [{"name": NAME, "value": 0.12345, "n": 3}, {"name": "b", "value": None, "n": 12_000}]
-    first, second, third = table(rows).splitlines()
+    first, second, third = aligned(rows).splitlines()
     assert len(first) == len(second) == len(third)
     assert second == f"{PATH_ON_SCREEN}  0.123      3"
     assert third.endswith("      -  12000")

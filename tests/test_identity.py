@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vineppo.methods.run import run_recipe
 from vineppo.methods.train import TrainRecipe
 from vineppo.runs.recipe import make_recipe
-from vineppo.runs.session import load_policy
+from vineppo.runs.setup import load_policy
 from vineppo.tasks import TASKS
 
 RECIPE: dict[str, Any] = {

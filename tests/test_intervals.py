@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from vineppo.intervals import interval, score_ci95, student_95, wilson
+from vineppo.intervals import bootstrap, interval, score_ci95, student_95, weighted_mean, wilson
 
 
 @pytest.mark.parametrize("df", [*range(1, 130), 1000, 9_999, 10_000])
@@ -89,3 +89,23 @@ def test_the_interval_holds_the_mean_and_stays_among_the_possible(values):
 def test_wilson_is_where_the_score_test_is_rejected():
     for end in wilson(0.3, 50, 1.96):
         assert abs(0.3 - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / 50))
+
+
+def test_the_bootstrap_over_problems_covers_as_often_as_it_says():
+    """Means of 40 problems with 3 states each that share an effect; 300 simulations, standard error 1.3 %."""
+    covered = naive = 0
+    clusters = np.repeat(np.arange(40), 3)
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        values = np.repeat(rng.normal(size=40), 3) + 0.3 * rng.normal(size=120)
+
+        def mean(weights: np.ndarray, values: np.ndarray = values) -> np.ndarray:
+            return np.array([weighted_mean(values, weights)])
+
+        (found,) = bootstrap(mean, list(clusters), seed=seed)
+        assert found["low"] is not None
+        assert found["high"] is not None
+        covered += found["low"] < 0 < found["high"]
+        naive += abs(values.mean()) < 1.96 * values.std() / math.sqrt(120)
+    assert 0.90 < covered / 300 < 0.98
+    assert naive / 300 < 0.85  # what states taken for independent would claim

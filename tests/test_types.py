@@ -1,13 +1,22 @@
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import pytest
 
-from vineppo.types import Credit, Grade, Request, Sample, SamplingParams, UserError, ValueEstimate
-
-
-def test_credit_accepts_advantages_that_telescope():
-    credit = Credit((0, 2, 3), (0.1, 0.1, -0.6), values=(0.5, 0.6, 0.0))
-    assert math.fsum(credit.advantages[b] for b in credit.boundaries[:-1]) == pytest.approx(0.0 - 0.5)
+from vineppo.types import (
+    Completion,
+    Credit,
+    Grade,
+    Problem,
+    Request,
+    Rollout,
+    Sample,
+    SamplingParams,
+    UserError,
+    ValueEstimate,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +27,9 @@ def test_credit_accepts_advantages_that_telescope():
         ({"boundaries": (0, 2, 2, 3)}, "strictly increasing"),
         ({"advantages": (0.1, 0.1)}, "from 0 to 2"),
         ({"advantages": (0.1, 0.1, math.nan)}, "finite"),
-        ({"advantages": (0.1, -0.6, -0.6)}, "segment 0"),
-        ({"values": (0.5, 0.6)}, "3 boundaries"),
+        ({"values": (0.5, 0.6)}, "2 entries, not 3"),
         ({"values": (0.5, 0.6, math.inf)}, "finite"),
-        ({"values": (0.5, 0.7, 0.0)}, "segment 0"),
-        ({"returns": (1.0,)}, "3 tokens"),
+        ({"returns": (1.0,)}, "1 entries, not 3"),
     ],
 )
 def test_credit_cannot_be_misaligned(change, message):
@@ -34,6 +41,27 @@ def test_credit_cannot_be_misaligned(change, message):
 def test_sample_columns_are_aligned_to_the_response():
     with pytest.raises(ValueError, match="old_logprobs has 1 entries for 2"):
         Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0), old_logprobs=(0.0,))
+
+
+def make_rollout(**changes: Any) -> Rollout:
+    completion = Completion((1, 2, 3), (0.0,) * 3, "eos", 0)
+    fields = {"reward": 1.0, "verdict": "correct", "boundaries": (0, 2, 3), "max_new_tokens": 3}
+    return Rollout(problem=Problem("p", "", ""), prompt_ids=(0,), completion=completion, text="", **(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": math.nan}, "finite"),
+        ({"segment_rewards": (1.0,)}, "1 entries for 2"),
+        ({"segment_rewards": (0.5, 0.6)}, "add up to 1.1, not 1"),
+        ({"segment_rewards": (math.inf, -math.inf)}, "finite"),
+        ({"action_mask": (True, False)}, "2 entries for 3"),
+    ],
+)
+def test_a_rollout_cannot_be_misaligned(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_rollout(**change)
 
 
 @pytest.mark.parametrize(("reward", "verdict"), [(1.5, "correct"), (-0.1, "correct"), (0.5, "wrong"), (-1, "crashed")])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from vineppo.types import Sample
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,6 @@ def collate(samples: Sequence[Sample], *, device: torch.device | str = "cpu") ->
         attention_mask_BT=real_BT.long().to(device),
         action_mask_BT=(real_BT & (columns_T >= starts_B1)).to(device),
     )
-
-
-def split(rows: Sequence[T], minibatch_size: int, *, seed: int) -> list[list[T]]:
-    """Minibatches in an order that `seed` decides; the last may be smaller, no row is dropped."""
-    order = list(rows)
-    random.Random(seed).shuffle(order)
-    return [order[i : i + minibatch_size] for i in range(0, len(order), minibatch_size)]
 
 
 def num_tokens(sample: Sample) -> int:

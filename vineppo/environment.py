@@ -6,12 +6,15 @@ Rollouts start at the prompt, vines in the middle of a response; both end under 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, get_args
 
 from vineppo.grading import Grader
-from vineppo.types import Completion, Engine, Grade, Problem, Request, SamplingParams, Task
+from vineppo.types import Completion, Engine, Grade, Problem, Request, SamplingParams, Task, Verdict
 
 CUT_OFF = Grade(0.0, "unparseable")
 
@@ -24,13 +27,14 @@ class State:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def prefix_ids(self) -> tuple[int, ...]:
+        """Made once: the K vines of a state share it."""
         return self.prompt_ids + self.response_ids
 
 
 @dataclass(frozen=True)
-class Ending:
+class GradedCompletion:
     """A continuation from a state; text and grade are those of the whole response, the state's part included."""
 
     completion: Completion
@@ -44,6 +48,19 @@ def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
     closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
     return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
+
+
+@dataclass
+class Spent:
+    """What was sampled, by purpose, and graded, by verdict, while it was counted."""
+
+    tokens: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    def metrics(self) -> dict[str, float]:
+        """Verdicts are of everything that was graded: vines too, and votes where evaluation is part of the method."""
+        tokens: dict[str, float] = {f"tokens/{purpose}": count for purpose, count in self.tokens.items()}
+        return tokens | {f"grading/num_{verdict}": self.verdicts[verdict] for verdict in get_args(Verdict)}
 
 
 @dataclass(frozen=True)
@@ -60,10 +77,27 @@ class Environment:
         prompt_ids = encode_prompt(self.tokenizer, problem.prompt)
         return State(problem, prompt_ids) if 0 < len(prompt_ids) <= self.max_prompt_tokens else None
 
+    @contextmanager
+    def counting(self) -> Iterator[Spent]:
+        """Fills in what was spent at its end."""
+        tokens, verdicts = Counter(self.engine.usage), Counter(self.grader.verdicts)
+        spent = Spent()
+        yield spent
+        spent.tokens, spent.verdicts = self.engine.usage - tokens, self.grader.verdicts - verdicts
+
     def finish(
-        self, states: Sequence[State], budgets: Sequence[int], seeds: Sequence[int], *, purpose: str
-    ) -> list[Ending]:
-        """One continuation per state, of at most its budget of new tokens, all in one engine call."""
+        self,
+        states: Sequence[State],
+        budgets: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        purpose: str,
+        keep: bool = False,
+    ) -> list[GradedCompletion]:
+        """One continuation per state, of at most its budget of new tokens, all in one engine call.
+
+        `keep` where the continuations may themselves be continued later, as vines continue rollouts.
+        """
         requests = [
             Request(state.prefix_ids, budget, seed, num_response_tokens=len(state.response_ids))
             for state, budget, seed in zip(states, budgets, seeds, strict=True)
@@ -71,19 +105,21 @@ class Environment:
         texts: dict[int, str] = {}
         with self.grader.ahead() as ahead:
 
-            def ended(i: int, completion: Completion) -> None:
+            def on_complete(i: int, completion: Completion) -> None:
                 texts[i] = self.text(states[i].response_ids + completion.token_ids)
                 # A response that the budget cut off earns nothing and is not read, as in the paper's code. Evaluation,
                 # training and vines share the rule, so a value is the value of the reward that is trained on.
                 if completion.finish_reason != "length":
                     ahead.add(i, (states[i].problem, texts[i]))
 
-            completions = self.engine.generate(requests, self.params, purpose=purpose, ended=ended)
+            completions = self.engine.generate(
+                requests, self.params, purpose=purpose, keep=keep, on_complete=on_complete
+            )
             for i, completion in enumerate(completions):
                 if i not in texts:
-                    ended(i, completion)
+                    on_complete(i, completion)
             grades = ahead.grades()
-        return [Ending(completion, texts[i], grades.get(i, CUT_OFF)) for i, completion in enumerate(completions)]
+        return [GradedCompletion(c, texts[i], grades.get(i, CUT_OFF)) for i, c in enumerate(completions)]
 
     def branch(
         self,
@@ -93,22 +129,24 @@ class Environment:
         *,
         seed: Callable[[State, int], int],
         purpose: str,
-    ) -> list[list[Ending]]:  # [S][n]
+        keep: bool = False,
+    ) -> list[list[GradedCompletion]]:  # [S][n]
         """n continuations of every state, all in one engine call; `seed(state, k)` seeds number k of a state."""
-        endings = self.finish(
+        completions = self.finish(
             [state for state in states for _ in range(n)],
             [budget for budget in budgets for _ in range(n)],
             [seed(state, k) for state in states for k in range(n)],
             purpose=purpose,
+            keep=keep,
         )
-        return [endings[i : i + n] for i in range(0, len(endings), n)]
+        return [completions[i : i + n] for i in range(0, len(completions), n)]
 
     def text(self, response_ids: Sequence[int]) -> str:
         """The response as graded: without special tokens, up to the first stop string."""
         text = self.tokenizer.decode(response_ids, skip_special_tokens=True)
         return text[: min((text.find(stop) for stop in self.params.stop if stop in text), default=len(text))]
 
-    def continuations(self, state: State, endings: Sequence[Ending]) -> tuple[str, ...]:
-        """What endings of one state wrote after it."""
+    def continuations(self, state: State, completions: Sequence[GradedCompletion]) -> tuple[str, ...]:
+        """What completions of one state wrote after it."""
         start = len(self.text(state.response_ids))
-        return tuple(ending.text[start:] for ending in endings)
+        return tuple(graded.text[start:] for graded in completions)

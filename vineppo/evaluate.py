@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from vineppo.config import Config
-from vineppo.environment import Ending, Environment
+from vineppo.environment import Environment, GradedCompletion
 from vineppo.grading import Grader
 from vineppo.intervals import score_ci95
 from vineppo.seeding import derive_seed
@@ -128,19 +128,19 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
         seed=lambda state, k: derive_seed(seed, "eval", state.problem.id, k),
         purpose=purpose,
     )
-    endings = [ending for of_problem in samples for ending in of_problem]
+    completions = [graded for of_problem in samples for graded in of_problem]
     by_problem = [(state.problem, of_problem) for state, of_problem in zip(states, samples, strict=True)]
     per_problem = pass_rewards(samples, config)
     per_problem[f"maj@{config.num_samples}"] = majority_rewards(environment.task, environment.grader, by_problem)
-    truncated = [ending.completion.finish_reason == "length" for ending in endings]
+    truncated = [graded.completion.finish_reason == "length" for graded in completions]
     return Evaluation(
         scores={name: Score(fmean(values), score_ci95(values)) for name, values in per_problem.items()},
         num_problems=len(states),
         num_samples=config.num_samples,
         num_prompts_too_long=len(problems) - len(states),
         num_truncated=sum(truncated),
-        verdicts=Counter(ending.grade.verdict for ending, cut in zip(endings, truncated, strict=True) if not cut),
-        num_tokens=sum(len(ending.completion.token_ids) for ending in endings),
+        verdicts=Counter(graded.grade.verdict for graded, cut in zip(completions, truncated, strict=True) if not cut),
+        num_tokens=sum(len(graded.completion.token_ids) for graded in completions),
         first_samples=[
             make_sample(state.prompt_ids, of_problem[0].completion.token_ids)
             for state, of_problem in zip(states, samples, strict=True)
@@ -148,12 +148,12 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
     )
 
 
-def pass_rewards(by_problem: Sequence[Sequence[Ending]], config: EvaluationConfig) -> dict[str, list[float]]:
+def pass_rewards(by_problem: Sequence[Sequence[GradedCompletion]], config: EvaluationConfig) -> dict[str, list[float]]:
     """Name -> one number per problem: the mean reward for k = 1, the chance of a right response for larger k."""
     n = config.num_samples
-    num_right = [sum(ending.grade.reward >= RIGHT for ending in samples) for samples in by_problem]
+    num_right = [sum(graded.grade.reward >= RIGHT for graded in samples) for samples in by_problem]
     ks = sorted({k for k in config.pass_at if 1 < k <= n})
-    return {"pass@1": [fmean(ending.grade.reward for ending in samples) for samples in by_problem]} | {
+    return {"pass@1": [fmean(graded.grade.reward for graded in samples) for samples in by_problem]} | {
         f"pass@{k}": [unbiased_pass_at_k(n, right, k) for right in num_right] for k in ks
     }
 
@@ -166,7 +166,9 @@ def unbiased_pass_at_k(n: int, num_right: int, k: int) -> float:
     return 1 - math.comb(n - num_right, k) / math.comb(n, k)
 
 
-def majority_rewards(task: Task, grader: Grader, by_problem: Sequence[tuple[Problem, Sequence[Ending]]]) -> list[float]:
+def majority_rewards(
+    task: Task, grader: Grader, by_problem: Sequence[tuple[Problem, Sequence[GradedCompletion]]]
+) -> list[float]:
     """Reward of every problem's most frequent answer; of equally frequent ones the first wins, and no vote earns 0.
 
     Two answers are one if a response with the second would be right were the first the gold answer, so that 1/2 and
@@ -174,7 +176,7 @@ def majority_rewards(task: Task, grader: Grader, by_problem: Sequence[tuple[Prob
     that the grader's workers are busy and its time limits hold here too.
     """
     waiting = [votes(task, samples) for _, samples in by_problem]
-    classes: list[list[list[Ending]]] = [[] for _ in by_problem]
+    classes: list[list[list[GradedCompletion]]] = [[] for _ in by_problem]
     while any(waiting):
         golds = [next(iter(answers), "") for answers in waiting]
         jobs = [(i, answer) for i, answers in enumerate(waiting) for answer in answers if answer != golds[i]]
@@ -189,14 +191,14 @@ def majority_rewards(task: Task, grader: Grader, by_problem: Sequence[tuple[Prob
     return [winner[0].grade.reward if winner else 0.0 for winner in winners]
 
 
-def votes(task: Task, samples: Sequence[Ending]) -> dict[str, list[Ending]]:
+def votes(task: Task, samples: Sequence[GradedCompletion]) -> dict[str, list[GradedCompletion]]:
     """Answer as written -> the responses that give it, in the order of first appearance.
 
     Only responses graded correct or wrong vote: not the truncated, the unparseable, nor those that broke the grader.
     """
-    found: dict[str, list[Ending]] = {}
-    for ending in samples:
-        answer = task.answer(ending.text) if ending.grade.verdict in ("correct", "wrong") else None
+    found: dict[str, list[GradedCompletion]] = {}
+    for graded in samples:
+        answer = task.answer(graded.text) if graded.grade.verdict in ("correct", "wrong") else None
         if answer is not None:
-            found.setdefault(answer, []).append(ending)
+            found.setdefault(answer, []).append(graded)
     return found

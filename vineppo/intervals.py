@@ -1,12 +1,17 @@
-"""95 % intervals: Student's over seeds, and one over problems that holds for few of them and near 0 and 1."""
+"""95 % intervals: Student's over seeds, Wilson's over problems, and for any other statistic the bootstrap."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from statistics import fmean, stdev, variance
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NUM_RESAMPLES = 1000
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -58,3 +63,38 @@ def student_within(theta: float, df: int) -> float:
         power *= math.cos(theta) ** 2 * k / (k + 1)
     total = math.sin(theta) * math.fsum(terms)
     return 2 / math.pi * (theta + total) if odd else total
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], clusters: Sequence[Hashable], *, seed: int
+) -> list[dict[str, float | None]]:
+    """Estimate and 95 % percentile interval of every number that `statistic` gives.
+
+    `statistic` maps weights [n], how often each row counts, to numbers [m]. `clusters` [n] names the problem of each
+    row: states of one problem stand or fall together, so problems are what is drawn again. A number that some resample
+    leaves undefined (nan) is taken over the resamples that do not.
+    """
+    import numpy as np  # here, as recipes are read without it
+
+    names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    cluster_of = np.array([names[name] for name in clusters])
+    estimate = statistic(np.ones(len(clusters)))
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=NUM_RESAMPLES)
+    resampled = np.array([statistic(row[cluster_of].astype(float)) for row in counts])
+    found = []
+    for number, column in zip(estimate, resampled.T, strict=True):
+        column = column[np.isfinite(column)]
+        low, high = np.percentile(column, [2.5, 97.5]) if len(column) and len(names) > 1 else (np.nan, np.nan)
+        found.append({"estimate": finite(number), "low": finite(low), "high": finite(high)})
+    return found
+
+
+def finite(number: float) -> float | None:
+    """JSON has no nan."""
+    return float(number) if math.isfinite(number) else None
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    total = weights.sum()
+    return float((values * weights).sum() / total) if total else float("nan")

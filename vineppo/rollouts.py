@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import get_args
@@ -21,10 +21,10 @@ from typing import get_args
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
-from vineppo.environment import Ending, Environment, State
+from vineppo.environment import Environment, GradedCompletion, State
 from vineppo.machine.files import write_file
 from vineppo.seeding import derive_seed
-from vineppo.segments import decode_pieces, segment_texts, token_boundaries
+from vineppo.segments import decode_pieces, segment_texts, token_boundaries, token_segment_rewards
 from vineppo.types import (
     Credit,
     Group,
@@ -103,30 +103,42 @@ def sample_groups(
     starts = [state for state in map(environment.reset, problems) if state is not None]
     if not starts:
         raise UserError(f"all {len(problems)} prompts are longer than {environment.max_prompt_tokens} tokens")
-    endings = environment.branch(
+    completions = environment.branch(
         starts,
         [config.max_new_tokens] * len(starts),
         config.group_size,
         seed=lambda state, g: derive_seed(seed, state.problem.id, g),
         purpose="policy",
+        keep=True,  # vines start from them
     )
     return [
-        [make_rollout(environment, state, ending, config.max_new_tokens) for ending in siblings]
-        for state, siblings in zip(starts, endings, strict=True)
+        [make_rollout(environment, state, graded, config.max_new_tokens) for graded in siblings]
+        for state, siblings in zip(starts, completions, strict=True)
     ]
 
 
-def make_rollout(environment: Environment, state: State, ending: Ending, max_new_tokens: int) -> Rollout:
-    pieces = decode_pieces(environment.tokenizer, ending.completion.token_ids)
+def check_policy_version(groups: Sequence[Group], version: int) -> None:
+    """A sampler that has missed an update would make its rollouts off-policy, and nothing else would show it."""
+    found = {rollout.completion.policy_version for group in groups for rollout in group}
+    if found - {version}:
+        raise RuntimeError(f"the engine sampled with weights of version {sorted(found)}, the policy's is {version}")
+
+
+def make_rollout(environment: Environment, state: State, graded: GradedCompletion, max_new_tokens: int) -> Rollout:
+    pieces = decode_pieces(environment.tokenizer, graded.completion.token_ids)
+    cuts = environment.task.segment(graded.text)  # a stop string is not cut
+    boundaries = token_boundaries(pieces, cuts)
+    earned = graded.grade.segment_rewards
     return Rollout(
         problem=state.problem,
         prompt_ids=state.prompt_ids,
-        completion=ending.completion,
-        text=ending.text,
-        reward=ending.grade.reward,
-        verdict=ending.grade.verdict,
-        boundaries=token_boundaries(pieces, environment.task.segment(ending.text)),  # a stop string is not cut
+        completion=graded.completion,
+        text=graded.text,
+        reward=graded.grade.reward,
+        verdict=graded.grade.verdict,
+        boundaries=boundaries,
         max_new_tokens=max_new_tokens,
+        segment_rewards=None if earned is None else token_segment_rewards(pieces, cuts, earned, boundaries),
     )
 
 
@@ -150,15 +162,6 @@ def rollout_metrics(sampled: Sampled) -> dict[str, float]:
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
     }
     return metrics | {f"grades/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
-
-
-def token_metrics(usage: Counter[str]) -> dict[str, float]:
-    return {f"tokens/{purpose}": count for purpose, count in usage.items()}
-
-
-def verdict_metrics(verdicts: Counter[str]) -> dict[str, float]:
-    """Of everything that was graded, vines included; majority voting too where an evaluation is part of the method."""
-    return {f"grading/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
 
 
 def save_rollouts(
@@ -216,5 +219,7 @@ def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # 
     if credit.values is not None:
         return list(credit.values)
     if credit.token_values is not None:
-        return [*(credit.token_values[b] for b in credit.boundaries[:-1]), rollout.reward]
+        starts = credit.boundaries[:-1]
+        earned = accumulate((rollout.segment_rewards or [0.0] * len(starts))[:-1], initial=0.0)
+        return [*(credit.token_values[b] + before for b, before in zip(starts, earned, strict=True)), rollout.reward]
     return None

@@ -53,6 +53,21 @@ def token_boundaries(pieces: Sequence[str], cuts: Sequence[int]) -> tuple[int, .
     return (0, *inner, len(pieces))
 
 
+def token_segment_rewards(
+    pieces: Sequence[str], cuts: Sequence[int], rewards: Sequence[float], boundaries: Sequence[int]
+) -> tuple[float, ...]:  # [S]
+    """Rewards of the text's segments, [len(cuts) + 1], for the token segments in which these end.
+
+    Where cuts fall on one token and merge, so do their rewards. `boundaries` are `token_boundaries(pieces, cuts)`.
+    """
+    starts = list(accumulate(map(len, pieces[:-1]), initial=0))
+    ends = [*(bisect_left(starts, cut) for cut in cuts), len(pieces)]
+    summed = [0.0] * (len(boundaries) - 1)
+    for end, reward in zip(ends, rewards, strict=True):
+        summed[bisect_left(boundaries, end) - 1] += reward
+    return tuple(summed)
+
+
 def cut_lines(text: str, *, joins_previous: str | None = None) -> list[int]:
     """Cuts before every line but the first: a line break begins the next segment, and so do blank lines before it.
 

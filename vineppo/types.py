@@ -112,13 +112,25 @@ class Rollout:
     prompt_ids: tuple[int, ...]
     completion: Completion
     text: str  # the response as graded
-    reward: float
+    reward: float  # of the whole response
     verdict: Verdict
     boundaries: tuple[int, ...]  # [S+1], 0 = b_0 < b_1 < ... < b_S = L
     max_new_tokens: int  # the budget the rollout was sampled under
+    segment_rewards: tuple[float, ...] | None = None  # [S], which add up to `reward`; None: all of it at the end
+    action_mask: tuple[bool, ...] | None = None  # [L], False on tokens that the environment wrote; None: there are none
 
     def __post_init__(self) -> None:
-        check_boundaries(self.boundaries, len(self.completion.token_ids))
+        num_tokens = len(self.completion.token_ids)
+        check_boundaries(self.boundaries, num_tokens)
+        check_finite("reward", [self.reward])
+        if self.action_mask is not None and len(self.action_mask) != num_tokens:
+            raise ValueError(f"action_mask has {len(self.action_mask)} entries for {num_tokens} tokens")
+        if self.segment_rewards is not None:
+            check_finite("segment_rewards", self.segment_rewards)
+            if len(self.segment_rewards) != self.num_segments:
+                raise ValueError(f"segment_rewards has {len(self.segment_rewards)} entries for {self.num_segments}")
+            if abs(math.fsum(self.segment_rewards) - self.reward) > 1e-6 * max(1.0, abs(self.reward)):
+                raise ValueError(f"segment_rewards add up to {math.fsum(self.segment_rewards)}, not {self.reward}")
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -145,6 +157,7 @@ class ValueEstimate:
     prefix_ids: tuple[int, ...]
     rewards: tuple[float, ...]  # [K]
     texts: tuple[str, ...] = ()  # [K] what each vine wrote after the state, to be read; may be left out
+    num_truncated: int = 0  # vines that their budget cut off
 
     @property
     def mean(self) -> float:
@@ -164,8 +177,9 @@ class ValueEstimate:
 class Credit:
     """The advantage of every response token, checked so that it cannot sit on the wrong ones.
 
-    `values`, where an estimator has them, are V(s_0) .. V(s_S) with V(s_S) = R; then the advantage of every token of
-    segment j must be values[j + 1] - values[j], so segment advantages sum to R - V(s_0).
+    `values`, where an estimator has them, are V(s_0) .. V(s_S): the return of the whole response as it is expected at
+    each boundary, what was earned before it included. So V(s_S) = R, with or without rewards per segment, and an
+    estimator of the paper's kind has segment advantages A_j = V(s_{j+1}) - V(s_j) (credit.common.check_telescoping).
     A critic knows a value before every token instead, and learns from targets: `token_values`, `returns`.
     `estimates`, where values were measured, are what V(s_0) .. V(s_{S-1}) are the means of.
     """
@@ -180,30 +194,39 @@ class Credit:
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
         check_boundaries(self.boundaries, num_tokens)
-        check_finite("advantages", self.advantages)
-        for name, column in (("token_values", self.token_values), ("returns", self.returns)):
+        columns = {"advantages": num_tokens, "token_values": num_tokens, "returns": num_tokens}
+        for name, length in (columns | {"values": len(self.boundaries)}).items():
+            column = getattr(self, name)
             if column is not None:
                 check_finite(name, column)
-                if len(column) != num_tokens:
-                    raise ValueError(f"{name} has {len(column)} entries for {num_tokens} tokens")
-        if self.values is not None:
-            check_finite("values", self.values)
-            self._check_telescoping(self.values)
+                if len(column) != length:
+                    raise ValueError(f"{name} has {len(column)} entries, not {length}")
 
     @property
     def segment_advantages(self) -> list[float]:  # [S]
         """The mean over each segment's tokens, which is each one's where values are measured."""
         return [fmean(self.advantages[a:b]) for a, b in pairwise(self.boundaries)]
 
-    def _check_telescoping(self, values: Sequence[float]) -> None:
-        if len(values) != len(self.boundaries):
-            raise ValueError(f"values has {len(values)} entries for {len(self.boundaries)} boundaries")
-        for j, (start, end) in enumerate(pairwise(self.boundaries)):
-            difference = values[j + 1] - values[j]
-            if any(abs(advantage - difference) > 1e-6 for advantage in self.advantages[start:end]):
-                raise ValueError(
-                    f"advantages of segment {j} (tokens {start}..{end - 1}) are not values[{j + 1}] - values[{j}]"
-                )
+
+@dataclass(frozen=True)
+class ExtraRollout:
+    """A response to train on beside the groups: a vine, whose `action_mask` leaves out what it shares with its root."""
+
+    rollout: Rollout
+    credit: Credit
+    weight: float = 1.0
+    """What its advantages count; a vine that is one of n continuations of a state stands for 1/n of what follows it."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What an estimator makes of an iteration's groups."""
+
+    credits: list[list[Credit]]  # [P][G], like the groups
+    metrics: Mapping[str, float]  # `credit/name` and the like
+    extra: tuple[ExtraRollout, ...] = ()
+    trains_policy: bool = True
+    """False while an estimator learns alone, as a critic does that warms up."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +272,7 @@ def check_finite(name: str, numbers: Sequence[float]) -> None:
         raise ValueError(f"{name} must be finite, got {tuple(numbers)}")
 
 
-Ended = Callable[[int, Completion], None]
+OnComplete = Callable[[int, Completion], None]
 
 
 class Engine(Protocol):
@@ -259,12 +282,20 @@ class Engine(Protocol):
     """Generated tokens by purpose: policy, vine, eval, reference."""
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         """One completion per request, in the order of the requests.
 
-        `ended(i, completion)` may be called for request i as soon as its completion is there, while others are still
-        being sampled: once at most, in any order, from any thread, one call at a time.
+        `keep` says that later requests may extend these completions, until new weights come: a rollout's, which vines
+        start from. What was computed for them is then worth its memory. It changes no completion.
+        `on_complete(i, completion)` may be called for request i as soon as its completion is there, while others are
+        still being sampled: once at most, in any order, from any thread, one call at a time.
         """
         ...
 
@@ -272,8 +303,11 @@ class Engine(Protocol):
         """Raises UserError where `generate` would refuse them; samples nothing."""
         ...
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
-        """Sample from these weights from now on. Forgets every cached prefix."""
+    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
+        """Samples from these weights from now on and forgets every cached prefix.
+
+        Completions carry the `version` that they were drawn with; it is 0 before the first call.
+        """
         ...
 
 
@@ -334,21 +368,21 @@ class JudgesSegments(Protocol):
 class CreditEstimator(Protocol):
     """All that differs between methods."""
 
-    @property
-    def ready(self) -> bool:
-        """Whether the policy should learn from the last `assign`; false while a critic warms up."""
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        """Credit for every rollout. The same groups and the same seed give the same credit."""
         ...
 
-    def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:
-        """Credit for every rollout, [P][G] like the groups."""
-        ...
+
+@runtime_checkable
+class LearningEstimator(CreditEstimator, Protocol):
+    """An estimator that learns, as PPO's critic does: it is updated with the policy and is part of every checkpoint."""
 
     def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        """Called after every optimizer step of the policy; an estimator that learns fits itself here."""
+        """Called after every optimizer step of the policy; returns metrics."""
         ...
 
-    def metrics(self) -> dict[str, float]:
-        """What the last `assign` did, as `credit/name` keys."""
+    def memory(self) -> dict[str, float]:
+        """MiB by what they hold, as `memory/name` keys."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -379,4 +413,12 @@ class Learner(Protocol):
         """MiB by what they hold, as `memory/name` keys."""
         ...
 
+    def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """KL to the reference on these responses, as `eval/kl_reference`; nothing without a reference."""
+        ...
+
     def state_dict(self) -> Mapping[str, Any]: ...
+
+    def trainer_state(self) -> dict[str, Any]:
+        """Everything but the weights that the next step depends on."""
+        ...

@@ -83,7 +83,7 @@ def test_states_and_predictions_belong_together(runs):
         groups = draw_groups(subject, config)
         assert subject.ppo is not None
         first = [[group[0]] for group in groups]
-        credits = subject.ppo.assign(first, seed=0)
+        credits = subject.ppo.assign(first, seed=0).credits
     expected = [
         credit.token_values[b]
         for (credit,), (rollout,) in zip(credits, first, strict=True)

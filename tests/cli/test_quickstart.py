@@ -103,7 +103,7 @@ ALONE = {
     "a summary": ["result.json"],
     "a page": ["report.html"],
     "both": ["result.json", "report.html"],
-    "a lock and more": ["vineppo.runs.lock", "report.html"],
+    "a lock and more": ["vineppo.lock", "report.html"],
     "half a recipe": ["sft/recipe.toml.part"],
 }
 ADDED = [

@@ -8,7 +8,8 @@ import shutil
 import pytest
 from run_folder import write_run
 
-from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.compare.comparison import compare_runs
+from vineppo.compare.tables import to_markdown
 from vineppo.types import UserError
 
 TASK = '[task]\nname = "arithmetic"\nnum_steps = [3, 4]\n[evaluation]\nnum_problems = 400\nevery = 2\n'

@@ -1,116 +1,65 @@
-"""The tables' arithmetic, on run folders that are written by hand."""
+"""Every number of a comparison stands in one table, whose rows Markdown and the page both show."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from run_folder import write_run
 
-from vineppo.compare.tables import compare_runs, kl_at, to_markdown
+from vineppo.compare.comparison import compare_runs
+from vineppo.compare.finished_runs import AXES
+from vineppo.compare.tables import comparison_tables, markdown_tables, to_markdown
+from vineppo.report.comparison import AXIS_NAMES, TITLES, shown_tables
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?")
 
 
-@pytest.fixture
-def comparison(tmp_path):
-    start = write_run(tmp_path, "sft", 5, [0.2])
-    folders = [
-        write_run(tmp_path, "vineppo", 0, [0.3, 0.5, 0.6], vines=900, model=str(start)),
-        write_run(tmp_path, "vineppo", 1, [0.4, 0.6, 0.5], vines=900, model=str(start)),
-        write_run(tmp_path, "ppo", 0, [0.3, 0.4, 0.4], model=str(start)),
-        write_run(tmp_path, "ppo", 1, [0.3, 0.3, 0.5], model=str(start)),
-    ]
-    return compare_runs(folders, start=start)
-
-
-def test_points_add_up_and_leave_evaluation_out(comparison):
-    curve = comparison["methods"]["vineppo"]["curve"]
-    assert [point["accuracy"]["mean"] for point in curve] == pytest.approx([0.2, 0.35, 0.55, 0.55])
-    assert curve[0]["tokens"] == curve[0]["seconds"] == 0
-    assert (curve[3]["iteration"], curve[3]["steps"], curve[3]["rollouts"]) == (3, 12, 24)
-    assert (curve[3]["tokens"], curve[3]["seconds"]) == (3000, 6)
-    assert curve[1]["train_accuracy"] == pytest.approx(0.175)
-
-
-def test_peak_last_and_the_differences_seed_by_seed(comparison):
-    ours, theirs = comparison["methods"]["vineppo"], comparison["methods"]["ppo"]
-    assert (ours["peak"]["mean"], ours["final"]["mean"]) == pytest.approx((0.6, 0.55))
-    assert (theirs["peak"]["mean"], theirs["final"]["mean"]) == pytest.approx((0.45, 0.45))
-    difference = comparison["differences"]["ppo"]["peak"]
-    assert difference["mean"] == pytest.approx(0.15)  # of 0.6 - 0.4 and 0.6 - 0.5
-    assert difference["ci95"] == pytest.approx([0.15 - 12.706 * 0.05, 0.15 + 12.706 * 0.05], abs=1e-3)
-
-
-def test_what_it_takes_to_reach_ppo_s_peak(comparison):
-    assert comparison["target"] == pytest.approx(0.45)
-    ours, theirs = (comparison["methods"][name]["to_target"] for name in ("vineppo", "ppo"))
-    assert (ours["num_reached"], ours["iteration"], ours["steps"], ours["tokens"]) == (2, 2, 8, 2000)
-    assert (theirs["num_reached"], theirs["num_seeds"], theirs["iteration"]) == (1, 2, 3)
-
-
-def test_kl_is_read_between_the_evaluations_around_the_level(comparison):
-    points = [{"accuracy": a, "kl": k} for a, k in ((0.2, 0.0), (0.4, 1.0), (0.3, 2.0))]
-    assert kl_at(points, 0.3) == pytest.approx(0.5)
-    assert kl_at(points, 0.4) == pytest.approx(1.0)
-    assert kl_at(points, 0.5) is None
-    assert comparison["equal_accuracy"] == pytest.approx(0.45)
-    assert comparison["methods"]["ppo"]["kl_at_equal_accuracy"]["n"] == 1
-
-
-def test_memory_and_seconds_are_per_iteration_by_what_they_are_spent_on(comparison):
-    method = comparison["methods"]["ppo"]
-    assert method["memory_mb"] == {"policy_parameters_mb": 3.5, "peak_mb": 103.0}
-    assert method["seconds_per_iteration"] == {"sample": 0.5, "update": 1.5, "evaluate": 50.0, "checkpoint": 9.0}
-    assert method["tokens_per_iteration"]["policy"] == 100
+def test_every_table_is_in_markdown_and_on_the_page(comparison):
+    tables = comparison_tables(comparison)
+    assert all(tables.values())
+    assert tables.keys() == markdown_tables(comparison).keys() == TITLES.keys()
+    assert len(to_markdown(comparison).split("## ")) == 1 + len(tables)
+    assert list(shown_tables(comparison)) == list(TITLES.values())
+    assert set(AXES) == AXIS_NAMES.keys()
 
 
 def test_every_method_is_in_every_table(comparison):
-    sections = to_markdown(comparison).split("## ")[1:]
-    assert len(sections) == 9
-    for section in sections:
-        assert "| ppo |" in section
-        assert "| vineppo |" in section or section.startswith("vineppo less each method")
-    assert "0.600 [" in sections[0]
+    ours, theirs = ({"| vineppo |", "| ppo |"}, {"| ppo |"})
+    for key, text in markdown_tables(comparison).items():
+        assert {name for name in ours if name in text} == (theirs if key == "differences" else ours), key
+
+
+def test_the_page_and_markdown_show_the_same_numbers(comparison):
+    """Of a row every number; Markdown rounds them, and names an interval's ends beside its mean."""
+    texts = markdown_tables(comparison)
+    for key, title in TITLES.items():
+        lines = texts[key].splitlines()[2:]
+        rows = shown_tables(comparison, [key])[title]
+        assert len(lines) == len(rows)
+        for line, row in zip(lines, rows, strict=True):
+            shown = [float(text.replace(",", "")) for text in NUMBER.findall(line)]
+            for value in row.values():
+                if isinstance(value, float):
+                    assert any(value == pytest.approx(other, rel=5e-3, abs=5e-4) for other in shown), (key, value)
+
+
+def test_a_method_without_a_part_spent_nothing_on_it(comparison):
+    """Only vineppo's runs have vines."""
+    del comparison["methods"]["ppo"]["tokens_per_iteration"]["vine"]
+    ours, theirs = comparison_tables(comparison)["tokens"]
+    assert (ours["vine"], theirs["vine"]) == (900, None)
+    assert "| ppo | 999 | 100 | 0 |" in markdown_tables(comparison)["tokens"]
+
+
+def test_a_mean_and_its_interval_are_one_cell(comparison):
+    assert "| vineppo | 0.600 [0.600, 0.600] |" in markdown_tables(comparison)["accuracy"]
 
 
 def test_one_seed_claims_no_interval(tmp_path):
     text = to_markdown(compare_runs([write_run(tmp_path, name, 0, [0.3, 0.5]) for name in ("vineppo", "ppo")]))
     assert "interval" not in text
     assert "| vineppo | 0.5 | 0.5 | 1 | 2 |" in text
-
-
-def test_points_are_joined_by_iteration(tmp_path):
-    """RestEM may stop early: then the iterations that all seeds have make the curve."""
-    folders = [
-        write_run(tmp_path, "restem", 0, [0.1, 0.2, 0.3, 0.4]),
-        write_run(tmp_path, "restem", 1, [0.3, 0.4]),
-        write_run(tmp_path, "grpo", 0, [None, 0.5, None, 0.7]),
-    ]
-    methods = compare_runs(folders)["methods"]
-    found = {name: [(p["iteration"], p["accuracy"]["mean"]) for p in m["curve"]] for name, m in methods.items()}
-    assert found == {"restem": [(1, pytest.approx(0.2)), (2, pytest.approx(0.3))], "grpo": [(2, 0.5), (4, 0.7)]}
-    assert methods["restem"]["final"]["mean"] == pytest.approx(0.4)
-    assert methods["grpo"]["num_evaluations"] == 2
-
-
-def test_of_methods_that_count_steps_epochs_are_joined(tmp_path):
-    """DPO+ has as many steps in an epoch as it found pairs."""
-    folders = [
-        write_run(tmp_path, "dpo", 0, [None, 0.2, None, 0.4], section="dpo"),
-        write_run(tmp_path, "dpo", 1, [None, None, 0.3, None, None, 0.5], section="dpo"),
-    ]
-    (dpo,) = compare_runs(folders)["methods"].values()
-    assert [(p["iteration"], p["accuracy"]["mean"]) for p in dpo["curve"]] == [
-        (2.5, pytest.approx(0.25)),
-        (5, pytest.approx(0.45)),
-    ]
-
-
-def test_only_those_that_start_there_get_the_start_as_first_point(tmp_path):
-    start = write_run(tmp_path, "sft", 5, [0.2])
-    ours = write_run(tmp_path, "grpo", 0, [0.3], model=str(start))
-    theirs = write_run(tmp_path, "rloo", 0, [0.3], model="elsewhere")
-    found = compare_runs([ours, theirs], start=start)
-    assert [len(run["points"]) for run in found["runs"]] == [2, 1]
-    assert found["initial_accuracy"] == 0.2
-    assert any("model.name" in warning and "elsewhere" in warning for warning in found["warnings"])
 
 
 def test_names_cannot_break_a_table(tmp_path):

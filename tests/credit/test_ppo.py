@@ -7,11 +7,11 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from coin_walk import TOKENIZER, CoinWalk, exact_value, height, make_environment, make_walker
+from coin_walk import TOKENIZER, CoinWalk, exact_value, height, make_environment, make_walker, open_walk
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
@@ -20,17 +20,16 @@ from transformers import (
     Qwen2Config,
 )
 
-from vineppo.credit.parts import Parts
+from vineppo.credit.common import CreditContext
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.learner.config import CriticConfig, LearnerConfig, OptimConfig
 from vineppo.learner.critic import Critic
 from vineppo.learner.policy import PolicyLearner
-from vineppo.methods.train import Run, TrainConfig, to_samples, train
+from vineppo.methods.train import TrainRecipe, to_samples, train
 from vineppo.models import TinyModelConfig
 from vineppo.models.make import make_critic_model, make_tiny_model, value_head
 from vineppo.rollouts import SamplingConfig, sample_groups
-from vineppo.runs.metrics import MetricsConfig, MetricsLog, whole_lines
-from vineppo.runs.shutdown import Shutdown
+from vineppo.runs.metrics import whole_lines
 from vineppo.types import Completion, Problem, Rollout, Sample, SamplingParams, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
@@ -51,7 +50,7 @@ def make_critic(seed: int = 0, *, lr: float = 1e-3, **options: Any) -> Critic:
 
 
 def make_ppo(seed: int = 0, *, lr: float = 1e-3, **options: Any) -> PPO:
-    return PPO(PPOConfig(**options), make_critic(seed, lr=lr))
+    return PPO(PPOConfig(**options), critic=make_critic(seed, lr=lr))
 
 
 def make_responses(n: int = 20) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -166,7 +165,7 @@ def test_the_values_that_are_trained_are_the_values_that_are_read():
 
 
 def test_gradients_do_not_depend_on_microbatches_or_order(environment, groups):
-    samples = to_samples(groups, make_ppo().assign(groups, seed=0))
+    samples = to_samples(groups, make_ppo().assign(groups, seed=0).credits)
 
     def gradients(minibatch: list[Sample], microbatch_tokens: int) -> list[torch.Tensor]:
         critic = make_critic(microbatch_tokens=microbatch_tokens)
@@ -226,7 +225,7 @@ def test_a_response_that_was_cut_off_may_end_in_the_critic_s_value(bootstrap, fi
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.9])
 def test_returns_are_advantages_plus_values_of_the_right_rollouts(groups, gae_lambda):
     ppo = make_ppo(gae_lambda=gae_lambda)
-    for group, credits in zip(groups, ppo.assign(groups, seed=0), strict=True):
+    for group, credits in zip(groups, ppo.assign(groups, seed=0).credits, strict=True):
         for rollout, credit in zip(group, credits, strict=True):
             values = ppo.critic.values([(rollout.prompt_ids, rollout.token_ids)])[0]
             assert credit.token_values == pytest.approx(values[:-1], abs=1e-5)
@@ -237,8 +236,8 @@ def test_returns_are_advantages_plus_values_of_the_right_rollouts(groups, gae_la
 
 def test_permuting_rollouts_permutes_credits(groups):
     ppo = make_ppo()
-    straight = ppo.assign(groups, seed=0)
-    backwards = ppo.assign([group[::-1] for group in groups[::-1]], seed=0)
+    straight = ppo.assign(groups, seed=0).credits
+    backwards = ppo.assign([group[::-1] for group in groups[::-1]], seed=0).credits
     for ones, others in zip(straight, backwards[::-1], strict=True):
         for one, other in zip(ones, others[::-1], strict=True):
             assert one.advantages == pytest.approx(other.advantages, abs=1e-5)
@@ -246,15 +245,16 @@ def test_permuting_rollouts_permutes_credits(groups):
 
 def test_the_metrics_are_those_of_the_tokens(groups):
     ppo = make_ppo()
-    credits = [credit for of_group in ppo.assign(groups, seed=0) for credit in of_group]
+    assigned = ppo.assign(groups, seed=0)
+    credits = [credit for group_credits in assigned.credits for credit in group_credits]
     rewards = torch.tensor([r.reward for group in groups for r in group for _ in r.token_ids], dtype=torch.float64)
     values = torch.tensor([value for credit in credits for value in credit.token_values or ()], dtype=torch.float64)
-    metrics = ppo.metrics()
+    metrics = assigned.metrics
     assert metrics["credit/value_mean"] == pytest.approx(values.mean().item())
     assert metrics["credit/value_std"] == pytest.approx(values.std(correction=0).item())
     explained = 1 - (rewards - values).var() / rewards.var()
     assert metrics["critic/explained_variance"] == pytest.approx(explained.item())
-    assert metrics["memory/critic_parameters_mb"] == sum(p.nbytes for p in ppo.critic.model.parameters()) / 2**20
+    assert ppo.memory()["memory/critic_parameters_mb"] == sum(p.nbytes for p in ppo.critic.model.parameters()) / 2**20
 
 
 # Learning
@@ -262,7 +262,7 @@ def test_the_metrics_are_those_of_the_tokens(groups):
 
 def test_updates_lower_the_value_loss(groups):
     ppo = make_ppo(lr=1e-4)
-    minibatch = to_samples(groups, ppo.assign(groups, seed=0))
+    minibatch = to_samples(groups, ppo.assign(groups, seed=0).credits)
     losses = [ppo.update(minibatch)["critic/loss"] for _ in range(6)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.99 * losses[0]
@@ -289,7 +289,7 @@ def test_the_critic_comes_to_know_the_walk(environment):
         make_critic_model(make_policy(), 0),
         total_steps=num_iterations * num_updates,
     )
-    ppo = PPO(PPOConfig(), critic)
+    ppo = PPO(PPOConfig(), critic=critic)
 
     def draw(number: int):
         problems = environment.task.sample(32, seed=number)
@@ -311,7 +311,7 @@ def test_the_critic_comes_to_know_the_walk(environment):
     before_N = errors()
     for iteration in range(num_iterations):
         groups = draw(iteration)
-        minibatch = to_samples(groups, ppo.assign(groups, seed=0))
+        minibatch = to_samples(groups, ppo.assign(groups, seed=0).credits)
         for _ in range(num_updates):
             ppo.update(minibatch)
     after_N = errors()
@@ -322,10 +322,14 @@ def test_the_critic_comes_to_know_the_walk(environment):
 # The loop
 
 
-def make_run(folder: Path, ppo: PPO, learner: PolicyLearner, finish: Any = lambda *_: None) -> Run:
-    environment = make_environment(CoinWalk())
-    log = MetricsLog(folder, MetricsConfig())
-    return Run(0, environment, SAMPLING, learner, ppo, log, Shutdown(pytest.fail), finish)
+def run(folder: Path, ppo: PPO, learner: PolicyLearner, num_iterations: int, *sinks: Any) -> list[dict[str, Any]]:
+    """The lines of its metrics."""
+    tree = {"credit": {"name": "ppo"}, "train": {"num_iterations": num_iterations, "minibatch_size": 8}}
+    with open_walk(folder, tree, sinks=sinks) as session:
+        session.setup.policy.load_state_dict(learner.model.state_dict())
+        environment = session.setup.make_environment(session.setup.make_engine(), SamplingParams())
+        train(cast(TrainRecipe, session.recipe), session, environment, learner, ppo)
+    return [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
 
 
 def make_learner() -> PolicyLearner:
@@ -333,22 +337,27 @@ def make_learner() -> PolicyLearner:
     return PolicyLearner(config, make_walker(), None, sampling=SamplingParams(), total_steps=100)
 
 
+class Snapshots:
+    """A metrics sink that takes the weights at the end of every iteration."""
+
+    def __init__(self, *models: Any):
+        self.models = models
+        self.taken = [[weights(model) for model in models]]
+
+    def write(self, iteration: int, metrics: Any) -> None:
+        self.taken.append([weights(model) for model in self.models])
+
+    def close(self) -> None:
+        pass
+
+
 def test_while_the_critic_warms_up_the_policy_does_not_move(tmp_path):
     ppo, learner = make_ppo(warmup_iterations=2), make_learner()
-    policies, critics = [weights(learner.model)], [weights(ppo.critic.model)]
-
-    def finish(iteration, groups, credits):
-        policies.append(weights(learner.model))
-        critics.append(weights(ppo.critic.model))
-        run.log.write(iteration)
-
-    run = make_run(tmp_path, ppo, learner, finish)
-    assert not ppo.ready
-    train(TrainConfig(num_iterations=4, minibatch_size=8), run)
-    moved = [not same(before, after) for before, after in pairwise(policies)]
-    assert moved == [False, False, True, True]
+    snapshots = Snapshots(learner.model, ppo.critic.model)
+    lines = run(tmp_path, ppo, learner, 4, snapshots)
+    policies, critics = zip(*snapshots.taken, strict=True)
+    assert [not same(before, after) for before, after in pairwise(policies)] == [False, False, True, True]
     assert [not same(before, after) for before, after in pairwise(critics)] == [True] * 4
-    lines = [json.loads(line) for line in whole_lines(tmp_path / "metrics.jsonl")]
     assert [line.get("optim/num_steps", 0) for line in lines] == [0, 0, 4, 4]
     assert [line["critic/num_steps"] for line in lines] == [4] * 4
 
@@ -356,26 +365,18 @@ def test_while_the_critic_warms_up_the_policy_does_not_move(tmp_path):
 def test_credit_that_was_thrown_away_is_not_counted_as_warm_up(groups, tmp_path):
     """A stop between `assign` and the first step: what is saved then must not be an iteration further."""
     ppo = make_ppo(warmup_iterations=1)
-    ppo.assign(groups, seed=0)
-    assert not ppo.ready
+    assert not ppo.assign(groups, seed=0).trains_policy
     ppo.save(tmp_path)
     resumed = make_ppo(warmup_iterations=1)
     resumed.load(tmp_path)
-    minibatch = to_samples(groups, resumed.assign(groups, seed=0))
-    assert not resumed.ready
-    resumed.update(minibatch)
-    assert not resumed.ready  # until the iteration is over
-    resumed.assign(groups, seed=1)
-    assert resumed.ready
+    assigned = resumed.assign(groups, seed=0)
+    assert not assigned.trains_policy
+    resumed.update(to_samples(groups, assigned.credits))
+    assert resumed.assign(groups, seed=1).trains_policy
 
 
 def test_the_policy_learns_to_end_above_its_start(tmp_path):
-    rewards = []
-
-    def finish(iteration, groups, credits):
-        rewards.append(sum(rollout.reward for group in groups for rollout in group) / 16)
-
-    train(TrainConfig(num_iterations=12, minibatch_size=8), make_run(tmp_path, make_ppo(), make_learner(), finish))
+    rewards = [line["reward/mean"] for line in run(tmp_path, make_ppo(), make_learner(), 12)]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2, rewards
 
 
@@ -384,15 +385,15 @@ def test_the_policy_learns_to_end_above_its_start(tmp_path):
 
 def test_a_loaded_critic_goes_on_exactly(groups, tmp_path):
     ppo = make_ppo(lr=0.01, warmup_iterations=1)
-    ppo.update(to_samples(groups, ppo.assign(groups, seed=0)))
+    ppo.update(to_samples(groups, ppo.assign(groups, seed=0).credits))
     ppo.save(tmp_path)
     resumed = make_ppo(seed=9, lr=0.01, warmup_iterations=1)
     resumed.load(tmp_path)
     for estimator in (ppo, resumed):
-        credits = estimator.assign(groups, seed=1)
-        assert estimator.ready
+        assigned = estimator.assign(groups, seed=1)
+        assert assigned.trains_policy
         for _ in range(2):
-            estimator.update(to_samples(groups, credits))
+            estimator.update(to_samples(groups, assigned.credits))
     assert ppo.assign(groups, seed=2) == resumed.assign(groups, seed=2)
     assert same(weights(ppo.critic.model), weights(resumed.critic.model))
     ones, others = (p.critic.stepper.state_dict()["optimizer"]["state"] for p in (ppo, resumed))
@@ -403,7 +404,7 @@ def test_a_loaded_critic_goes_on_exactly(groups, tmp_path):
 
 def test_what_another_model_s_critic_left_is_refused(groups, tmp_path):
     ppo = make_ppo()
-    ppo.update(to_samples(groups, ppo.assign(groups, seed=0)))
+    ppo.update(to_samples(groups, ppo.assign(groups, seed=0).credits))
     ppo.save(tmp_path)
     state = torch.load(tmp_path / "critic" / "trainer.pt", weights_only=True)
     state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3, 3)
@@ -418,7 +419,7 @@ def test_what_another_model_s_critic_left_is_refused(groups, tmp_path):
 
 def test_transformers_opens_a_saved_critic(groups, tmp_path):
     ppo = make_ppo(lr=0.01)
-    ppo.update(to_samples(groups, ppo.assign(groups, seed=0)))
+    ppo.update(to_samples(groups, ppo.assign(groups, seed=0).credits))
     ppo.save(tmp_path)
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "critic").eval()
     prompt, response = (2,), (0, 1, 0, 0, 1)
@@ -449,7 +450,6 @@ def test_other_architectures_have_critics_too(architecture, tmp_path):
 
 def test_make_starts_from_the_model_that_training_started_from():
     policy = make_policy()
-    parts = Parts(make_environment(), lambda: policy, total_steps=7, seed=3)
-    ppo = PPO.make(PPOConfig(), parts)
+    ppo = PPO(PPOConfig(), CreditContext(make_environment(), lambda: policy, total_steps=7, seed=3))
     assert same(weights(ppo.critic.model.base_model), weights(policy.base_model))
     assert ppo.critic.stepper.total_steps == 7

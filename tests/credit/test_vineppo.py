@@ -6,7 +6,8 @@ from statistics import fmean, variance
 import pytest
 from coin_walk import CoinWalk, exact_value, height, make_environment
 
-from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at
+from vineppo.credit.common import CreditContext
+from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at, state_key
 from vineppo.environment import State
 from vineppo.rollouts import SamplingConfig, sample_groups, save_rollouts
 from vineppo.types import Group, Rollout
@@ -29,7 +30,7 @@ def states_of(groups: list[Group]) -> list[tuple[Rollout, int]]:
 
 
 def test_advantages_of_every_rollout_sum_to_reward_minus_initial_value(environment, groups):
-    credits = VinePPO(VinePPOConfig(), environment).assign(groups, seed=3)
+    credits = VinePPO(VinePPOConfig(), CreditContext(environment)).assign(groups, seed=3).credits
     for group, group_credits in zip(groups, credits, strict=True):
         for rollout, credit in zip(group, group_credits, strict=True):
             per_segment = [credit.advantages[start] for start in credit.boundaries[:-1]]
@@ -49,7 +50,7 @@ def test_estimates_are_unbiased_and_vary_as_p_1_minus_p_over_k(environment, writ
         (problem.id, prompt + tokens): (State(problem, prompt, tokens), budget)
         for problem in environment.task.sample(num_estimates, seed=7)
     }
-    estimates = VinePPO(VinePPOConfig(num_vines=num_vines), environment).estimate(states, seed=8)
+    estimates = VinePPO(VinePPOConfig(num_vines=num_vines), CreditContext(environment)).estimate(states, seed=8)
     means = [estimate.mean for estimate in estimates.values()]
     partial = environment.task.partial
     value = exact_value(height(written), budget, partial)
@@ -61,24 +62,23 @@ def test_estimates_are_unbiased_and_vary_as_p_1_minus_p_over_k(environment, writ
 
 
 def test_permuting_rollouts_permutes_credits(environment, groups):
-    estimator = VinePPO(VinePPOConfig(num_vines=3), environment)
-    straight = estimator.assign(groups, seed=3)
-    backwards = estimator.assign([group[::-1] for group in groups[::-1]], seed=3)
+    estimator = VinePPO(VinePPOConfig(num_vines=3), CreditContext(environment))
+    straight = estimator.assign(groups, seed=3).credits
+    backwards = estimator.assign([group[::-1] for group in groups[::-1]], seed=3).credits
     assert [credits[::-1] for credits in backwards[::-1]] == straight
 
 
 def test_an_estimate_does_not_depend_on_what_else_is_estimated(environment, groups):
-    estimator = VinePPO(VinePPOConfig(num_vines=3), environment)
-    together = estimator.assign(groups, seed=3)
-    alone = [estimator.assign([group], seed=3)[0] for group in groups]
+    estimator = VinePPO(VinePPOConfig(num_vines=3), CreditContext(environment))
+    together = estimator.assign(groups, seed=3).credits
+    alone = [estimator.assign([group], seed=3).credits[0] for group in groups]
     assert alone == together
 
 
 def test_identical_states_of_one_problem_are_estimated_once(environment, groups):
-    estimator = VinePPO(VinePPOConfig(num_vines=2), environment)
-    estimator.assign(groups, seed=3)
-    distinct = {state_at(rollout, boundary)[0] for rollout, boundary in states_of(groups)}
-    metrics = estimator.metrics()
+    estimator = VinePPO(VinePPOConfig(num_vines=2), CreditContext(environment))
+    metrics = estimator.assign(groups, seed=3).metrics
+    distinct = {state_key(state_at(rollout, boundary)) for rollout, boundary in states_of(groups)}
     assert metrics["credit/num_states"] == len(states_of(groups))
     assert metrics["credit/num_states_merged"] == len(distinct) < len(states_of(groups))
     assert metrics["credit/num_vines"] == 2 * len(distinct)
@@ -86,7 +86,7 @@ def test_identical_states_of_one_problem_are_estimated_once(environment, groups)
 
 @pytest.mark.parametrize(("vine_budget", "tokens"), [("remaining", 12), ("full", 24)])
 def test_a_vine_may_write_what_the_rollout_had_left_or_the_full_budget(environment, groups, vine_budget, tokens):
-    estimator = VinePPO(VinePPOConfig(vine_budget=vine_budget), environment)
+    estimator = VinePPO(VinePPOConfig(vine_budget=vine_budget), CreditContext(environment))
     rollout = max((rollout for group in groups for rollout in group), key=lambda rollout: rollout.num_segments)
     boundary = rollout.boundaries[-2]
     assert boundary + estimator.budget(rollout, boundary) == (tokens if vine_budget == "remaining" else boundary + 12)
@@ -94,7 +94,11 @@ def test_a_vine_may_write_what_the_rollout_had_left_or_the_full_budget(environme
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_max_states_merges_segments_and_keeps_the_law(environment, groups, limit):
-    credits = VinePPO(VinePPOConfig(num_vines=2, max_states_per_rollout=limit), environment).assign(groups, seed=3)
+    credits = (
+        VinePPO(VinePPOConfig(num_vines=2, max_states_per_rollout=limit), CreditContext(environment))
+        .assign(groups, seed=3)
+        .credits
+    )
     for group, group_credits in zip(groups, credits, strict=True):
         for rollout, credit in zip(group, group_credits, strict=True):
             assert len(credit.boundaries) - 1 == min(limit, rollout.num_segments)
@@ -105,9 +109,8 @@ def test_max_states_merges_segments_and_keeps_the_law(environment, groups, limit
 def test_vines_are_counted_and_truncated_ones_earn_nothing(environment):
     groups = sample_groups(environment, environment.task.sample(2, seed=1), SAMPLING, seed=2)
     before = environment.engine.usage["vine"]
-    estimator = VinePPO(VinePPOConfig(num_vines=4), environment)
-    estimator.assign(groups, seed=5)
-    metrics = estimator.metrics()
+    estimator = VinePPO(VinePPOConfig(num_vines=4), CreditContext(environment))
+    metrics = estimator.assign(groups, seed=5).metrics
     assert (
         environment.engine.usage["vine"] - before >= metrics["credit/num_vines"] - metrics["credit/num_vines_truncated"]
     )
@@ -115,7 +118,7 @@ def test_vines_are_counted_and_truncated_ones_earn_nothing(environment):
 
 
 def test_the_rollouts_file_holds_the_vines_that_values_are_the_means_of(environment, groups, tmp_path):
-    credits = VinePPO(VinePPOConfig(num_vines=3), environment).assign(groups, seed=3)
+    credits = VinePPO(VinePPOConfig(num_vines=3), CreditContext(environment)).assign(groups, seed=3).credits
     save_rollouts(tmp_path / "all.jsonl.gz", groups, credits, environment, num_vines=9)
     save_rollouts(tmp_path / "two.jsonl.gz", groups, credits, environment, num_vines=2)
     everything, two = (

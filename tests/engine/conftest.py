@@ -16,6 +16,7 @@ from transformers import (
 
 from vineppo.engine import ENGINES
 from vineppo.engine.llama.kernels.native import why_not_native
+from vineppo.engine.stopping import find_eos_ids
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.types import Request
 
@@ -86,7 +87,8 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def make_engine(make_model, tokenizer):
-    """By name; "native" and "torch" are the torch engine with kernels in C++ and in PyTorch."""
+    """By name; "native" and "torch" are the torch engine with kernels in C++ and in PyTorch. Without `eos` nothing ends
+    a text but its length and stop strings."""
 
     def make(name="torch", model="llama-gqa-tied", eos=False, words=tokenizer, **options):
         chosen = make_model(model) if isinstance(model, str) else model
@@ -95,18 +97,10 @@ def make_engine(make_model, tokenizer):
                 pytest.skip(reason)
             name, options = "torch", {"kernels": name, **options}
         config = ENGINES[name].Config(dtype="float32", **options)
-        return ENGINES[name](config, chosen, words if eos else WithoutEos(words))
+        eos_ids = find_eos_ids(chosen, words) if eos else frozenset()
+        return ENGINES[name](config, chosen.config, chosen.state_dict(), words, eos_ids)
 
     return make
-
-
-class WithoutEos:
-    """The tokenizer with nothing that ends a text, for tests about length."""
-
-    eos_token_id = None
-
-    def __init__(self, tokenizer):
-        self.decode = tokenizer.decode
 
 
 @pytest.fixture(scope="session")

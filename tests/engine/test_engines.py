@@ -57,7 +57,7 @@ def test_greedy_tokens_equal_transformers(name, family, make_model, make_engine,
     model = make_model(family)
     engine = make_engine(name, model, max_batch=7)
     requests = make_requests(12, seed=3)
-    completions = engine.generate(requests, GREEDY, purpose="policy")
+    completions = engine.generate(requests, GREEDY, purpose="policy", keep=True)
     for request, completion in zip(requests, completions, strict=True):
         assert completion.token_ids == greedy_tokens(model, request.prefix_ids, request.max_new_tokens)
         assert completion.finish_reason == "length"
@@ -69,7 +69,7 @@ def test_greedy_tokens_equal_transformers(name, family, make_model, make_engine,
 def test_logprobs_are_those_of_the_tempered_softmax(name, params, make_model, make_engine, make_requests):
     model = make_model("llama-gqa-tied")
     requests = make_requests(20, seed=1)
-    completions = make_engine(name, model).generate(requests, params, purpose="policy")
+    completions = make_engine(name, model).generate(requests, params, purpose="policy", keep=True)
     check_logprobs(model, requests, completions, params.temperature)
 
 
@@ -77,12 +77,12 @@ def test_logprobs_are_those_of_the_tempered_softmax(name, params, make_model, ma
 def test_a_seed_alone_decides_a_completion(name, make_engine, make_requests):
     engine = make_engine(name, max_batch=64)
     requests = make_requests(100 if name == "hf" else 400)
-    together = engine.generate(requests, HOT, purpose="vine")
+    together = engine.generate(requests, HOT, purpose="vine", keep=False)
     order = random.Random(0).sample(range(len(requests)), len(requests))
-    shuffled = engine.generate([requests[i] for i in order], HOT, purpose="vine")
+    shuffled = engine.generate([requests[i] for i in order], HOT, purpose="vine", keep=False)
     assert [shuffled[order.index(i)].token_ids for i in range(len(requests))] == [c.token_ids for c in together]
     for i in range(0, len(requests), 20):
-        alone = engine.generate([requests[i]], HOT, purpose="vine")[0]
+        alone = engine.generate([requests[i]], HOT, purpose="vine", keep=False)[0]
         assert alone.token_ids == together[i].token_ids
         assert alone.logprobs == pytest.approx(together[i].logprobs, abs=1e-4)
     assert engine.usage["vine"] >= sum(2 * len(c.token_ids) for c in together)
@@ -92,14 +92,16 @@ def test_a_seed_alone_decides_a_completion(name, make_engine, make_requests):
 def test_all_engines_draw_the_same(other, make_model, make_engine, make_requests):
     model, requests = make_model("qwen3-tied"), make_requests(30, seed=5)
     for params in (HOT, SamplingParams(0.7, top_p=0.8, top_k=20)):
-        left, right = (make_engine(name, model).generate(requests, params, purpose="eval") for name in ("torch", other))
+        left, right = (
+            make_engine(name, model).generate(requests, params, purpose="eval", keep=False) for name in ("torch", other)
+        )
         assert [c.token_ids for c in left] == [c.token_ids for c in right]
 
 
 @EVERY
 def test_different_seeds_differ_and_equal_ones_agree(name, make_engine):
     requests = [Request((1, 2, 3), 12, seed) for seed in (1, 2, 2**63 - 1, 1)]
-    completions = make_engine(name).generate(requests, HOT, purpose="policy")
+    completions = make_engine(name).generate(requests, HOT, purpose="policy", keep=True)
     assert completions[0].token_ids == completions[3].token_ids
     assert len({c.token_ids for c in completions}) == 3
 
@@ -109,9 +111,9 @@ def test_eos_ends_a_completion_and_stays_in_it(name, make_model, make_engine, to
     model = make_model("llama")
     model.generation_config.eos_token_id = [3, 4]
     requests = [Request((5, 6), 60, seed) for seed in range(40)]
-    completions = make_engine(name, model, eos=True).generate(requests, HOT, purpose="policy")
+    completions = make_engine(name, model, eos=True).generate(requests, HOT, purpose="policy", keep=True)
     eos = {3, 4, tokenizer.eos_token_id}
-    free = make_engine(name, make_model("llama")).generate(requests, HOT, purpose="policy")
+    free = make_engine(name, make_model("llama")).generate(requests, HOT, purpose="policy", keep=True)
     for completion, unbounded in zip(completions, free, strict=True):
         ends = [i for i, token in enumerate(unbounded.token_ids) if token in eos]
         assert completion.token_ids == unbounded.token_ids[: ends[0] + 1 if ends else None]
@@ -125,8 +127,8 @@ def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, toke
     prefix = tuple(tokenizer.encode("xyaxy 7 a"))  # those of the prefix do not count
     requests = [Request(prefix, 40, seed) for seed in range(30)]
     engine = make_engine(name)
-    free = engine.generate(requests, HOT, purpose="eval")
-    stopped = engine.generate(requests, SamplingParams(stop=stop), purpose="eval")
+    free = engine.generate(requests, HOT, purpose="eval", keep=False)
+    stopped = engine.generate(requests, SamplingParams(stop=stop), purpose="eval", keep=False)
     for completion, unbounded in zip(stopped, free, strict=True):
         texts = [
             tokenizer.decode(unbounded.token_ids[: n + 1], skip_special_tokens=True)
@@ -153,14 +155,14 @@ def test_a_vine_that_repeats_a_rollout_ends_where_it_did(name, make_model, make_
     ended = inside = 0
     for i in range(6):
         prompt = tuple(random.Random(i).choices(range(len(chunky) - 3), k=5))
-        (free,) = engine.generate([Request(prompt, 20, 0)], GREEDY, purpose="policy")
+        (free,) = engine.generate([Request(prompt, 20, 0)], GREEDY, purpose="policy", keep=True)
         text = chunky.decode(free.token_ids, skip_special_tokens=True)
         stop = (text[9 + i : 14 + i],)
         params = SamplingParams(temperature=0, stop=stop)
-        (rollout,) = engine.generate([Request(prompt, 20, 0)], params, purpose="policy")
+        (rollout,) = engine.generate([Request(prompt, 20, 0)], params, purpose="policy", keep=True)
         whole = rollout.token_ids
         requests = [Request(prompt + whole[:b], 20 - b, 0, num_response_tokens=b) for b in range(1, len(whole))]
-        for b, vine in enumerate(engine.generate(requests, params, purpose="vine"), 1):
+        for b, vine in enumerate(engine.generate(requests, params, purpose="vine", keep=False), 1):
             assert whole[:b] + vine.token_ids == whole
             assert vine.finish_reason == rollout.finish_reason
         ended += rollout.finish_reason == "stop"
@@ -173,7 +175,7 @@ def test_a_vine_that_repeats_a_rollout_ends_where_it_did(name, make_model, make_
 def test_every_completion_is_told_once_as_it_ends(name, make_engine, make_requests):
     requests, told = make_requests(40, seed=6), []
     completions = make_engine(name, max_batch=8).generate(
-        requests, HOT, purpose="vine", ended=lambda i, completion: told.append((i, completion))
+        requests, HOT, purpose="vine", keep=False, on_complete=lambda i, completion: told.append((i, completion))
     )
     assert sorted(i for i, _ in told) == list(range(40))
     assert all(completions[i] == completion for i, completion in told)
@@ -184,7 +186,7 @@ def test_every_completion_is_told_once_as_it_ends(name, make_engine, make_reques
 def test_one_new_token(name, make_model, make_engine):
     model = make_model("llama-gqa-tied")
     requests = [Request((1, 2), 1, seed) for seed in range(5)]
-    completions = make_engine(name, model).generate(requests, HOT, purpose="policy")
+    completions = make_engine(name, model).generate(requests, HOT, purpose="policy", keep=True)
     assert [len(c.token_ids) for c in completions] == [1] * 5
     check_logprobs(model, requests, completions)
 
@@ -193,23 +195,23 @@ def test_one_new_token(name, make_model, make_engine):
 def test_the_context_ends_a_completion(name, make_engine):
     engine = make_engine(name)
     full, almost = (Request((1,) * n, 500, 0) for n in (100, 127))
-    completions = engine.generate([full, almost], HOT, purpose="policy")
+    completions = engine.generate([full, almost], HOT, purpose="policy", keep=True)
     assert [len(c.token_ids) for c in completions] == [28, 1]
     assert {c.finish_reason for c in completions} == {"length"}
     with pytest.raises(UserError, match="context of 128"):
-        engine.generate([Request((1,) * 128, 1, 0)], HOT, purpose="policy")
+        engine.generate([Request((1,) * 128, 1, 0)], HOT, purpose="policy", keep=True)
 
 
 @EVERY
 @pytest.mark.parametrize("request_", [Request((), 5, 0), Request((1,), 0, 0), Request((64,), 5, 0)])
 def test_impossible_requests_are_the_users_error(name, request_, make_engine):
     with pytest.raises(UserError):
-        make_engine(name).generate([request_], HOT, purpose="policy")
+        make_engine(name).generate([request_], HOT, purpose="policy", keep=True)
 
 
 @EVERY
 def test_no_requests_no_completions(name, make_engine):
-    assert make_engine(name).generate([], HOT, purpose="policy") == []
+    assert make_engine(name).generate([], HOT, purpose="policy", keep=True) == []
 
 
 @EVERY
@@ -219,14 +221,14 @@ def test_loaded_weights_decide_what_is_sampled_next(name, family, make_model, ma
     model = make_model(family)
     engine = make_engine(name, model)
     requests = make_requests(6, seed=2)
-    before = engine.generate(requests, GREEDY, purpose="policy")
+    before = engine.generate(requests, GREEDY, purpose="policy", keep=True)
     state = {path: tensor.clone() for path, tensor in new.state_dict().items()}
     if family == "llama-gqa-tied":
         del state["lm_head.weight"]
     engine.load_weights(state, version=3)
     for tensor in state.values():
         tensor.zero_()  # the engine keeps its own copy
-    after = engine.generate(requests, GREEDY, purpose="policy")
+    after = engine.generate(requests, GREEDY, purpose="policy", keep=True)
     assert [c.policy_version for c in before + after] == [0] * 6 + [3] * 6
     for request, completion in zip(requests, after, strict=True):
         assert completion.token_ids == greedy_tokens(new, request.prefix_ids, request.max_new_tokens)
@@ -247,20 +249,22 @@ def test_logits_that_are_not_finite_are_said_to_be(name, params, vocab_size, mak
         spoil(spoiled["lm_head.weight"])
         engine.load_weights(spoiled, version=3)
         with pytest.raises(UserError, match="logits are not finite after iteration 3"):
-            engine.generate(requests, params, purpose="vine")
+            engine.generate(requests, params, purpose="vine", keep=False)
     engine.load_weights(state, version=4)
-    assert all(math.isfinite(x) for c in engine.generate(requests, params, purpose="vine") for x in c.logprobs)
+    assert all(
+        math.isfinite(x) for c in engine.generate(requests, params, purpose="vine", keep=False) for x in c.logprobs
+    )
 
 
 @EVERY
 def test_training_the_given_model_does_not_touch_the_engine(name, make_model, make_engine):
     model = make_model("llama")
     engine, request = make_engine(name, model), Request((1, 2, 3), 10, 0)
-    before = engine.generate([request], GREEDY, purpose="eval")
+    before = engine.generate([request], GREEDY, purpose="eval", keep=False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(-1)
-    assert engine.generate([copy.copy(request)], GREEDY, purpose="eval") == before
+    assert engine.generate([copy.copy(request)], GREEDY, purpose="eval", keep=False) == before
 
 
 def test_unknown_architectures_and_scalings_name_the_other_engine(make_model, make_engine):
@@ -287,9 +291,9 @@ def test_a_sliding_window_that_may_be_exceeded_is_refused(make_model, make_engin
     model = make_model("mistral-head-dim")
     model.config.sliding_window = 32
     engine = make_engine("torch", model)
-    engine.generate([Request((1,) * 20, 12, 0)], HOT, purpose="policy")
+    engine.generate([Request((1,) * 20, 12, 0)], HOT, purpose="policy", keep=True)
     with pytest.raises(UserError, match="sliding window of 32"):
-        engine.generate([Request((1,) * 20, 13, 0)], HOT, purpose="policy")
+        engine.generate([Request((1,) * 20, 13, 0)], HOT, purpose="policy", keep=True)
 
 
 @pytest.mark.skipif(not Path("models/smollm2-135m").exists(), reason="run `make smollm2` first")
@@ -307,7 +311,7 @@ def test_smollm2_is_exact(name, make_engine):
         "def add(a, b):",
     ]
     requests = [Request(tuple(tokenizer.encode(prompt)), 64, 0) for prompt in prompts]
-    completions = make_engine(name, model).generate(requests, GREEDY, purpose="eval")
+    completions = make_engine(name, model).generate(requests, GREEDY, purpose="eval", keep=False)
     for request, completion in zip(requests, completions, strict=True):
         assert completion.token_ids == greedy_tokens(model, request.prefix_ids, 64)
     check_logprobs(model, requests, completions)

@@ -81,7 +81,7 @@ def check_equal(left, right):
 @needs_vllm
 def test_greedy_tokens_equal_transformers(engine, torch_engine, model, requests):
     before = engine.usage["policy"]
-    completions = engine.generate(requests, GREEDY, purpose="policy")
+    completions = engine.generate(requests, GREEDY, purpose="policy", keep=True)
     for request, completion in zip(requests, completions, strict=True):
         assert completion.token_ids == greedy_tokens(model, request)
     check_logprobs(model, requests, completions)
@@ -95,9 +95,9 @@ def test_greedy_tokens_equal_transformers(engine, torch_engine, model, requests)
 def test_a_seed_draws_what_it_draws_in_the_torch_engine(params, engine, torch_engine, model, requests):
     """Which makes all its laws this engine's: order, endings by eos, stop and length, and draws by the seed alone."""
     told = {}
-    completions = engine.generate(requests, params, purpose="policy", ended=told.__setitem__)
+    completions = engine.generate(requests, params, purpose="policy", keep=True, on_complete=told.__setitem__)
     assert told == dict(enumerate(completions))
-    check_equal(completions, torch_engine.generate(requests, params, purpose="policy"))
+    check_equal(completions, torch_engine.generate(requests, params, purpose="policy", keep=True))
     check_logprobs(model, requests, completions, params.temperature)
     assert {c.finish_reason for c in completions} == {"eos", "length"}
 
@@ -105,8 +105,8 @@ def test_a_seed_draws_what_it_draws_in_the_torch_engine(params, engine, torch_en
 @needs_vllm
 def test_stop_strings_end_where_they_do_in_the_torch_engine(engine, torch_engine, requests, tokenizer):
     params = SamplingParams(stop=("a", "xy", " 7", "\n"))
-    completions = engine.generate(requests, params, purpose="eval")
-    check_equal(completions, torch_engine.generate(requests, params, purpose="eval"))
+    completions = engine.generate(requests, params, purpose="eval", keep=False)
+    check_equal(completions, torch_engine.generate(requests, params, purpose="eval", keep=False))
     assert {c.finish_reason for c in completions} == {"eos", "stop", "length"}
     for completion in completions:
         texts = [
@@ -120,15 +120,15 @@ def test_stop_strings_end_where_they_do_in_the_torch_engine(engine, torch_engine
 
 @needs_vllm
 def test_a_seed_alone_decides_a_completion(engine, torch_engine, requests):
-    together = engine.generate(requests, HOT, purpose="vine")
+    together = engine.generate(requests, HOT, purpose="vine", keep=False)
     order = random.Random(1).sample(range(len(requests)), len(requests))
-    shuffled = engine.generate([requests[i] for i in order], HOT, purpose="vine")
+    shuffled = engine.generate([requests[i] for i in order], HOT, purpose="vine", keep=False)
     check_equal([shuffled[order.index(i)] for i in range(len(requests))], together)
-    alone = [engine.generate([request], HOT, purpose="vine")[0] for request in requests[:10]]
+    alone = [engine.generate([request], HOT, purpose="vine", keep=False)[0] for request in requests[:10]]
     assert sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=False)) >= 9
     prefix = requests[0].prefix_ids
     seeds = [Request(prefix, 12, seed) for seed in (1, 2, 2**64 - 1, 1)]
-    drawn = [c.token_ids for c in engine.generate(seeds, HOT, purpose="vine")]
+    drawn = [c.token_ids for c in engine.generate(seeds, HOT, purpose="vine", keep=False)]
     assert drawn[0] == drawn[3]
     assert len(set(drawn)) == 3
 
@@ -136,26 +136,26 @@ def test_a_seed_alone_decides_a_completion(engine, torch_engine, requests):
 @needs_vllm
 def test_lengths(engine, torch_engine):
     """One token; the context's end; nothing at all; and what cannot be."""
-    ones = engine.generate([Request((5, 6), 1, seed) for seed in range(5)], HOT, purpose="policy")
+    ones = engine.generate([Request((5, 6), 1, seed) for seed in range(5)], HOT, purpose="policy", keep=True)
     assert [len(c.token_ids) for c in ones] == [1] * 5
     cut = [Request((7,) * n, 500, 0) for n in (100, 127)]
-    check_equal(engine.generate(cut, HOT, purpose="x"), torch_engine.generate(cut, HOT, purpose="x"))
-    assert engine.generate([], HOT, purpose="policy") == []
+    check_equal(engine.generate(cut, HOT, purpose="x"), torch_engine.generate(cut, HOT, purpose="x", keep=False))
+    assert engine.generate([], HOT, purpose="policy", keep=True) == []
     for impossible in (Request((), 5, 0), Request((1,), 0, 0), Request((64,), 5, 0), Request((1,) * 128, 1, 0)):
         with pytest.raises(UserError):
-            engine.generate([impossible], HOT, purpose="policy")
+            engine.generate([impossible], HOT, purpose="policy", keep=True)
 
 
 @needs_vllm
 def test_loaded_weights_decide_what_is_sampled_next(engine, torch_engine, requests, make_model):
     """The prefixes are in vLLM's cache from before, so a cache that was kept would show."""
     new = make_model("llama-gqa-tied", seed=9, **SIZES)
-    before = engine.generate(requests, GREEDY, purpose="policy")
+    before = engine.generate(requests, GREEDY, purpose="policy", keep=True)
     state = {path: tensor.clone() for path, tensor in new.state_dict().items() if path != "lm_head.weight"}
     engine.load_weights(state, version=3)
     for tensor in state.values():
         tensor.zero_()
-    after = engine.generate(requests, GREEDY, purpose="policy")
+    after = engine.generate(requests, GREEDY, purpose="policy", keep=True)
     assert {c.policy_version for c in before} == {0}
     assert {c.policy_version for c in after} == {3}
     assert [c.token_ids for c in after] == [greedy_tokens(new, request) for request in requests]
@@ -171,9 +171,9 @@ def test_other_families(family, make_model, make_engine, requests):
     for each in (model, new):
         each.generation_config.eos_token_id = [3, 4]
     engine = make_engine("vllm", model, eos=True, **OPTIONS)
-    first = engine.generate(requests, GREEDY, purpose="x")
+    first = engine.generate(requests, GREEDY, purpose="x", keep=False)
     engine.load_weights(new.state_dict(), version=1)
-    second = engine.generate(requests, GREEDY, purpose="x")
+    second = engine.generate(requests, GREEDY, purpose="x", keep=False)
     assert [c.token_ids for c in first] == [greedy_tokens(model, request) for request in requests]
     assert [c.token_ids for c in second] == [greedy_tokens(new, request) for request in requests]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vineppo.cli import main
+from vineppo.credit.common import CreditContext
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.environment import State
 from vineppo.exact.measure import (
@@ -30,10 +31,10 @@ from vineppo.exact.world import (
     BUDGET,
     CUTS,
     PROMPTS,
+    World,
     default_policy,
-    expected_reward,
+    is_correct,
     is_over,
-    is_right,
     make_environment,
     make_world,
     policy_gradient,
@@ -85,9 +86,14 @@ def test_values_are_those_of_all_strings_played_to_the_end():
         for letters in product(ACTIONS, repeat=BUDGET):  # what is drawn after the end changes nothing
             text = prompt + "".join(letters)
             probability = math.prod(WORLD.probs_SA[row(text[: t + 1]), ACTIONS.index(a)] for t, a in enumerate(letters))
-            total += probability * is_right(text[: text.index("=") + 1] if "=" in text else text)
+            total += probability * is_correct(text[: text.index("=") + 1] if "=" in text else text)
         assert WORLD.value[prompt] == pytest.approx(total, abs=1e-12)
         assert 0.1 < total < 0.9
+
+
+def expected_reward(world: World) -> float:
+    """J(theta): the mean over prompts, which are equally likely."""
+    return float(np.mean([world.value[prompt] for prompt in PROMPTS]))
 
 
 def test_gradient_is_the_finite_difference_of_the_expected_reward():
@@ -133,8 +139,10 @@ def test_the_world_is_not_trivial():
 def test_a_completion_is_decided_by_its_own_seed_and_budget():
     requests = [Request((4 + i % 3,), 1 + i % BUDGET, seed) for i, seed in enumerate(range(0, 10**18, 10**16))]
     engine = make_environment(THETA_SA).engine
-    together = engine.generate(requests, SamplingParams(), purpose="eval")
-    alone = [engine.generate([request], SamplingParams(), purpose="eval")[0] for request in reversed(requests)]
+    together = engine.generate(requests, SamplingParams(), purpose="eval", keep=False)
+    alone = [
+        engine.generate([request], SamplingParams(), purpose="eval", keep=False)[0] for request in reversed(requests)
+    ]
     assert alone[::-1] == together
     assert engine.usage["eval"] == 2 * sum(len(completion.token_ids) for completion in together)
     for request, completion in zip(requests, together, strict=True):
@@ -143,14 +151,14 @@ def test_a_completion_is_decided_by_its_own_seed_and_budget():
         assert completion.finish_reason == ("eos" if text[-1] == "=" else "length")
         assert len(completion.token_ids) == request.max_new_tokens or text[-1] == "="
     with pytest.raises(ValueError, match="not with SamplingParams"):
-        engine.generate(requests, SamplingParams(temperature=0.5), purpose="eval")
+        engine.generate(requests, SamplingParams(temperature=0.5), purpose="eval", keep=False)
 
 
 def test_responses_come_as_often_as_their_probability_says():
     num = 20_000
     prompt_ids = tuple(make_environment(THETA_SA).tokenizer.encode("4"))
     requests = [Request(prompt_ids, BUDGET, seed) for seed in range(num)]
-    completions = make_environment(THETA_SA).engine.generate(requests, SamplingParams(), purpose="eval")
+    completions = make_environment(THETA_SA).engine.generate(requests, SamplingParams(), purpose="eval", keep=False)
     counts = Counter(to_text(prompt_ids + completion.token_ids) for completion in completions)
     common = {s: p for s, p in WORLD.reach.items() if s[0] == "4" and is_over(s) and num * p >= 10}
     common["rest"] = 1 - sum(common.values())
@@ -163,7 +171,7 @@ def test_responses_come_as_often_as_their_probability_says():
 def test_new_weights_are_sampled_from():
     engine = make_environment(THETA_SA).engine
     engine.load_weights({"theta": np.tile([0.0, 0.0, 0.0, 50.0], (len(THETA_SA), 1))}, version=3)
-    (completion,) = engine.generate([Request((4,), BUDGET, 0)], SamplingParams(), purpose="eval")
+    (completion,) = engine.generate([Request((4,), BUDGET, 0)], SamplingParams(), purpose="eval", keep=False)
     assert (to_text(completion.token_ids), completion.policy_version) == ("=", 3)
 
 
@@ -181,7 +189,7 @@ def estimates(state: str, num_estimates: int, num_vines: int) -> list[float]:
         )
         for i in range(num_estimates)
     }
-    vineppo = VinePPO(VinePPOConfig(num_vines=num_vines), environment)
+    vineppo = VinePPO(VinePPOConfig(num_vines=num_vines), CreditContext(environment))
     return [estimate.mean for estimate in vineppo.estimate(states, seed=3).values()]
 
 
@@ -306,7 +314,7 @@ def test_variance_falls_with_vines_and_a_wrong_critic_raises_it(sampled):
 def test_segment_advantages_add_up():
     method = METHODS["VinePPO K=3"]
     rollouts = [rollout for rollout, _ in all_rollouts(WORLD, method.environment)][::50]
-    for rollout, (credit,) in zip(rollouts, method.assign([[rollout] for rollout in rollouts], seed=5), strict=True):
+    for rollout, (credit,) in zip(rollouts, method.credit([[rollout] for rollout in rollouts], seed=5), strict=True):
         per_segment = [credit.advantages[start] for start in credit.boundaries[:-1]]
         assert credit.values is not None
         assert math.fsum(per_segment) == pytest.approx(rollout.reward - credit.values[0])

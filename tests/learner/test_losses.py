@@ -7,12 +7,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from vineppo.credit.ppo import compute_gae
 from vineppo.learner.config import KLEstimator
 from vineppo.learner.losses import (
     MAX_LOG_RATIO,
     clipped_policy_loss,
     clipped_value_loss,
-    compute_gae,
     dpo_loss,
     kl_to_reference,
     ratio_of,

@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vineppo.engine import ENGINES
+from vineppo.engine import ENGINES, engine_inputs
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.losses import clipped_policy_loss, kl_to_reference
-from vineppo.learner.policy import Pair, PolicyLearner
+from vineppo.learner.policy import PolicyLearner
+from vineppo.methods.dpo import Pair
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.types import Request, Sample, SamplingParams, UserError, make_sample
 
@@ -332,10 +333,10 @@ def test_importance_is_policy_over_engine_whether_renormalised_or_not(renormaliz
 
 
 def sample_from(engine_name: str, model: Any, params: SamplingParams) -> list[Sample]:
-    engine_class = ENGINES[engine_name]
-    engine = engine_class(engine_class.Config(dtype="float32"), model, make_symbol_tokenizer("abcdefghijklmnopq"))
+    engine_class, tokenizer = ENGINES[engine_name], make_symbol_tokenizer("abcdefghijklmnopq")
+    engine = engine_class(engine_class.Config(dtype="float32"), *engine_inputs(model, tokenizer))
     requests = [Request(sample.prompt_ids, 12, seed) for seed, sample in enumerate(make_samples(16))]
-    completions = engine.generate(requests, params, purpose="policy")
+    completions = engine.generate(requests, params, purpose="policy", keep=True)
     return [
         replace(make_sample(request.prefix_ids, completion.token_ids), sampling_logprobs=completion.logprobs)
         for request, completion in zip(requests, completions, strict=True)

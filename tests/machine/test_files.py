@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from vineppo.machine.files import append_line, check_writable, parse_object, read_lines, write_file
+from vineppo.machine.files import append_line, check_file, parse_object, read_lines, write_file
 from vineppo.types import UserError
 
 
@@ -58,7 +58,7 @@ def test_an_object_comes_back():
 
 def test_a_pipe_or_a_device_is_neither_replaced_nor_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for act in (lambda path: write_file(path, "x"), read_lines, check_writable):
+    for act in (lambda path: write_file(path, "x"), read_lines, check_file):
         with pytest.raises(UserError, match="pipe or a device"):
             act(tmp_path / "pipe")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

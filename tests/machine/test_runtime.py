@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vineppo.machine import runtime, threads
+from vineppo.machine.limits import peak_memory_mb
 from vineppo.types import UserError
 
 CPU = torch.device("cpu")
@@ -17,7 +18,7 @@ def test_freed_memory_is_kept_by_the_tuned_allocator_alone():
     """Page faults of 20 tensors of 64 MB, each made after the last one is freed; a process for each of the two ways."""
     code = (
         "import resource, sys, torch; from vineppo.machine import runtime\n"
-        "if sys.argv[1] == 'tuned': assert runtime.tune_allocator()\n"
+        "if sys.argv[1] == 'tuned': runtime.prepare(); assert runtime.tune_allocator()\n"
         "count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.ones(1 << 24); before = count()\n"
         "for _ in range(20): torch.ones(1 << 24)\n"
@@ -58,16 +59,16 @@ def test_no_more_threads_than_a_control_group_lets_run(monkeypatch):
 
 
 def test_peak_memory_counts_what_was_touched():
-    before = runtime.peak_memory_mb()
+    before = peak_memory_mb()
     size_mb = int(before) + 200
     del_me = bytearray(size_mb << 20)
-    assert runtime.peak_memory_mb() > before + 150
+    assert peak_memory_mb() > before + 150
     del del_me
 
 
-def test_the_environment_says_what_a_number_was_measured_on():
-    environment = runtime.environment(CPU)
-    assert json.loads(json.dumps(environment)) == environment
-    assert environment["torch"] == torch.__version__
-    assert environment["device"].startswith("cpu: ")
-    assert environment["num_threads"] >= 1
+def test_a_machine_is_described_by_what_a_number_was_measured_on():
+    machine = runtime.describe_machine(CPU)
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["torch"] == torch.__version__
+    assert machine["device"].startswith("cpu: ")
+    assert machine["num_threads"] >= 1

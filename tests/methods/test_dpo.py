@@ -11,8 +11,7 @@ from itertools import chain
 import pytest
 from scipy import stats
 
-from vineppo.learner.policy import Pair
-from vineppo.methods.dpo import DPOConfig, add_reference, load_pairs, make_pairs, save_pairs
+from vineppo.methods.dpo import DPOConfig, Pair, add_reference, load_pairs, make_pairs, save_pairs
 from vineppo.types import Completion, Group, Problem, Rollout, Sample
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from coin_walk import CoinWalk, make_environment, make_walker
+from coin_walk import TREE, CoinWalk, make_environment, make_walker, open_walk
 
-from vineppo.evaluate import EvaluationConfig, evaluate
-from vineppo.learner.config import LearnerConfig, OptimConfig
+from vineppo.evaluate import evaluate
 from vineppo.learner.policy import PolicyLearner
 from vineppo.methods.epochs import minibatches, num_steps
-from vineppo.methods.restem import Candidate, Progress, RestEMConfig, RestEMRun, keep_right, restem, select
-from vineppo.rollouts import SamplingConfig, sample_iteration
-from vineppo.runs.metrics import MetricsConfig, MetricsLog
-from vineppo.runs.shutdown import Shutdown
+from vineppo.methods.restem import Candidate, Refits, RestEMConfig, RestEMRecipe, keep_correct, restem, select
+from vineppo.rollouts import sample_iteration
+from vineppo.runs.metrics import whole_lines
 from vineppo.seeding import derive_seed
 from vineppo.types import Completion, Group, Problem, Rollout, Sample, SamplingParams
-
-VALIDATION = EvaluationConfig(num_samples=8, temperature=1.0, top_p=1.0, max_new_tokens=12)
-SAMPLING = SamplingConfig(prompts_per_iteration=8, group_size=4, max_new_tokens=12)
 
 
 def make_group(name: str, *graded: tuple[int, float]) -> Group:
@@ -39,12 +36,12 @@ def make_group(name: str, *graded: tuple[int, float]) -> Group:
 
 def kept(groups: list[Group], **options: Any) -> list[tuple[int, int]]:
     """(length of the problem's name, number of the response)"""
-    samples = keep_right(groups, RestEMConfig(**options))
+    samples = keep_correct(groups, RestEMConfig(**options))
     assert all(sample.response_ids == (sample.response_ids[0], sample.response_ids[0] + 1) for sample in samples)
     return [(sample.prompt_ids[1], sample.response_ids[0]) for sample in samples]
 
 
-def test_right_responses_are_kept_once_in_the_order_they_were_sampled():
+def test_correct_responses_are_kept_once_in_the_order_they_were_sampled():
     groups = [
         make_group("a", (3, 1), (1, 0), (2, 1), (3, 1), (9, 0.5)),
         make_group("bb", (1, 0)),
@@ -108,113 +105,110 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-class World:
-    """A RestEM run on the coin walk; `done` has an entry for every completed iteration."""
+@dataclass(frozen=True)
+class WatchedRefits(Refits):
+    """Keeps the learners that were made."""
 
-    def __init__(self, folder: Path, *, lr: float = 0.05):
-        self.lr = lr
-        self.policy: Any = make_walker()
-        self.environment = make_environment(CoinWalk())
-        self.learners: list[Watched] = []
-        self.done: list[tuple[Progress, dict[str, torch.Tensor]]] = []
-        self.log = MetricsLog(folder, MetricsConfig())
-        self.run = RestEMRun(
-            0, self.environment, SAMPLING, self.policy, snapshot(self.policy), self.make_learner,
-            partial(evaluate, self.environment, VALIDATION, seed=1, purpose="validation"),
-            self.log, Shutdown(pytest.fail), self.finish,
-        )  # fmt: skip
+    learners: list[Watched]
 
     def make_learner(self, total_steps: int) -> Watched:
-        config = LearnerConfig(optim=OptimConfig(lr=self.lr, warmup_ratio=0.0), precision="float32")
-        self.learners.append(Watched(config, self.policy, None, sampling=SamplingParams(), total_steps=total_steps))
-        return self.learners[-1]
-
-    def finish(self, progress: Progress, learner: PolicyLearner, weights: dict[str, torch.Tensor]) -> None:
-        assert learner is self.learners[-1]
-        assert same(snapshot(self.policy), weights)
-        self.done.append((progress, snapshot(self.policy)))
-        self.log.write(progress.iteration)
+        config, policy = self.recipe.learner, self.session.setup.policy
+        learner = Watched(config, policy, None, sampling=SamplingParams(), total_steps=total_steps)
+        self.learners.append(learner)
+        return learner
 
 
-CONFIG = RestEMConfig(num_iterations=3, num_epochs=2, minibatch_size=8, candidates_every=2)
+CONFIG = {"num_iterations": 3, "num_epochs": 2, "minibatch_size": 8, "candidates_every": 2}
+VALIDATION = {"split": "test", "num_samples": 8, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12}
 
 
-def test_every_refit_starts_from_the_initial_policy_with_a_fresh_optimizer(tmp_path):
-    world = World(tmp_path)
-    restem(CONFIG, world.run)
-    assert [progress.iteration for progress, _ in world.done] == [1, 2, 3]
-    assert [progress.is_finished(CONFIG) for progress, _ in world.done] == [False, False, True]
+class World:
+    """A RestEM run on the coin walk; `done` has the policy's weights at the end of every iteration."""
+
+    def __init__(self, folder: Path, *, lr: float = 0.05, start: Mapping[str, torch.Tensor] | None = None, **cfg: Any):
+        self.learners: list[Watched] = []
+        self.done: list[dict[str, torch.Tensor]] = []
+        tree = {
+            "restem": CONFIG | {"validation": VALIDATION} | cfg,
+            "sampling": TREE["sampling"] | {"prompts_per_iteration": 8},
+            "learner": {"precision": "float32", "optim": {"lr": lr, "warmup_ratio": 0.0}},
+        }
+        with open_walk(folder, tree, sinks=[self]) as session:
+            self.policy = session.setup.policy
+            self.recipe = cast(RestEMRecipe, session.recipe)
+            if start is not None:
+                self.policy.load_state_dict(start)
+            environment = session.setup.make_environment(session.setup.make_engine(), SamplingParams())
+            refits = WatchedRefits(self.recipe, session, make_walker(), environment, self.learners)
+            restem(self.recipe, session, environment, refits)
+        self.lines = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self.done.append(snapshot(self.policy))
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [line["restem/validation_accuracy"] for line in self.lines]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def test_every_refit_starts_from_the_initial_policy_with_a_fresh_optimizer(world):
+    assert [line["iteration"] for line in world.lines] == [1, 2, 3]
     assert len(world.learners) == 3
     initial = snapshot(make_walker())
-    assert same(world.run.initial_weights, initial)
     for learner in world.learners:
         assert same(learner.first_weights, initial)
         assert learner.stepper.total_steps == num_steps(len(learner.seen) // 2, 8, 2)
-    assert not same(world.done[0][1], initial)
-    assert not same(world.done[0][1], world.done[1][1])
+    assert not same(world.done[0], initial)
+    assert not same(world.done[0], world.done[1])
 
 
-def test_an_iteration_is_the_one_written_down(tmp_path):
+def test_an_iteration_is_the_one_written_down(world):
     """Sampled from what the iteration before has chosen; refitted, validated every two steps, the best one kept."""
-    world = World(tmp_path)
-    restem(CONFIG, world.run)
-    before, after = world.done[0], world.done[1]
     policy: Any = make_walker()
     environment = make_environment(CoinWalk())
+    recipe, config = world.recipe, world.recipe.restem
 
     def accuracy() -> float:
         environment.engine.load_weights(policy.state_dict(), version=0)
-        return evaluate(environment, VALIDATION, seed=1).scores["pass@1"].mean
+        seed = derive_seed(0, "validation")
+        return evaluate(environment, config.validation, seed=seed).scores["pass@1"].mean
 
-    environment.engine.load_weights(before[1], version=0)
+    environment.engine.load_weights(world.done[0], version=0)
     seed = partial(derive_seed, 0, 1)
-    examples = keep_right(sample_iteration(environment, SAMPLING, seed=seed).groups, CONFIG)
+    examples = keep_correct(sample_iteration(environment, recipe.sampling, seed=seed).groups, config)
     assert sorted(s.response_ids for s in world.learners[1].seen) == sorted(s.response_ids for s in examples * 2)
     candidates = [(accuracy(), snapshot(policy))]
     last = num_steps(len(examples), 8, 2)
-    learner = World(tmp_path, lr=world.lr).make_learner(last)
-    learner = PolicyLearner(learner.config, policy, None, sampling=SamplingParams(), total_steps=last)
+    learner = PolicyLearner(recipe.learner, policy, None, sampling=SamplingParams(), total_steps=last)
     for step, minibatch in minibatches(examples, 8, 2, seed=partial(seed, "refit")):
         learner.step_nll(minibatch)
         if step % 2 == 1 or step + 1 == last:
             candidates.append((accuracy(), snapshot(policy)))
     best, weights = max(candidates, key=lambda candidate: candidate[0])
-    assert after[0].accuracy == best
-    assert same(after[1], weights)
-    assert after[0].initial_accuracy == candidates[0][0]
+    assert world.accuracies[1] == best
+    assert same(world.done[1], weights)
 
 
-def test_the_selected_policy_is_right_more_often(tmp_path):
-    world = World(tmp_path)
-    restem(CONFIG, world.run)
-    accuracies = [progress.accuracy or 0 for progress, _ in world.done]
-    assert min(accuracies) > (world.done[0][0].initial_accuracy or 1) + 0.15, accuracies
-
-
-def test_going_on_after_an_iteration_is_not_having_stopped(tmp_path):
-    whole, resumed = World(tmp_path / "a"), World(tmp_path / "b")
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    restem(CONFIG, whole.run)
-    progress, weights = whole.done[0]
-    resumed.policy.load_state_dict(weights)
-    resumed.environment.engine.load_weights(weights, version=1)
-    restem(CONFIG, resumed.run, progress=progress)
-    for (one, ours), (other, theirs) in zip(whole.done[1:], resumed.done, strict=True):
-        assert one == other
-        assert same(ours, theirs)
-    lines = [(tmp_path / folder / "metrics.jsonl").read_text().splitlines() for folder in ("a", "b")]
-    assert lines[0][1:] == lines[1]
+def test_the_selected_policy_is_right_more_often(world):
+    environment = make_environment(CoinWalk())
+    seed = derive_seed(0, "validation")
+    initial = evaluate(environment, world.recipe.restem.validation, seed=seed).scores["pass@1"].mean
+    assert min(world.accuracies) > initial + 0.15, world.accuracies
 
 
 def test_the_end_comes_early_where_nothing_is_gained_and_only_if_asked(tmp_path):
     """With a rate of 0 every candidate is the initial policy."""
     for name, stop, num_iterations in (("a", True, 2), ("b", False, 3)):
         (tmp_path / name).mkdir()
-        world = World(tmp_path / name, lr=0.0)
-        config = CONFIG.model_copy(update={"stop_without_gain": stop})
-        restem(config, world.run)
-        assert [progress.is_finished(config) for progress, _ in world.done] == [False] * (num_iterations - 1) + [True]
-        assert all(same(weights, world.run.initial_weights) for _, weights in world.done)
-        restem(config, world.run, progress=world.done[-1][0])
-        assert len(world.done) == num_iterations  # it has ended
+        world = World(tmp_path / name, lr=0.0, stop_without_gain=stop)
+        assert len(world.done) == num_iterations
+        assert all(same(weights, snapshot(make_walker())) for weights in world.done)
+        assert "eval/pass@1" in world.lines[-1]  # it knew that this was the end

@@ -20,10 +20,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from vineppo.environment import encode_prompt
-from vineppo.models.loading import load_critic_model, load_model, load_policy_model, load_tokenizer
-from vineppo.models import TinyModelConfig
-from vineppo.models.make import make_critic_model, make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.methods.sft import SFTConfig, make_examples
+from vineppo.models import TinyModelConfig
+from vineppo.models.loading import load_critic_model, load_model, load_policy_model, load_tokenizer
+from vineppo.models.make import make_critic_model, make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.types import Problem, UserError
 
 TOKENIZER = make_symbol_tokenizer([*"0123456789", "+1", "+", " a", "\n"])

@@ -9,10 +9,10 @@ from transformers import (
     Gemma2ForCausalLM,
 )
 
-from vineppo.models import logprobs as models
 from vineppo.batch import Batch
-from vineppo.models.loading import load_model, load_tokenizer
 from vineppo.models import TinyModelConfig
+from vineppo.models import logprobs as models
+from vineppo.models.loading import load_model, load_tokenizer
 from vineppo.models.logprobs import token_logprobs
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from vineppo.report.comparison import comparison_section
+import pytest
+
+from vineppo.compare.tables import comparison_tables
+from vineppo.report.comparison import AXIS_NAMES, TITLES, comparison_section, shown_charts, shown_tables
 
 
 def test_every_axis_has_a_curve_and_every_number_a_table(comparison):
     section = comparison_section(comparison)
-    assert sum(name.startswith("Accuracy by") for name in section["charts"]) == 5
+    assert {f"Accuracy by {name}" for name in AXIS_NAMES.values()} <= section["charts"].keys()
     for name in ("Peak accuracy", "Train and test accuracy", "KL at equal accuracy", "Peak memory"):
         assert section["charts"][name]["data"]["values"]
     assert section["tables"]["Test accuracy"][0] == {
@@ -20,7 +23,9 @@ def test_every_axis_has_a_curve_and_every_number_a_table(comparison):
         "last, high": 0.7,
         "seeds": 2,
     }
-    assert sum(len(rows) for name, rows in section["tables"].items() if name.startswith("Curves")) == 4
+    assert section["tables"].keys() == {TITLES[key] for key, rows in comparison_tables(comparison).items() if rows}
+    curves = section["tables"][TITLES["curves"]]
+    assert len(curves) == sum(len(method["curve"]) for method in comparison["methods"].values())
     assert "DPO+" in section["charts"]["Accuracy by iteration"]["title"]
     assert section["warnings"] == []
 
@@ -42,3 +47,18 @@ def test_runs_that_failed_are_named(comparison):
 
 def test_what_makes_runs_hard_to_compare_is_shown(comparison):
     assert comparison_section({**comparison, "warnings": ["other commits"]})["warnings"] == ["other commits"]
+
+
+def test_parts_are_picked_by_key_and_a_wrong_key_is_no_empty_result(comparison):
+    assert list(shown_tables(comparison, ["kl", "accuracy"])) == ["KL at equal accuracy", "Test accuracy"]
+    assert list(shown_charts(comparison, ["memory"])) == ["Peak memory"]
+    for pick in (shown_tables, shown_charts):
+        with pytest.raises(KeyError):
+            pick(comparison, ["Memory, MiB"])
+
+
+def test_without_training_rewards_there_is_nothing_to_draw_them_against(comparison):
+    for method in comparison["methods"].values():
+        for point in method["curve"]:
+            point["train_accuracy"] = None
+    assert shown_charts(comparison, ["train_and_test"]) == {}

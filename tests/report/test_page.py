@@ -85,7 +85,9 @@ def test_several_sources_and_figures(write_run, comparison, tmp_path, capsys):
     assert capsys.readouterr().out == f"report: {tmp_path / 'all.html'}\n"
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"run-reward.svg", "run-reward.pdf", "comparison-peak-accuracy.svg"} <= names
-    assert len(names) == 2 * (5 + 11)
+    sections = report.make_sections([source for path in argv[1:3] for source in report.find_sources(path)])
+    charts = {f"{section['id']}-{report.slug(name)}" for section in sections for name in section["charts"]}
+    assert names == {f"{chart}{suffix}" for chart in charts for suffix in (".svg", ".pdf")}
 
 
 def test_a_wrong_source_is_one_line_and_code_2(tmp_path, capsys):

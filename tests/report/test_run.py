@@ -7,7 +7,7 @@ import json
 import pytest
 from run_folder import two_groups
 
-from vineppo.report.run import before_and_after, method_of, run_section, seconds
+from vineppo.report.run import CURVES, PREFIXES, before_and_after, method_of, run_section, seconds
 
 
 def test_a_healthy_run(write_run, read):
@@ -20,14 +20,18 @@ def test_a_healthy_run(write_run, read):
     assert [score["name"] for score in section["accuracy"]] == ["iteration 1", "iteration 3"]
     assert [score["value"] for score in section["accuracy"]] == pytest.approx([0.1, 0.3])
     assert section["accuracy"][0]["low"] == pytest.approx(0.05)
-    assert set(section["charts"]) == {
-        "Accuracy",
-        "Reward",
-        "KL to the reference policy",
-        "Generated tokens by purpose",
-        "Seconds by phase",
-    }
     assert section["inspector"]["num_saved"] == len(section["inspector"]["rollouts"]) == 15
+
+
+@pytest.mark.parametrize("more", [{}, {"policy/entropy": 0.5}, {"sft/nll": 1.0, "kl/reference": None}])
+def test_a_chart_is_drawn_of_all_that_was_logged_and_of_nothing_else(write_run, read, more):
+    run = read(write_run(**more))
+    charts = run_section(run)["charts"]
+    logged = {key for line in run["metrics"] for key, value in line.items() if value is not None}
+    for title, _, names in CURVES:
+        assert (title in charts) == bool(logged & names.keys()), title
+    assert {"Accuracy", *(title for title, _, _ in PREFIXES)} <= charts.keys()
+    assert all(chart["data"]["values"] for chart in charts.values())
 
 
 @pytest.mark.parametrize(

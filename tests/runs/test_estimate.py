@@ -11,7 +11,8 @@ from vineppo.methods.sft import SFTRecipe
 from vineppo.methods.train import TrainRecipe
 from vineppo.models import TinyModelConfig
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
-from vineppo.runs.estimate import announce_days, check_sizes, num_parameters
+from vineppo.models.sizes import count_tiny_parameters
+from vineppo.runs.estimate import announce_days, check_sizes
 from vineppo.runs.recipe import make_recipe
 from vineppo.types import UserError
 
@@ -52,7 +53,7 @@ def test_parameters_are_counted_as_they_are():
     tiny = TinyModelConfig(num_layers=3, hidden_size=16, num_heads=2, ffn_size=24)
     model = make_tiny_model(make_symbol_tokenizer("ab"), tiny, 0)
     counted = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name and "head" not in name)
-    assert num_parameters(tiny) == counted
+    assert count_tiny_parameters(tiny) == counted
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from vineppo.methods.run import run_recipe
 from vineppo.runs.checkpoint import write_checksums
 from vineppo.runs.lock import LOCK, lock_folder
 from vineppo.runs.recipe import make_recipe
-from vineppo.runs.session import Session, split_of
+from vineppo.runs.session import split_of
+from vineppo.runs.setup import Setup
 from vineppo.types import UserError
 
 LOOP = RECIPE | {
@@ -229,7 +230,7 @@ def test_an_evaluation_that_fails_loses_no_training(tmp_path, tree, monkeypatch)
     tree = tree | {"checkpoint": {"every": 0}, "evaluation": tree["evaluation"] | {"every": 0}}
     run(tree, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "_evaluate", fail)
+        patch.setattr(Setup, "evaluate", fail)
         with pytest.raises(OSError, match="no more"):
             run(tree, tmp_path / "run")
     monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step_nll", None)  # nothing is learnt again

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vineppo.analysis.result import Result
-from vineppo.compare.tables import compare_runs
-from vineppo.report.comparison import comparison_charts, comparison_tables
+from vineppo.compare.comparison import compare_runs
+from vineppo.report.comparison import shown_charts, shown_tables
 
 
 def efficiency(runs: Sequence[Path]) -> Result:
@@ -20,8 +20,8 @@ def efficiency(runs: Sequence[Path]) -> Result:
         "Efficiency",
         text,
         runs,
-        tables=("Test accuracy", "To PPO's peak", "Memory", "Seconds", "Generated tokens", "Curves"),
-        charts=("Accuracy by", "Peak memory", "Seconds"),
+        tables=("accuracy", "to_target", "memory", "seconds", "tokens", "curves"),
+        charts=("curves", "memory", "seconds"),
     )
 
 
@@ -30,7 +30,9 @@ def generalisation(runs: Sequence[Path]) -> Result:
         "Test accuracy against the mean reward of training rollouts since the evaluation before. A method that is "
         "further up at the same training reward generalises better; on the dashed line both are equal."
     )
-    return choose("generalisation", "Train and test accuracy", text, runs, tables=("Curves",), charts=("Train and",))
+    return choose(
+        "generalisation", "Train and test accuracy", text, runs, tables=("curves",), charts=("train_and_test",)
+    )
 
 
 def kl(runs: Sequence[Path]) -> Result:
@@ -38,22 +40,16 @@ def kl(runs: Sequence[Path]) -> Result:
         "How far from its reference policy (nats per response) each method has moved when its test accuracy first "
         "rises to a level that all of them reach."
     )
-    return choose("kl", "KL to the reference", text, runs, tables=("KL at", "Curves"), charts=("KL at",))
+    return choose("kl", "KL to the reference", text, runs, tables=("kl", "curves"), charts=("kl",))
 
 
 def choose(
     kind: str, title: str, text: str, runs: Sequence[Path], *, tables: Sequence[str], charts: Sequence[str]
 ) -> Result:
-    """Of a comparison's tables and charts those whose names begin so."""
+    """Of a comparison's tables and charts those with these keys."""
     comparison = compare_runs(runs)
-    every_table, every_chart = comparison_tables(comparison), comparison_charts(comparison)
-    return Result(
-        kind,
-        title,
-        text,
-        {name: rows for name, rows in every_table.items() if name.startswith(tuple(tables))},
-        {slug(name): chart for name, chart in every_chart.items() if name.startswith(tuple(charts))},
-    )
+    drawn = {slug(name): chart for name, chart in shown_charts(comparison, charts).items()}
+    return Result(kind, title, text, shown_tables(comparison, tables), drawn)
 
 
 def slug(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vineppo.analysis.measured import AnalysisConfig
 from vineppo.analysis.subject import Subject
+from vineppo.credit.common import CreditContext
 from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
@@ -26,8 +27,9 @@ def credit_all(subject: Subject, groups: Sequence[Group], config: AnalysisConfig
     are by default; PPO where the run has a critic."""
     environment, own = subject.environment, subject.recipe.credit
     vines = own if isinstance(own, VinePPOConfig) else VinePPOConfig()
+    context = CreditContext(environment)
     estimators: dict[str, CreditEstimator] = {
-        **{f"VinePPO K={k}": VinePPO(vines.model_copy(update={"num_vines": k}), environment) for k in config.vines},
+        **{f"VinePPO K={k}": VinePPO(vines.model_copy(update={"num_vines": k}), context) for k in config.vines},
         "GRPO": GRPO(own if isinstance(own, GRPOConfig) else GRPOConfig()),
         "RLOO": RLOO(RLOOConfig()),
         **({"PPO": subject.ppo} if subject.ppo else {}),
@@ -38,6 +40,6 @@ def credit_all(subject: Subject, groups: Sequence[Group], config: AnalysisConfig
     found = {}
     for name, estimator in estimators.items():
         before = usage["vine"]
-        credits = estimator.assign(groups, seed=derive_seed(config.seed, "credit"))
+        credits = estimator.assign(groups, seed=derive_seed(config.seed, "credit")).credits
         found[name] = Credited(credits, round((num_tokens + usage["vine"] - before) / num_rollouts))
     return found

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import Subject
 from vineppo.config import Config
+from vineppo.credit.common import CreditContext
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at, state_key
 from vineppo.environment import State
 from vineppo.rollouts import sample_groups
@@ -76,7 +77,7 @@ def draw_groups(subject: Subject, config: AnalysisConfig, *, group_size: int | N
 
 def states_of(rollout: Rollout) -> list[tuple[State, int]]:  # [S]
     """Every state of a response but the last, with the new tokens it may still take."""
-    return [(state_at(rollout, b)[1], rollout.max_new_tokens - b) for b in rollout.boundaries[:-1]]
+    return [(state_at(rollout, b), rollout.max_new_tokens - b) for b in rollout.boundaries[:-1]]
 
 
 def measure(subject: Subject, config: AnalysisConfig) -> Measured:
@@ -119,7 +120,7 @@ def predict_with_vines(
 
 
 def vine_rewards(subject: Subject, states: Sequence[tuple[State, int]], k: int, *, seed: int) -> np.ndarray:  # [n, K]
-    estimator = VinePPO(VinePPOConfig(num_vines=k), subject.environment)
+    estimator = VinePPO(VinePPOConfig(num_vines=k), CreditContext(subject.environment))
     wanted = {state_key(state): (state, budget) for state, budget in states}
     estimates = estimator.estimate(wanted, seed=derive_seed(seed, "prediction"))
     return np.array([estimates[state_key(state)].rewards for state, _ in states])

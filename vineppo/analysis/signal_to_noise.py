@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vineppo.analysis.credits import credit_all
-from vineppo.analysis.intervals import bootstrap, weighted_mean
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
-from vineppo.analysis.result import Result, Row, draw
-from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
+from vineppo.intervals import bootstrap, weighted_mean
+from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
 from vineppo.segments import segment_texts
 from vineppo.types import JudgesSegments, Rollout, UserError
@@ -35,9 +36,9 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
         with open_subject(checkpoint) as subject:
             rows += signal_rows(subject, config)
     method = checkpoints[0].recipe.name
-    shown = [row for row in of_last(rows, checkpoints) if row["method"] == method and row["kind"] != AFTER]
+    shown = [row for row in last_checkpoints(rows, checkpoints) if row["method"] == method and row["kind"] != AFTER]
     charts = {
-        measure: draw(
+        measure: plot(
             bars,
             f"{title}, {method}, last checkpoints",
             [row for row in shown if row["measure"] == measure],
@@ -78,15 +79,15 @@ def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
             chosen = kinds == kind
             if not chosen.any():
                 continue
-            told = {
-                **subject.checkpoint.told,
+            header = {
+                **subject.checkpoint.header,
                 "estimator": name,
                 "kind": kind,
                 "visits": int(chosen.sum()),
                 "tokens_per_rollout": credited.num_tokens,
             }
             found = signal(advantages[chosen], sign, credited.num_tokens, problems[chosen].tolist(), seed=config.seed)
-            rows += [told | {"measure": measure} | numbers for measure, numbers in found.items()]
+            rows += [header | {"measure": measure} | numbers for measure, numbers in found.items()]
     return rows
 
 

@@ -10,15 +10,12 @@ from typing import Any
 
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.environment import Environment
-from vineppo.grading import Grader
 from vineppo.learner.critic import Critic
-from vineppo.machine import runtime
 from vineppo.methods import load_recipe
 from vineppo.methods.train import TrainRecipe
-from vineppo.models.loading import load_critic_model, load_policy_model
+from vineppo.models.loading import load_critic_model
 from vineppo.runs.checkpoint import checkpoint_folders, checksum
-from vineppo.runs.recipe import make_part
-from vineppo.runs.session import longest_prompt
+from vineppo.runs.setup import set_up
 from vineppo.types import UserError
 
 
@@ -35,7 +32,7 @@ class RunCheckpoint:
         return int(self.folder.name.removeprefix("iteration-"))
 
     @property
-    def told(self) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
         """The columns that every row about this checkpoint begins with."""
         return {"method": self.recipe.name, "seed": self.recipe.seed, "iteration": self.iteration}
 
@@ -45,7 +42,7 @@ class RunCheckpoint:
         return "-".join(checksum(file) for file in sorted(self.folder.glob("*.safetensors")))
 
 
-def of_last(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[RunCheckpoint]) -> list[dict[str, Any]]:
+def last_checkpoints(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[RunCheckpoint]) -> list[dict[str, Any]]:
     """The rows about every run's last checkpoint: one policy per run, so that runs are what is averaged over."""
     last: dict[tuple[str, int], int] = {}
     for checkpoint in checkpoints:
@@ -83,22 +80,12 @@ def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[RunCheckp
 
 @contextmanager
 def open_subject(checkpoint: RunCheckpoint) -> Iterator[Subject]:
-    recipe = checkpoint.recipe
-    device = runtime.pick_device(recipe.device)
-    tokenizer, model = load_policy_model(str(checkpoint.folder), device=device)
-    task = make_part("task", recipe.task)
-    engine = make_part("engine", recipe.engine, model, tokenizer)
-    longest = longest_prompt(model)
-    with Grader(task, recipe.grading) as grader:
-        environment = Environment(
-            engine,
-            task,
-            grader,
-            tokenizer,
-            recipe.sampling.params(),
-            min(recipe.sampling.max_prompt_tokens or longest, longest),
+    sampling = checkpoint.recipe.sampling
+    with set_up(checkpoint.recipe, checkpoint.folder) as setup:
+        environment = setup.make_environment(
+            setup.make_engine(), sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens
         )
-        yield Subject(checkpoint, environment, model, load_ppo(checkpoint, device))
+        yield Subject(checkpoint, environment, setup.policy, load_ppo(checkpoint, setup.policy.device))
 
 
 def load_ppo(checkpoint: RunCheckpoint, device: Any) -> PPO | None:
@@ -109,4 +96,4 @@ def load_ppo(checkpoint: RunCheckpoint, device: Any) -> PPO | None:
     if not folder.is_dir():
         raise UserError(f"{folder}: this checkpoint of a PPO run has lost its critic")
     model = load_critic_model(folder, device=device)
-    return PPO(config, Critic(config.critic, model, total_steps=1))
+    return PPO(config, critic=Critic(config.critic, model, total_steps=1))

@@ -1,8 +1,14 @@
-"""The command line: `vineppo COMMAND`. Exit codes: 0 done, 2 a mistake that the message says how to mend."""
+"""The command line: `vineppo COMMAND`, and what each takes (here, arguments.py) and does (commands.py).
+
+quickstart.py and doctor.py are commands of their own. Exit codes: 0 done, 2 a mistake that the message says how to
+mend, 1 nobody reads the output any more (`| head -1`), 128 + N stopped by signal N.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,13 +30,23 @@ KINDS = (  # of analyses, without importing them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(argv)
+    try:
+        return execute(parse(argv))
+    finally:
+        close_output()
+
+
+def execute(args: argparse.Namespace) -> int:
     try:
         check_platform()
-        return args.run(args) or 0
+        args.run(args)
+        flush()
+        return 0
     except UserError as error:
         return complain(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            return 1
         return complain(explain_os_error(error))
     except Stopped as stopped:
         hint = "; continue with --resume" if hasattr(args, "resume") else ""
@@ -39,6 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the work that a Shutdown watches over
         print("vineppo: stopped by SIGINT", file=sys.stderr)
         return 130
+
+
+def flush() -> None:
+    print(end="", flush=True)  # which also does where the output was closed from the start, and sys.stdout is None
+
+
+def nobody_reads() -> bool:
+    """Whether the output goes into a pipe whose reader has seen enough, as after `| head -1`."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # of errors and hang-ups it tells unasked
+    return bool(poll.poll(0))
+
+
+def close_output() -> None:
+    """What can no longer be written is dropped: Python would try once more at its end, and complain for itself."""
+    try:
+        flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_platform() -> None:

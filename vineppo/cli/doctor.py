@@ -33,7 +33,7 @@ def doctor() -> None:
 def findings() -> dict[str, str]:
     device = runtime.pick_device("auto")
     dtype = runtime.pick_dtype("auto", device)
-    told = runtime.environment(device)
+    told = runtime.describe_machine(device)
     kernels, reason = best_kernels(dtype, device)
     return {
         "vineppo": f"{told['commit'] or version('vineppo')}, Python {told['python']}, {told['platform']}",

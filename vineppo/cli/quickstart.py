@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vineppo.config import read_toml
-from vineppo.machine import runtime
 from vineppo.machine.files import PART, read_json, read_lines, write_json
+from vineppo.machine.limits import peak_memory_mb
 from vineppo.machine.terminal import printable
 from vineppo.methods.run import run_recipe
 from vineppo.methods.sft import SFTRecipe
@@ -168,7 +168,7 @@ def summarize(out: Path, *, seed: int, seconds: float | None) -> dict[str, Any]:
         "vineppo": accuracy(out / "vineppo"),
         "seconds": spent,
         "tokens": tokens,
-        "peak_memory_mb": runtime.peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "seed": seed,
         "device": environment["device"],
         "commit": environment["commit"],

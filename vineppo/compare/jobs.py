@@ -12,15 +12,16 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from vineppo.compare.comparison import compare_runs
 from vineppo.compare.finished_runs import check_methods, read_recipe, read_run
-from vineppo.compare.tables import compare_runs, to_markdown
+from vineppo.compare.tables import to_markdown
 from vineppo.config import flatten
 from vineppo.machine.files import read_json, write_file, write_json
 from vineppo.machine.terminal import printable, say
 from vineppo.machine.threads import fair_threads
 from vineppo.methods import kind_of, load_recipe
 from vineppo.methods.sft import SFTRecipe
-from vineppo.runs.changes import changes, is_run, settle
+from vineppo.runs.changes import changed_recipe, changes, is_run, settle
 from vineppo.runs.recipe import PARTS, Recipe, load_own_parts, make_recipe
 from vineppo.runs.run_folder import finished_iteration
 from vineppo.types import UserError
@@ -66,14 +67,18 @@ def compare(
         if failed:
             break
     finished = [*folders, *(job.folder for job in jobs if is_finished(job))]
-    comparison: dict[str, Any] = {}
-    if finished:
-        comparison = compare_runs(finished, start=sft[0].folder if sft else None)
-        comparison["failed"] = [job.folder.name for job in failed]
-        write_json(out / "comparison.json", comparison)
-        write_file(out / "comparison.md", to_markdown(comparison))
+    comparison = write_comparison(out, finished, failed, start=sft[0].folder if sft else None) if finished else {}
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(f'{job.folder}.log' for job in failed)}")
+    return comparison
+
+
+def write_comparison(
+    out: Path, finished: Sequence[Path], failed: Sequence[Job], *, start: Path | None
+) -> dict[str, Any]:
+    comparison = compare_runs(finished, start=start) | {"failed": [job.folder.name for job in failed]}
+    write_json(out / "comparison.json", comparison)
+    write_file(out / "comparison.md", to_markdown(comparison))
     return comparison
 
 
@@ -165,8 +170,7 @@ def is_finished(job: Job) -> bool:
         return False
     found = changes(load_recipe(stored), job.recipe)
     if found:
-        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items())
-        raise UserError(f"{job.folder}: the recipe has changed since this run began ({lines}); choose another --out")
+        raise changed_recipe(job.folder, [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()])
     result = job.folder / "result.json"
     return result.exists() and read_json(result).get("finished") is True
 

@@ -1,240 +1,118 @@
-"""Finished runs side by side: accuracy against iterations, steps, rollouts, tokens and seconds, KL, memory and time.
-
-An interval is Student's over seeds: it says how far another set of seeds may lie, not how well the test problems stand
-for others (result.json has that). Reads run folders only.
-"""
+"""The tables of a comparison: its numbers as rows, which the page and the analyses show too; and all in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
-from vineppo.compare.finished_runs import AXES, check_methods, doubts, read_recipe, read_run
-from vineppo.intervals import interval
-from vineppo.machine.terminal import printable
+from vineppo.compare.comparison import named_first
+from vineppo.compare.finished_runs import AXES
+from vineppo.machine.tables import Row, markdown, number
 
-RUN_COLUMNS = ("folder", "method", "seed", "peak", "final", "commit", "device", "num_threads")
 PER_STEP = "DPO+ and SFT: an iteration is an optimizer step"
+RUN_COLUMNS = ("folder", "method", "seed", "peak", "final", "commit", "device", "num_threads")
 
 
-def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[str, Any]:
-    """`start` is the run whose policy they start from; its accuracy is the first point of the curves of those that do.
+def comparison_tables(comparison: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Key -> rows; no rows where the comparison has nothing to say.
 
-    Raises UserError where a run is unfinished or damaged, where a method has a seed twice, and where runs of one
-    method differ in more than their seeds. What else makes them hard to compare is among the `warnings`.
+    A cell may also be an interval, as `vineppo.intervals.interval` gives it. A peak is the best of a run's
+    evaluations, so their number stands beside it. Of runs everything is there, for whoever shows them to choose from.
     """
-    recipes = [read_recipe(folder) for folder in folders]
-    check_methods([(str(folder), recipe) for folder, recipe in zip(folders, recipes, strict=True)])
-    runs = [read_run(folder, start) for folder in folders]
-    methods: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        methods.setdefault(run["method"], []).append(run)
-    peaks = {method: fmean(run["peak"] for run in of_method) for method, of_method in methods.items()}
-    ours, baseline = (named_first(runs, credit) for credit in ("vineppo", "ppo"))
-    target = peaks.get(baseline)
-    level = min(peaks.values())
-    initial = [run["points"][0]["accuracy"] for run in runs if run["points"][0]["iteration"] == 0]
+    methods: Mapping[str, Any] = comparison["methods"]
     return {
-        "warnings": doubts(recipes, runs),
-        "initial_accuracy": initial[0] if initial else None,
-        "equal_accuracy": level,
-        "target": target,
-        "methods": {method: summarize(of_method, target=target, level=level) for method, of_method in methods.items()},
-        "differences": {
-            method: paired(methods[ours], of_method)
-            for method, of_method in methods.items()
-            if ours in methods and method != ours
-        },
-        "runs": runs,
-    }
-
-
-def named_first(runs: Sequence[Mapping[str, Any]], credit: str) -> str:
-    """The method (a recipe's name) that is first to use this credit estimator; "" if none does."""
-    return next((run["method"] for run in runs if run["credit"] == credit), "")
-
-
-def summarize(runs: Sequence[Mapping[str, Any]], *, target: float | None, level: float) -> dict[str, Any]:
-    """One method over its seeds."""
-    num_iterations = fmean(run["num_iterations"] for run in runs)
-    return {
-        "seeds": [run["seed"] for run in runs],
-        "num_evaluations": min(sum(point["iteration"] > 0 for point in run["points"]) for run in runs),
-        "peak": interval([run["peak"] for run in runs]),
-        "final": interval([run["final"] for run in runs]),
-        "curve": [
-            {axis: fmean(point[axis] for point in column) for axis in AXES}
-            | {"accuracy": interval([point["accuracy"] for point in column])}
-            | {key: mean_or_none(point[key] for point in column) for key in ("train_accuracy", "kl")}
-            for column in joined(runs)
+        "accuracy": [
+            {"method": name, "peak": m["peak"], "last": m["final"], "seeds": len(m["seeds"])}
+            | ({"evaluations": m["num_evaluations"]} if "num_evaluations" in m else {})
+            for name, m in methods.items()
         ],
-        "to_target": to_target(runs, target) if target is not None else None,
-        "kl_at_equal_accuracy": interval([kl for run in runs if (kl := kl_at(run["points"], level)) is not None]),
-        "memory_mb": mean_of([run["memory_mb"] for run in runs]),
-        "seconds_per_iteration": {
-            phase: seconds / num_iterations for phase, seconds in mean_of([run["seconds"] for run in runs]).items()
-        },
-        "tokens_per_iteration": {
-            purpose: tokens / num_iterations for purpose, tokens in mean_of([run["tokens"] for run in runs]).items()
-        },
+        "differences": [
+            {"method": name, "peak": difference["peak"], "last": difference["final"]}
+            for name, difference in comparison.get("differences", {}).items()
+        ],
+        "to_target": [{"method": name, **m["to_target"]} for name, m in methods.items() if m["to_target"]],
+        "curves": [
+            {"method": name, **{axis: point[axis] for axis in AXES}, "accuracy": point["accuracy"]}
+            | {"train accuracy": point["train_accuracy"], "KL": point["kl"]}
+            for name, m in methods.items()
+            for point in m["curve"]
+        ],
+        "kl": [
+            {"method": name, "KL": (kl := m["kl_at_equal_accuracy"]), "seeds that reach it": kl["n"]}
+            for name, m in methods.items()
+        ],
+        "memory": breakdown(methods, "memory_mb"),
+        "seconds": breakdown(methods, "seconds_per_iteration"),
+        "tokens": breakdown(methods, "tokens_per_iteration"),
+        "runs": list(comparison.get("runs", [])),
     }
 
 
-def joined(runs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The points at which all runs were evaluated, one of each run.
-
-    The same iteration, or for methods that count optimizer steps the same epoch: seeds have epochs of other lengths.
-    """
-    if any(run["stepwise"] for run in runs):
-        return [list(column) for column in zip(*(run["points"] for run in runs), strict=False)]
-    by_iteration = [{point["iteration"]: point for point in run["points"]} for run in runs]
-    shared = [i for i in by_iteration[0] if all(i in points for points in by_iteration)]
-    return [[points[i] for points in by_iteration] for i in shared]
-
-
-def to_target(runs: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
-    """What it takes until an evaluation first reaches `target`: medians over the seeds that do, and how many do."""
-    reached = [next((p for p in run["points"] if p["accuracy"] >= target), None) for run in runs]
-    found = [point for point in reached if point is not None]
-    return {"num_reached": len(found), "num_seeds": len(runs)} | {
-        axis: median(point[axis] for point in found) if found else None for axis in AXES
-    }
-
-
-def kl_at(points: Sequence[Mapping[str, Any]], level: float) -> float | None:
-    """KL to the reference where accuracy first rises to `level`, on the line between the two evaluations around it."""
-    for before, after in pairwise(points):
-        if after["accuracy"] >= level and before["kl"] is not None and after["kl"] is not None:
-            if before["accuracy"] >= level:
-                return before["kl"]
-            share = (level - before["accuracy"]) / (after["accuracy"] - before["accuracy"])
-            return before["kl"] + share * (after["kl"] - before["kl"])
-    return None
-
-
-def paired(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """VinePPO less another method, seed by seed."""
-    by_seed = {run["seed"]: run for run in theirs}
-    pairs = [(run, by_seed[run["seed"]]) for run in ours if run["seed"] in by_seed]
-    return {key: interval([a[key] - b[key] for a, b in pairs]) for key in ("peak", "final")}
-
-
-def mean_or_none(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
-def mean_of(trees: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    keys = sorted({key for tree in trees for key in tree})
-    return {key: fmean(tree.get(key, 0.0) for tree in trees) for key in keys}
+def breakdown(methods: Mapping[str, Any], key: str) -> list[Row]:
+    """A column for every part that any method has; None where a method has none of it."""
+    parts = sorted({part for m in methods.values() for part in m[key]})
+    return [{"method": name, **{part: m[key].get(part) for part in parts}} for name, m in methods.items()]
 
 
 def to_markdown(comparison: Mapping[str, Any]) -> str:
-    methods: Mapping[str, Any] = comparison["methods"]
-    runs = comparison["runs"]
-    ours = named_first(runs, "vineppo")
-    sections = [
-        ("Test accuracy", accuracy_table(methods)),
-        (f"{ours} less each method, seed by seed", difference_table(comparison["differences"])),
-        (
-            f"To PPO's peak, {number(comparison['target'])}: medians over the seeds that reach it ({PER_STEP})",
-            target_table(methods),
-        ),
-        (f"Curves, means over seeds ({PER_STEP})", curve_table(methods)),
-        (f"KL to the reference at accuracy {number(comparison['equal_accuracy'])}", table(
-            ["method", "KL, nats per response", "seeds that reach it"],
-            [[name, show(m["kl_at_equal_accuracy"]), m["kl_at_equal_accuracy"]["n"]] for name, m in methods.items()],
-        )),
-        ("Memory, MiB", breakdown(methods, "memory_mb")),
-        (f"Seconds per iteration ({PER_STEP})", breakdown(methods, "seconds_per_iteration")),
-        (f"Generated tokens per iteration ({PER_STEP})", breakdown(methods, "tokens_per_iteration")),
-        ("Runs", table(RUN_COLUMNS, [[run[column] for column in RUN_COLUMNS] for run in runs])),
-    ]  # fmt: skip
+    titles = {
+        "accuracy": "Test accuracy",
+        "differences": f"{named_first(comparison['runs'], 'vineppo')} less each method, seed by seed",
+        "to_target": f"To PPO's peak, {show(comparison['target'])}: medians over the seeds that reach it ({PER_STEP})",
+        "curves": f"Curves, means over seeds ({PER_STEP})",
+        "kl": f"KL to the reference at accuracy {show(comparison['equal_accuracy'])}",
+        "memory": "Memory, MiB",
+        "seconds": f"Seconds per iteration ({PER_STEP})",
+        "tokens": f"Generated tokens per iteration ({PER_STEP})",
+        "runs": "Runs",
+    }
+    tables = markdown_tables(comparison)
     warnings = "".join(f"**Note:** {warning}\n\n" for warning in comparison["warnings"])
-    return warnings + "\n".join(f"## {title}\n\n{text}\n" for title, text in sections if text)
+    return warnings + "\n".join(f"## {title}\n\n{tables[key]}\n" for key, title in titles.items() if tables[key])
 
 
-def accuracy_table(methods: Mapping[str, Any]) -> str:
-    """A peak is the best of a run's evaluations, so their number stands beside it."""
-    rows = [
-        [name, show(m["peak"]), show(m["final"]), len(m["seeds"]), m["num_evaluations"]] for name, m in methods.items()
+def markdown_tables(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> its table in Markdown."""
+    tables = comparison_tables(comparison)
+    differences = [row | {"seeds in common": row["peak"]["n"]} for row in tables["differences"] if row["peak"]["n"]]
+    reached = [
+        {"method": row["method"], "seeds that do": f"{row['num_reached']}/{row['num_seeds']}"}
+        | {axis: row[axis] for axis in AXES}
+        for row in tables["to_target"]
     ]
-    over = interval_over([m["peak"] for m in methods.values()])
-    return table(["method", f"peak{over}", f"last{over}", "seeds", "evaluations"], rows)
+    return {
+        "accuracy": markdown(as_text(tables["accuracy"], with_intervals(tables["accuracy"]))),
+        "differences": markdown(as_text(differences, with_intervals(differences))),
+        "to_target": markdown(as_text(reached)),
+        "curves": markdown(as_text(tables["curves"], {"accuracy": "test accuracy"})),
+        "kl": markdown(as_text(tables["kl"], {"KL": "KL, nats per response"})),
+        **{key: markdown(as_text(map(none_as_zero, tables[key]))) for key in ("memory", "seconds", "tokens")},
+        "runs": markdown([{column: run[column] for column in RUN_COLUMNS} for run in tables["runs"]]),
+    }
 
 
-def difference_table(differences: Mapping[str, Any]) -> str:
-    rows = [
-        [name, show(row["peak"]), show(row["final"]), row["peak"]["n"]]
-        for name, row in differences.items()
-        if row["peak"]["n"]
-    ]
-    over = interval_over([row["peak"] for row in differences.values()])
-    return table(["method", f"peak{over}", f"last{over}", "seeds in common"], rows)
-
-
-def interval_over(values: Sequence[Mapping[str, Any]]) -> str:
+def with_intervals(rows: Sequence[Row]) -> dict[str, str]:
     """What the header says of intervals: nothing where one seed has none."""
-    return " [95 % interval over seeds]" if any(value["ci95"] for value in values) else ""
+    over = " [95 % interval over seeds]" if any(row["peak"]["ci95"] for row in rows) else ""
+    return {column: f"{column}{over}" for column in ("peak", "last")}
 
 
-def target_table(methods: Mapping[str, Any]) -> str:
-    rows = []
-    for name, method in methods.items():
-        if reach := method["to_target"]:
-            share = f"{reach['num_reached']}/{reach['num_seeds']}"
-            rows.append([name, share, *(number(reach[axis]) for axis in AXES)])
-    return table(["method", "seeds that do", *AXES], rows)
+def none_as_zero(row: Row) -> Row:
+    return {column: 0.0 if value is None else value for column, value in row.items()}
 
 
-def curve_table(methods: Mapping[str, Any]) -> str:
-    header = ["method", *AXES, "test accuracy", "train accuracy", "KL"]
-    return table(
-        header,
-        [
-            [
-                name,
-                *(number(point[axis]) for axis in AXES),
-                show(point["accuracy"]),
-                number(point["train_accuracy"]),
-                number(point["kl"]),
-            ]
-            for name, method in methods.items()
-            for point in method["curve"]
-        ],
-    )
+def as_text(rows: Iterable[Row], headers: Mapping[str, str] | None = None) -> list[Row]:
+    """`headers` has the columns that are called otherwise."""
+    return [{(headers or {}).get(column, column): show(value) for column, value in row.items()} for row in rows]
 
 
-def breakdown(methods: Mapping[str, Any], key: str) -> str:
-    columns = sorted({column for method in methods.values() for column in method[key]})
-    rows = [[name, *(number(m[key].get(column, 0.0)) for column in columns)] for name, m in methods.items()]
-    return table(["method", *columns], rows)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Nothing where there are no rows."""
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
-
-
-def cell(value: object) -> str:
-    """Names are the folder's and the recipe's owner's, who may write anything."""
-    return printable("-" if value is None else str(value)).replace("\n", " ").replace("|", "\\|")
-
-
-def show(value: Mapping[str, Any]) -> str:
-    if value["ci95"] is None:
-        return number(value["mean"])
-    low, high = value["ci95"]
-    return f"{value['mean']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def show(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case str():
+            return value
+        case {"mean": mean, "ci95": ci95}:
+            return show(mean) if ci95 is None else f"{mean:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]"
+        case _:
+            return number(value)

@@ -1,7 +1,6 @@
-"""Credit estimators: all that differs between methods.
+"""Credit: all that differs between methods. CREDIT maps the recipe's `credit.name` to a part (vineppo.parts).
 
-CREDIT maps `credit.name` to a class with a `Config` and a `make(config, parts)`; what it makes satisfies
-`vineppo.types.CreditEstimator`.
+One estimator per file. common.py has what they share, advantages.py the formulas of comparison within a group.
 """
 
 from vineppo.credit.grpo import GRPO

@@ -1,4 +1,4 @@
-"""GRPO: a response's advantage is its reward against those of its siblings, the same for all its tokens.
+"""GRPO: a response's advantage is its reward against those of its group, the same for all its tokens.
 
 Shao et al. 2024, "DeepSeekMath", section 4.1.2. Without the division by the standard deviation, which weighs easy and
 hard prompts more than the others, it is Dr. GRPO's (Liu et al. 2025, section 3).
@@ -7,13 +7,15 @@ hard prompts more than the others, it is Dr. GRPO's (Liu et al. 2025, section 3)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, pstdev, stdev
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
 
 from vineppo.config import Named
-from vineppo.credit.siblings import Siblings
+from vineppo.credit.advantages import STD_EPS, group_advantages
+from vineppo.credit.common import CreditContext, assign_by_group
+from vineppo.types import Assigned, Group
 
 
 class GRPOConfig(Named):
@@ -22,16 +24,17 @@ class GRPOConfig(Named):
     """false: Dr. GRPO; to follow it in full, also learner.loss_aggregation = "constant"."""
     std: Literal["population", "sample"] = "population"
     """sample: with G - 1 in place of G, as most other programs have it; advantages are smaller by sqrt((G - 1) / G)."""
-    std_eps: float = Field(default=1e-4, gt=0)
+    std_eps: float = Field(default=STD_EPS, gt=0)
     """Added to the standard deviation."""
 
 
-class GRPO(Siblings):
+class GRPO:
     Config = GRPOConfig
 
-    def advantages(self, rewards: Sequence[float]) -> list[float]:  # [G]
-        """(r - mean) / (std + eps)."""
-        mean, config = fmean(rewards), self.config
-        deviation = pstdev if config.std == "population" else stdev
-        scale = deviation(rewards) + config.std_eps if config.divide_by_std else 1.0
-        return [(reward - mean) / scale for reward in rewards]
+    def __init__(self, config: GRPOConfig, context: CreditContext | None = None):
+        self.formula = partial(
+            group_advantages, divide_by_std=config.divide_by_std, std=config.std, std_eps=config.std_eps
+        )
+
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        return assign_by_group(groups, self.formula)

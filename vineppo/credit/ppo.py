@@ -7,20 +7,21 @@ advantage estimates over tokens; with gamma = lambda = 1, as in the paper's runs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import pvariance
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from vineppo.config import Named
-from vineppo.credit.parts import Parts
-from vineppo.credit.spread import advantage_metrics, value_metrics
+from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
 from vineppo.learner.config import CriticConfig
-from vineppo.learner.critic import Critic
-from vineppo.learner.losses import compute_gae
-from vineppo.models.make import make_critic_model
 from vineppo.seeding import derive_seed
-from vineppo.types import Credit, Group, Rollout, Sample
+from vineppo.types import Assigned, Credit, Group, Rollout, Sample
+
+if TYPE_CHECKING:
+    from vineppo.learner.critic import Critic
 
 
 class PPOConfig(Named):
@@ -37,38 +38,32 @@ class PPOConfig(Named):
 class PPO:
     Config = PPOConfig
 
-    def __init__(self, config: PPOConfig, critic: Critic):
+    def __init__(self, config: PPOConfig, context: CreditContext | None = None, *, critic: Critic | None = None):
+        """With a critic that is there already, or with a new one made from the context's policy."""
         self.config = config
-        self.critic = critic
+        self.critic = critic or make_critic(config, context)
         self.num_iterations = 0  # in which the critic learnt
         self._assigned = 0  # the iteration, from 1, that credit was last assigned for; a stop may throw it away
-        self._metrics: dict[str, float] = {}
 
-    @classmethod
-    def make(cls, config: PPOConfig, parts: Parts) -> PPO:
-        model = make_critic_model(parts.load_policy(), derive_seed(parts.seed, "value head"))
-        return cls(config, Critic(config.critic, model, total_steps=parts.total_steps))
-
-    @property
-    def ready(self) -> bool:
-        return self._assigned > self.config.warmup_iterations
-
-    def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         rollouts = [rollout for group in groups for rollout in group]
         values = self.critic.values([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts])
         credits = [self.credit(*pair) for pair in zip(rollouts, values, strict=True)]
         self._assigned = self.num_iterations + 1
-        self._metrics = credit_metrics(rollouts, credits)
+        metrics = credit_metrics(rollouts, credits)
         rows = iter(credits)
-        return [[next(rows) for _ in group] for group in groups]
+        trains_policy = self._assigned > self.config.warmup_iterations
+        return Assigned([[next(rows) for _ in group] for group in groups], metrics, trains_policy=trains_policy)
 
     def credit(self, rollout: Rollout, values: Sequence[float]) -> Credit:
         """From the critic's values [L+1] of the states before each token and after the last."""
         truncated = rollout.completion.finish_reason == "length"
         last_value = values[-1] if truncated and self.config.bootstrap_truncated else 0.0
-        rewards = [0.0] * (len(values) - 2) + [rollout.reward]
         advantages = compute_gae(
-            rewards, [*values[:-1], last_value], gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
+            token_rewards(rollout),
+            [*values[:-1], last_value],
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
         )
         returns = tuple(advantage + value for advantage, value in zip(advantages, values, strict=False))
         return Credit(rollout.boundaries, tuple(advantages), token_values=tuple(values[:-1]), returns=returns)
@@ -77,8 +72,8 @@ class PPO:
         self.num_iterations = self._assigned
         return self.critic.step(minibatch)
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics | self.critic.memory()
+    def memory(self) -> dict[str, float]:
+        return self.critic.memory()
 
     def save(self, folder: Path) -> None:
         self.critic.save(folder / "critic", {"num_iterations": self.num_iterations})
@@ -87,14 +82,54 @@ class PPO:
         self.num_iterations = self.critic.load(folder / "critic")["num_iterations"]
 
 
+def make_critic(config: PPOConfig, context: CreditContext | None) -> Critic:
+    from vineppo.learner.critic import Critic
+    from vineppo.models.make import make_critic_model
+
+    assert context is not None, "without a critic, PPO makes one of the policy that the context loads"
+    model = make_critic_model(context.load_policy(), derive_seed(context.seed, "value head"))
+    return Critic(config.critic, model, total_steps=context.total_steps)
+
+
+def token_rewards(rollout: Rollout) -> list[float]:  # [L]
+    """What is earned after each token: a segment's reward after its last one."""
+    rewards = [0.0] * len(rollout.token_ids)
+    segment_rewards = rollout.segment_rewards or (*[0.0] * (rollout.num_segments - 1), rollout.reward)
+    for end, reward in zip(rollout.boundaries[1:], segment_rewards, strict=True):
+        rewards[end - 1] = reward
+    return rewards
+
+
+def returns_to_go(rollout: Rollout) -> list[float]:  # [L]
+    """What is still earned from before each token on, without discount."""
+    return list(accumulate(reversed(token_rewards(rollout))))[::-1]
+
+
+def compute_gae(
+    rewards: Sequence[float],  # [L] after each token
+    values: Sequence[float],  # [L+1] before each token, and after the last
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> list[float]:  # [L]
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16). `values[L]` is 0 where the episode ends."""
+    advantages = [0.0] * len(rewards)
+    following = 0.0
+    for t in reversed(range(len(rewards))):
+        delta = rewards[t] + gamma * values[t + 1] - values[t]
+        following = delta + gamma * gae_lambda * following
+        advantages[t] = following
+    return advantages
+
+
 def credit_metrics(rollouts: Sequence[Rollout], credits: Sequence[Credit]) -> dict[str, float]:
     values = [value for credit in credits for value in credit.token_values or ()]
     advantages = [advantage for credit in credits for advantage in credit.advantages]
-    rewards = [rollout.reward for rollout in rollouts for _ in rollout.token_ids]
-    errors = [reward - value for reward, value in zip(rewards, values, strict=True)]
-    spread = pvariance(rewards)
+    returns = [to_go for rollout in rollouts for to_go in returns_to_go(rollout)]
+    errors = [to_go - value for to_go, value in zip(returns, values, strict=True)]
+    variance = pvariance(returns)
     return {
         **value_metrics(values, [credit.token_values[0] for credit in credits if credit.token_values]),
         **advantage_metrics(advantages),
-        "critic/explained_variance": 1 - pvariance(errors) / spread if spread else 0.0,
+        "critic/explained_variance": 1 - pvariance(errors) / variance if variance else 0.0,
     }

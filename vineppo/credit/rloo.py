@@ -6,26 +6,23 @@ is subtracted from, so the policy gradient stays unbiased.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from vineppo.config import Named
-from vineppo.credit.siblings import Siblings
+from vineppo.credit.advantages import leave_one_out
+from vineppo.credit.common import CreditContext, assign_by_group
+from vineppo.types import Assigned, Group
 
 
 class RLOOConfig(Named):
     name: str = "rloo"
 
 
-class RLOO(Siblings):
+class RLOO:
     Config = RLOOConfig
 
-    def advantages(self, rewards: Sequence[float]) -> list[float]:  # [G]
-        return leave_one_out(rewards)
+    def __init__(self, config: RLOOConfig, context: CreditContext | None = None):
+        pass
 
-
-def leave_one_out(rewards: Sequence[float]) -> list[float]:  # [G]
-    """r_i - mean of the others; 0 for a response that has none."""
-    others = max(1, len(rewards) - 1)
-    total = math.fsum(rewards)
-    return [reward - (total - reward) / others if len(rewards) > 1 else 0.0 for reward in rewards]
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        return assign_by_group(groups, leave_one_out)

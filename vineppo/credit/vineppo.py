@@ -6,19 +6,23 @@ A_j = V(s_{j+1}) - V(s_j) is copied to every token of segment j. Vines are never
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from vineppo.config import Named
-from vineppo.credit.parts import Parts
-from vineppo.credit.spread import advantage_metrics, differences, spread, value_metrics
-from vineppo.credit.stateless import Stateless
-from vineppo.environment import Environment, State
+from vineppo.credit.common import (
+    CreditContext,
+    advantage_metrics,
+    broadcast_to_tokens,
+    check_telescoping,
+    differences,
+    value_metrics,
+)
+from vineppo.environment import State
 from vineppo.seeding import derive_seed
-from vineppo.types import Credit, Group, Rollout, ValueEstimate
+from vineppo.types import Assigned, Credit, Group, Rollout, ValueEstimate
 
 StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
 
@@ -34,36 +38,23 @@ class VinePPOConfig(Named):
     """Estimate at most this many states of a rollout, evenly spaced from the prompt on; segments between them merge."""
 
 
-class VinePPO(Stateless):
+class VinePPO:
     Config = VinePPOConfig
 
-    def __init__(self, config: VinePPOConfig, environment: Environment):
+    def __init__(self, config: VinePPOConfig, context: CreditContext):
         self.config = config
-        self.environment = environment
-        self._metrics: dict[str, float] = {}
+        self.environment = context.environment
 
-    @classmethod
-    def make(cls, config: VinePPOConfig, parts: Parts) -> VinePPO:
-        return cls(config, parts.environment)
-
-    def assign(self, groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:  # [P][G]
-        boundaries = [[self.boundaries(rollout) for rollout in group] for group in groups]
-        estimates = self.estimate(
-            {
-                key: (state, self.budget(rollout, boundary))
-                for group, group_boundaries in zip(groups, boundaries, strict=True)
-                for rollout, kept in zip(group, group_boundaries, strict=True)
-                for boundary in kept[:-1]
-                for key, state in [state_at(rollout, boundary)]
-            },
-            seed=seed,
-        )
-        credits = [
-            [make_credit(rollout, kept, estimates) for rollout, kept in zip(group, group_boundaries, strict=True)]
-            for group, group_boundaries in zip(groups, boundaries, strict=True)
-        ]
-        self._metrics |= credit_metrics(credits)
-        return credits
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        states: dict[StateKey, tuple[State, int]] = {}  # with the budget of its vines; equal states are measured once
+        for group in groups:
+            for rollout in group:
+                for boundary in self.boundaries(rollout)[:-1]:
+                    state = state_at(rollout, boundary)
+                    states[state_key(state)] = state, self.budget(rollout, boundary)
+        estimates = self.estimate(states, seed=seed)
+        credits = [[make_credit(r, self.boundaries(r), estimates) for r in group] for group in groups]
+        return Assigned(credits, vine_metrics(estimates) | credit_metrics(credits))
 
     def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
         """The rollout's boundaries, thinned evenly where there are more states than may be estimated."""
@@ -84,38 +75,38 @@ class VinePPO(Stateless):
             seed=lambda state, k: derive_seed(seed, "vine", *state_key(state), k),
             purpose="vine",
         )
-        reasons = Counter(vine.completion.finish_reason for of_state in vines for vine in of_state)
-        self._metrics = {
-            "credit/num_states_merged": len(states),
-            "credit/num_vines": sum(reasons.values()),
-            "credit/num_vines_truncated": reasons["length"],
-        }
         return {
             key: ValueEstimate(
                 *key,
-                rewards=tuple(vine.grade.reward for vine in of_state),
-                texts=self.environment.continuations(state, of_state),
+                rewards=tuple(vine.grade.reward for vine in siblings),
+                texts=self.environment.continuations(state, siblings),
+                num_truncated=sum(vine.completion.finish_reason == "length" for vine in siblings),
             )
-            for (key, (state, _)), of_state in zip(states.items(), vines, strict=True)
+            for (key, (state, _)), siblings in zip(states.items(), vines, strict=True)
         }
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._metrics)
 
 
 def state_key(state: State) -> StateKey:
     return state.problem.id, state.prefix_ids
 
 
-def state_at(rollout: Rollout, boundary: int) -> tuple[StateKey, State]:
-    state = State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
-    return state_key(state), state
+def state_at(rollout: Rollout, boundary: int) -> State:
+    return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
 
 
 def make_credit(rollout: Rollout, boundaries: tuple[int, ...], estimates: Mapping[StateKey, ValueEstimate]) -> Credit:
-    measured = tuple(estimates[state_at(rollout, b)[0]] for b in boundaries[:-1])
+    measured = tuple(estimates[state_key(state_at(rollout, b))] for b in boundaries[:-1])
     values = (*(estimate.mean for estimate in measured), rollout.reward)
-    return Credit(boundaries, spread(differences(values), boundaries), values, estimates=measured)
+    advantages = broadcast_to_tokens(differences(values), boundaries)
+    return check_telescoping(Credit(boundaries, advantages, values, estimates=measured))
+
+
+def vine_metrics(estimates: Mapping[StateKey, ValueEstimate]) -> dict[str, float]:
+    return {
+        "credit/num_states_merged": len(estimates),
+        "credit/num_vines": sum(len(estimate.rewards) for estimate in estimates.values()),
+        "credit/num_vines_truncated": sum(estimate.num_truncated for estimate in estimates.values()),
+    }
 
 
 def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:

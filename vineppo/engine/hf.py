@@ -13,14 +13,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from vineppo.engine.config import HFEngineConfig
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
-from vineppo.engine.stopping import Row, StopRule, find_eos_ids
+from vineppo.engine.stopping import Row, StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 
 class HFEngine:
@@ -31,28 +38,39 @@ class HFEngine:
 
     Config = HFEngineConfig
 
-    def __init__(self, config: HFEngineConfig, model: Any, tokenizer: Any) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        self.eos_ids = find_eos_ids(model, tokenizer)
-        check_padding(model)
-        self.model = copy.deepcopy(model).to(pick_dtype(config.dtype, model.device)).eval().requires_grad_(False)
-        # The model's own defaults (temperature, repetition penalty, ...) would be merged into every call.
-        self.model.generation_config = GenerationConfig()
-        self.version = 0
+    def __init__(
+        self,
+        config: HFEngineConfig,
+        architecture: Any,
+        weights: Mapping[str, torch.Tensor],
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self.config, self.tokenizer, self.eos_ids = config, tokenizer, eos_ids
+        self.model = make_model(architecture, weights)
+        self.load_weights(weights, version=0)
+        check_padding(self.model)
+        self.model.to(pick_dtype(config.dtype, self.model.device))
         self.usage: Counter[str] = Counter()
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
-        """One completion per request, in the order of the requests."""
+        """One completion per request, in the order of the requests. Whatever `keep` says, nothing is kept."""
         budgets, context = self._budgets(requests), context_limit(self.model.config)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         rows = [Row(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
         for batch in self._batches(rows, context):
             self._generate_batch(batch, params, rule)
-            if ended:
+            if on_complete:
                 for row in batch:
-                    ended(row.index, row.completion(self.version))
+                    on_complete(row.index, row.completion(self.version))
         self.usage[purpose] += sum(len(row.token_ids) for row in rows)
         return [row.completion(self.version) for row in rows]
 
@@ -66,9 +84,9 @@ class HFEngine:
         return check_requests(requests, vocab_size=vocab_size, context=context_limit(self.model.config))
 
     @torch.inference_mode()
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+    def load_weights(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
         """Copies the parameters in place; a tied head may be there or not."""
-        missing, unexpected = self.model.load_state_dict(state_dict, strict=False)
+        missing, unexpected = self.model.load_state_dict(weights, strict=False)
         tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
         if unexpected or set(missing) - tied:
             raise ValueError(f"not this model's parameters: missing {missing}, unexpected {unexpected}")
@@ -103,6 +121,16 @@ class HFEngine:
             logits_processor=LogitsProcessorList([SeededDraw(rows, params, rule, self.version)]),
             stopping_criteria=StoppingCriteriaList([RowsDone(rows)]),
         )
+
+
+def make_model(architecture: Any, weights: Mapping[str, torch.Tensor]) -> Any:
+    """The architecture's model with numbers of no meaning, where and in the precision that the weights are."""
+    like = next(iter(weights.values()))
+    with torch.random.fork_rng(devices=[]):  # others' draws are none of its business
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(architecture), dtype=like.dtype, trust_remote_code=False)
+    # The model's own defaults (temperature, repetition penalty, ...) would be merged into every call.
+    model.generation_config = GenerationConfig()
+    return model.to(like.device).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -1,11 +1,17 @@
-"""What a request may ask for. Both engines check with this before anything is computed."""
+"""What a request may ask for, and how much memory there is for it: what every engine checks before it computes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from vineppo.machine.limits import available_memory_bytes
 from vineppo.types import Request, UserError
+
+CPU_SHARE, CUDA_SHARE = 0.4, 0.6  # of the memory that is free when the engine is made; the learner needs the rest
+SMALLEST_DEFAULT = 1024
 
 
 def context_limit(config: Any) -> int | None:
@@ -31,3 +37,20 @@ def _check_request(request: Request, vocab_size: int, context: int | None) -> in
     if len(prefix) >= context:
         raise UserError(f"a prefix of {len(prefix)} tokens leaves no room in the model's context of {context}")
     return min(request.max_new_tokens, context - len(prefix))
+
+
+def default_kv_tokens(bytes_per_token: int, device: torch.device) -> int:
+    """How many tokens' keys and values fit in this machine's free memory, leaving room for everything else."""
+    on_cuda = device.type == "cuda"
+    memory = CUDA_SHARE * torch.cuda.mem_get_info(device)[0] if on_cuda else CPU_SHARE * _free_cpu_memory()
+    return max(int(memory) // bytes_per_token, SMALLEST_DEFAULT)
+
+
+def _free_cpu_memory() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        free = int(fields["MemAvailable"].split()[0]) * 1024  # of the machine, where a container may get less
+    except (OSError, KeyError):
+        free = 4 << 30  # other systems do not say without a further dependency
+    return min(free, available_memory_bytes())

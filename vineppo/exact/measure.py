@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from vineppo.credit.advantages import leave_one_out
+from vineppo.credit.common import CreditContext, broadcast_to_tokens, differences
 from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.ppo import PPO, PPOConfig
-from vineppo.credit.rloo import RLOO, RLOOConfig, leave_one_out
-from vineppo.credit.spread import differences, spread
+from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
-from vineppo.environment import Ending, Environment, State
+from vineppo.environment import Environment, GradedCompletion, State
 from vineppo.exact.world import (
     BUDGET,
     PROMPTS,
@@ -42,7 +43,7 @@ from vineppo.exact.world import (
 from vineppo.machine.files import write_json
 from vineppo.rollouts import SamplingConfig, make_rollout, sample_groups
 from vineppo.seeding import derive_seed
-from vineppo.types import Completion, Credit, Grade, Group, Problem, Rollout, UserError
+from vineppo.types import Completion, Credit, CreditEstimator, Grade, Group, Problem, Rollout, UserError
 
 GROUP_SIZE = 8
 SAMPLING = SamplingConfig(prompts_per_iteration=len(PROMPTS), group_size=GROUP_SIZE, max_new_tokens=BUDGET)
@@ -53,8 +54,8 @@ CRITIC_ERROR = 0.2
 class Method:
     name: str
     environment: Environment
-    assign: Callable[..., list[list[Credit]]]
-    """`CreditEstimator.assign` of the estimator."""
+    credit: Callable[..., list[list[Credit]]]
+    """(groups, seed=...) -> credits, [P][G]."""
     expected: Callable[[Rollout], Sequence[float]]
     """E[advantages | rollout], [L]: the mean over its vines, or over its siblings."""
 
@@ -64,9 +65,9 @@ def make_methods(world: World, theta_SA: np.ndarray) -> list[Method]:
     silent = make_environment(theta_SA, special="=")
     grpo, no_std, rloo = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False)), RLOO(RLOOConfig())
     return [
-        Method("RLOO", plain, rloo.assign, mean_over_siblings(world, leave_one_out)),
-        Method("GRPO without std", plain, no_std.assign, mean_over_siblings(world, no_std.advantages)),
-        Method("GRPO", plain, grpo.assign, mean_over_siblings(world, grpo.advantages)),
+        Method("RLOO", plain, credits_of(rloo), mean_over_siblings(world, leave_one_out)),
+        Method("GRPO without std", plain, credits_of(no_std), mean_over_siblings(world, no_std.formula)),
+        Method("GRPO", plain, credits_of(grpo), mean_over_siblings(world, grpo.formula)),
         *(ppo_method(world, plain, gae_lambda, 0.0) for gae_lambda in (1, 0.95, 0)),
         *(ppo_method(world, plain, gae_lambda, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
         *(vine_method(world, plain, f"VinePPO K={k}", num_vines=k) for k in (1, 3, 9, 27)),
@@ -76,8 +77,12 @@ def make_methods(world: World, theta_SA: np.ndarray) -> list[Method]:
     ]
 
 
+def credits_of(estimator: CreditEstimator) -> Callable[..., list[list[Credit]]]:
+    return lambda groups, *, seed: estimator.assign(groups, seed=seed).credits
+
+
 def mean_over_siblings(
-    world: World, advantages_of: Callable[[Sequence[float]], list[float]]
+    world: World, formula: Callable[[Sequence[float]], list[float]]
 ) -> Callable[[Rollout], Sequence[float]]:
     """The other G - 1 rewards are 0 or 1, and the number of ones is binomial."""
 
@@ -86,20 +91,20 @@ def mean_over_siblings(
         others = GROUP_SIZE - 1
         weights = [math.comb(others, k) * p**k * (1 - p) ** (others - k) for k in range(others + 1)]
         rewards = [[reward] + [1.0] * k + [0.0] * (others - k) for k in range(others + 1)]
-        return math.fsum(weight * advantages_of(row)[0] for weight, row in zip(weights, rewards, strict=True))
+        return math.fsum(weight * formula(row)[0] for weight, row in zip(weights, rewards, strict=True))
 
     return lambda rollout: [mean(rollout.reward, world.value[rollout.problem.prompt])] * len(rollout.token_ids)
 
 
 def ppo_method(world: World, environment: Environment, gae_lambda: float, error: float) -> Method:
     critic = KnownCritic(world, error)
-    ppo = PPO(PPOConfig(gae_lambda=gae_lambda), cast(Any, critic))
+    ppo = PPO(PPOConfig(gae_lambda=gae_lambda), critic=cast(Any, critic))
 
     def expected(rollout: Rollout) -> Sequence[float]:
         return ppo.credit(rollout, critic.values([(rollout.prompt_ids, rollout.token_ids)])[0]).advantages
 
     name = f"PPO λ={gae_lambda:g}, {'wrong' if error else 'exact'} critic"
-    return Method(name, environment, ppo.assign, expected)
+    return Method(name, environment, credits_of(ppo), expected)
 
 
 class KnownCritic:
@@ -118,25 +123,27 @@ class KnownCritic:
 
 
 def vine_method(world: World, environment: Environment, name: str, **config: Any) -> Method:
-    estimator = VinePPO(VinePPOConfig(**config), environment)
+    estimator = VinePPO(VinePPOConfig(**config), CreditContext(environment))
 
     def expected(rollout: Rollout) -> Sequence[float]:
         boundaries = estimator.boundaries(rollout)
-        return spread(differences([world.value[full_text(rollout)[: 1 + b]] for b in boundaries]), boundaries)
+        return broadcast_to_tokens(
+            differences([world.value[full_text(rollout)[: 1 + b]] for b in boundaries]), boundaries
+        )
 
-    return Method(name, environment, estimator.assign, expected)
+    return Method(name, environment, credits_of(estimator), expected)
 
 
 def unmerged(method: Method) -> Method:
     """Vines of their own for every rollout. In so small a world siblings meet in most of their states."""
 
-    def assign(groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:
+    def credit(groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:
         return [
-            [method.assign([[rollout]], seed=derive_seed(seed, p, g))[0][0] for g, rollout in enumerate(group)]
+            [method.credit([[rollout]], seed=derive_seed(seed, p, g))[0][0] for g, rollout in enumerate(group)]
             for p, group in enumerate(groups)
         ]
 
-    return Method(method.name, method.environment, assign, method.expected)
+    return Method(method.name, method.environment, credit, method.expected)
 
 
 def all_rollouts(world: World, environment: Environment) -> list[tuple[Rollout, float]]:
@@ -154,7 +161,7 @@ def known_rollout(world: World, environment: Environment, text: str) -> Rollout:
     completion = Completion(token_ids, (0.0,) * len(token_ids), "eos" if text[-1] == "=" else "length", 0)
     state = State(Problem(text[0], text[0], text[0]), prompt_ids)
     grade = Grade(world.value[text], "correct" if world.value[text] else "wrong")
-    return make_rollout(environment, state, Ending(completion, environment.text(token_ids), grade), BUDGET)
+    return make_rollout(environment, state, GradedCompletion(completion, environment.text(token_ids), grade), BUDGET)
 
 
 def expected_gradients(world: World, methods: Sequence[Method]) -> list[np.ndarray]:  # [M][S, A]
@@ -272,7 +279,7 @@ def sample(
         for method, tally in zip(methods, tallies, strict=True):
             groups, usage = groups_of[method.environment], method.environment.engine.usage
             num_before = usage["vine"]
-            credits = method.assign(groups, seed=derive_seed(seed, n, method.name))
+            credits = method.credit(groups, seed=derive_seed(seed, n, method.name))
             tally.num_tokens += usage["vine"] - num_before
             tally.add(world, n % 2, groups, credits)
         yardstick.append(yardstick_gradient(world, groups_of[environments[0]]))

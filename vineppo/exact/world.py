@@ -21,7 +21,7 @@ import numpy as np
 
 from vineppo.environment import Environment
 from vineppo.grading import Grader, GradingConfig
-from vineppo.types import Completion, Ended, Grade, Problem, Request, SamplingParams
+from vineppo.types import Completion, Grade, OnComplete, Problem, Request, SamplingParams
 
 ACTIONS = "+*-="
 PROMPTS = "346"
@@ -76,7 +76,7 @@ def visit(world: World, state: str, reach: float) -> float:
     """Enters the state and all that can follow into the world; returns V(state)."""
     world.reach[state] = reach
     if is_over(state):
-        value = float(is_right(state))
+        value = float(is_correct(state))
     else:
         probs_A = world.probs_SA[row(state)]
         value = sum(float(p) * visit(world, state + a, reach * float(p)) for a, p in zip(ACTIONS, probs_A, strict=True))
@@ -93,7 +93,7 @@ def is_over(state: str) -> bool:
     return state[-1] == "=" or len(state) == 1 + BUDGET
 
 
-def is_right(state: str) -> bool:
+def is_correct(state: str) -> bool:
     return state[-1] == "=" and number(state[1:]) == int(state[0])
 
 
@@ -108,11 +108,6 @@ def row(state: str) -> int:
     """Of the policy's table: the prompt, and "=" (which nothing follows) or the last operation."""
     last = ACTIONS.index(state[-1]) if len(state) > 1 else END
     return PROMPTS.index(state[0]) * len(ACTIONS) + last
-
-
-def expected_reward(world: World) -> float:
-    """J(theta): the mean over prompts, which are equally likely."""
-    return float(np.mean([world.value[prompt] for prompt in PROMPTS]))
 
 
 def true_gradient(world: World) -> np.ndarray:  # [S, A]
@@ -195,8 +190,8 @@ class TableEngine:
         self.usage: Counter[str] = Counter()
         self.load_weights({"theta": theta_SA}, version=0)
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
-        self._probs_SA = softmax(state_dict["theta"])
+    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
+        self._probs_SA = softmax(weights["theta"])
         self._version = version
 
     def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
@@ -204,7 +199,13 @@ class TableEngine:
             raise ValueError(f"the table is sampled as it is, not with {params}")
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         self.check(requests, params)
         if not requests:

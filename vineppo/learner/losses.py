@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
@@ -48,23 +46,6 @@ def clipped_value_loss(
     bounded_N = torch.minimum(torch.maximum(values_N, old_values_N - clip_eps), old_values_N + clip_eps)
     free_N, tied_N = (values_N - returns_N).square(), (bounded_N - returns_N).square()
     return 0.5 * torch.maximum(free_N, tied_N), tied_N > free_N
-
-
-def compute_gae(
-    rewards: Sequence[float],  # [L] after each token
-    values: Sequence[float],  # [L+1] before each token, and after the last
-    *,
-    gamma: float,
-    gae_lambda: float,
-) -> list[float]:  # [L]
-    """Generalised advantage estimates (Schulman et al. 2016, eq. 16). `values[L]` is 0 where the episode ends."""
-    advantages = [0.0] * len(rewards)
-    following = 0.0
-    for t in reversed(range(len(rewards))):
-        delta = rewards[t] + gamma * values[t + 1] - values[t]
-        following = delta + gamma * gae_lambda * following
-        advantages[t] = following
-    return advantages
 
 
 def dpo_loss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -25,14 +25,6 @@ from vineppo.types import Sample, SamplingParams
 
 LARGEST_EXPONENT = 700.0
 """Beyond it Python's exp has no finite result."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two responses to one prompt, the better first, with their reference log-probs."""
-
-    chosen: Sample
-    rejected: Sample
 
 
 class PolicyLearner:
@@ -159,12 +151,12 @@ class PolicyLearner:
         return {"sft/nll": step.loss} | step.metrics("optim")
 
     def step_dpo(
-        self, minibatch: Sequence[Pair], *, beta: float, positive_lambda: float, label_smoothing: float
+        self, minibatch: Sequence[Any], *, beta: float, positive_lambda: float, label_smoothing: float
     ) -> dict[str, float]:
         """One optimizer step of DPO-positive, mean over pairs. Responses count by the sum of their log-probs."""
         sums: defaultdict[str, float] = defaultdict(float)
 
-        def loss_of(microbatch: list[Pair]) -> torch.Tensor:
+        def loss_of(microbatch: list[Any]) -> torch.Tensor:
             chosen = [pair.chosen for pair in microbatch]
             rejected = [pair.rejected for pair in microbatch]
             logprobs_N, _ = self._forward(self.model, chosen + rejected)

@@ -60,15 +60,27 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def check_writable(path: Path) -> None:
-    """Raises OSError now, and not after the work, where `write_file` would; makes the folder it goes to."""
+def check_file(path: Path) -> None:
+    """Raises UserError now, and not after the work, where `write_file` could not write this."""
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise UserError(f"{path}: is a folder; name a file")
     refuse_special(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
-    part.open("wb").close()
-    part.unlink()
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}")
+    check_access(path if path.exists() else path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """The same for a folder, which may yet have to be made."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{path}: {nearest} is a file; name a folder")
+    check_access(nearest)
+
+
+def check_access(path: Path) -> None:
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written to; name another place")
 
 
 def refuse_special(path: Path) -> None:

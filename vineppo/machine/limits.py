@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +26,12 @@ def available_memory_bytes(root: Path = ROOT) -> int:
     """What the process may ever hold, whether or not it is free right now."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *memory_limits(root)])
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process and of its finished children, in MiB (Linux reports KiB)."""
+    usages = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usages) / (1024 if sys.platform != "darwin" else 1 << 20)
 
 
 def cpu_limits(root: Path) -> Iterator[float]:

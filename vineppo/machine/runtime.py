@@ -6,18 +6,17 @@ import ctypes
 import logging
 import os
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-import transformers
+from typing import TYPE_CHECKING, Any, Literal
 
 from vineppo.machine import terminal
 from vineppo.machine.threads import fair_threads, waiting
 from vineppo.types import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # <malloc.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -26,11 +25,14 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 def prepare() -> None:
     """Once in a process, before torch allocates: an allocator that keeps pages, no more threads than there are cores to
     run on, and libraries that speak harmlessly."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
     tune_allocator()
     if torch.get_num_threads() > fair_threads():  # torch does not know of control groups
         torch.set_num_threads(fair_threads())
     terminal.tame(logging.getLogger("transformers"), logging.getLogger("huggingface_hub"))
-    transformers.utils.logging.disable_progress_bar()  # of loading and saving weights
+    transformers_logging.disable_progress_bar()  # of loading and saving weights
 
 
 def tune_allocator() -> bool:
@@ -46,6 +48,8 @@ def tune_allocator() -> bool:
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError('device = "cuda": no CUDA device is available; use --device cpu or device = "auto"')
     if name == "auto":
@@ -59,25 +63,25 @@ def has_fast_bf16(device: torch.device) -> bool:
     Elsewhere torch emulates them; on a Zen 3 core they are about 8 times slower than fp32.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = cpu_info().get("flags", "")
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def pick_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
+    import torch
+
     if name == "auto":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
     return getattr(torch, name)
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process and of its finished children, in MiB (Linux reports KiB)."""
-    usages = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(usages) / (1024 if sys.platform != "darwin" else 1 << 20)
-
-
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     return cpu_info().get("model name") or platform.processor() or platform.machine()
 
@@ -105,8 +109,11 @@ def commit() -> str | None:
     return found or None
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """For environment.json: enough to say what a number was measured on."""
+    import torch
+    import transformers
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

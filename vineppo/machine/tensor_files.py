@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vineppo.machine.files import naming
 from vineppo.types import UserError
 
 
 def save_tensors(tree: Any, path: Path) -> None:
+    import torch
+
     with naming(path), path.open("wb") as file:  # torch's own writer does not say why it failed
         torch.save(tree, file)
 
 
 def load_tensors(path: Path) -> Any:
     """On the CPU. Raises UserError where the file is not one of these."""
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -25,3 +27,13 @@ def load_tensors(path: Path) -> Any:
     except Exception as error:  # torch has a class of its own for every kind of damage
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a file of tensors ({reason})") from None
+
+
+def tensor_bytes(tree: Any) -> int:
+    """Of all tensors in it."""
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        return tree.numel() * tree.element_size()
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return sum(map(tensor_bytes, children))

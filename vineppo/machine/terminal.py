@@ -6,8 +6,6 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 KEPT = "\n\t"
 COLOUR = re.compile("\x1b" + r"\[[0-9;]*m")
@@ -52,28 +50,3 @@ class Printable(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = printable(COLOUR.sub("", record.getMessage())), ()
         return True
-
-
-def table(rows: Sequence[Mapping[str, Any]], max_rows: int = 20) -> str:
-    """Columns side by side, numbers to the right with three digits; nothing is wrapped or cut."""
-    if len(rows) > max_rows:
-        return f"{table(rows[:max_rows])}\n(and {len(rows) - max_rows} rows more)"
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([cell(row.get(name)) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_text = [any(isinstance(row.get(name), str) for row in rows) for name in names]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if left else text.rjust(width)
-            for text, width, left in zip(line, widths, is_text, strict=True)
-        ).rstrip()
-        for line in cells
-    )
-
-
-def cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return printable(str(value)).replace("\n", " ")

@@ -1,4 +1,4 @@
-"""DPO+ (DPO-positive): offline preference learning from pairs of right and wrong responses of the initial policy.
+"""DPO+ (DPO-positive): offline preference learning from pairs of correct and wrong responses of the initial policy.
 
 Pal et al. 2024, "Smaug"; constants of the paper's baseline. positive_lambda = 0 is plain DPO (Rafailov et al. 2023).
 """
@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
-from vineppo.learner.policy import Pair
 from vineppo.machine.tensor_files import load_tensors, save_tensors
-from vineppo.methods.epochs import num_steps, run_epochs
-from vineppo.rollouts import rollout_metrics, sample_iteration, token_metrics, verdict_metrics
+from vineppo.methods.epochs import Passes, num_steps, run_passes
+from vineppo.rollouts import check_policy_version, rollout_metrics, sample_iteration
 from vineppo.runs.recipe import SamplingRecipe
-from vineppo.runs.session import OnStart, Session
 from vineppo.seeding import derive_seed
 from vineppo.types import Group, Rollout, Sample, UserError, make_sample
+
+if TYPE_CHECKING:
+    from vineppo.runs.session import Session
 
 PAIRS = "pairs.pt"
 
@@ -37,6 +39,64 @@ class DPOConfig(Config):
     num_epochs: int = Field(default=3, ge=1)
     minibatch_size: int = Field(default=64, ge=1)
     """Pairs per optimizer step."""
+
+
+class DPORecipe(SamplingRecipe):
+    """For `vineppo train`, with a [dpo] section."""
+
+    dpo: DPOConfig
+
+    @model_validator(mode="after")
+    def a_pair_is_two_responses(self) -> DPORecipe:
+        if self.sampling.group_size < 2:
+            raise ValueError("sampling.group_size = 1: a pair needs 2 or more responses to a prompt")
+        return self
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt, the better first, with their reference log-probs."""
+
+    chosen: Sample
+    rejected: Sample
+
+
+def run_dpo(recipe: DPORecipe, session: Session) -> None:
+    """Pairs and their reference log-probs are made once, before the first step, and are part of every checkpoint."""
+    config, setup, checkpoint = recipe.dpo, session.setup, session.checkpoint
+    session.check_evaluations(setup.make_engine())
+    pairs = load_pairs(checkpoint.folder) if checkpoint else sample_pairs(recipe, session)
+    total_steps = num_steps(len(pairs), config.minibatch_size, config.num_epochs)
+    reference = setup.load_initial_policy()
+    learner = session.make_learner(reference, sampling=recipe.sampling.params(), total_steps=total_steps)
+    if not checkpoint:
+        with session.log.phase("score"):
+            pairs = add_reference(pairs, learner.score)
+    metrics, save_more = {"dpo/num_pairs": len(pairs)}, partial(save_pairs, pairs)
+    passes = Passes("dpo", pairs, config.minibatch_size, config.num_epochs, metrics, save_more)
+    step = partial(
+        learner.step_dpo,
+        beta=config.beta,
+        positive_lambda=config.positive_lambda,
+        label_smoothing=config.label_smoothing,
+    )
+    run_passes(session, learner, passes, step=step)
+
+
+def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
+    """From the initial policy; how many tokens and rewards that took stands in the log's first line."""
+    setup, sampling, seed = session.setup, recipe.sampling, partial(derive_seed, recipe.seed)
+    environment = setup.make_environment(
+        setup.make_engine(), sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens
+    )
+    with environment.counting() as spent, session.shutdown.interruptible(), session.log.phase("sample"):
+        sampled = sample_iteration(environment, sampling, seed=seed)
+        check_policy_version(sampled.groups, 0)
+    session.log.add({**rollout_metrics(sampled), **spent.metrics()})
+    pairs = make_pairs(sampled.groups, recipe.dpo, seed=seed("pairs"))
+    if not pairs:
+        raise UserError("no problem has both a right and a wrong response, so there is no pair to learn from")
+    return pairs
 
 
 def make_pairs(groups: Sequence[Group], config: DPOConfig, *, seed: int) -> list[Pair]:
@@ -87,61 +147,3 @@ def load_pairs(folder: Path) -> list[Pair]:
         ]
     except (TypeError, ValueError):
         raise UserError(f"{folder / PAIRS}: not pairs of responses; restore the checkpoint") from None
-
-
-class DPORecipe(SamplingRecipe):
-    """For `vineppo train`, with a [dpo] section."""
-
-    dpo: DPOConfig
-
-    @model_validator(mode="after")
-    def a_pair_is_two_responses(self) -> DPORecipe:
-        if self.sampling.group_size < 2:
-            raise ValueError("sampling.group_size = 1: a pair needs 2 or more responses to a prompt")
-        return self
-
-
-def run_dpo(recipe: DPORecipe, session: Session, on_start: OnStart) -> None:
-    """Pairs and their reference log-probs are made once, before the first step, and are part of every checkpoint."""
-    config = recipe.dpo
-    session.check_evaluation(session.make_engine())
-    pairs = load_pairs(session.checkpoint.folder) if session.checkpoint else sample_pairs(recipe, session)
-    learner = session.make_learner(
-        session.load_initial_policy(),
-        sampling=recipe.sampling.params(),
-        total_steps=num_steps(len(pairs), config.minibatch_size, config.num_epochs),
-    )
-    if not session.checkpoint:
-        with session.log.phase("score"):
-            pairs = add_reference(pairs, learner.score)
-    run_epochs(
-        session,
-        learner,
-        pairs,
-        config.minibatch_size,
-        config.num_epochs,
-        step=partial(
-            learner.step_dpo,
-            beta=config.beta,
-            positive_lambda=config.positive_lambda,
-            label_smoothing=config.label_smoothing,
-        ),
-        seed=partial(derive_seed, recipe.seed, "dpo"),
-        once_an_epoch={"dpo/num_pairs": len(pairs)},
-        on_start=on_start,
-        save_more=partial(save_pairs, pairs),
-    )
-
-
-def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
-    """From the initial policy; how many tokens and rewards that took stands in the log's first line."""
-    engine = session.make_engine()
-    environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
-    seed = partial(derive_seed, recipe.seed)
-    with session.shutdown.interruptible(), session.log.phase("sample"):
-        sampled = sample_iteration(environment, recipe.sampling, seed=seed)
-    session.log.add(rollout_metrics(sampled) | token_metrics(engine.usage) | verdict_metrics(session.grader.verdicts))
-    pairs = make_pairs(sampled.groups, recipe.dpo, seed=seed("pairs"))
-    if not pairs:
-        raise UserError("no problem has both a right and a wrong response, so there is no pair to learn from")
-    return pairs

@@ -1,21 +1,34 @@
-"""Passes over fixed data, one optimizer step after the other: what SFT, RestEM's refits and DPO+ have in common."""
+"""Passes over data, an optimizer step after the other: minibatches, and the loop of methods whose data are fixed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from vineppo.batch import split
-from vineppo.learner.policy import PolicyLearner
-from vineppo.runs.session import OnStart, Session, due, machine
-from vineppo.runs.shutdown import Stopped
+from vineppo.machine.limits import peak_memory_mb
+from vineppo.runs.checkpoint import is_due
+from vineppo.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from vineppo.learner.policy import PolicyLearner
+    from vineppo.runs.session import Session
 
 T = TypeVar("T")
 
 
 def num_steps(num_rows: int, minibatch_size: int, num_epochs: int) -> int:
     return num_epochs * -(-num_rows // minibatch_size)
+
+
+def split(rows: Sequence[T], minibatch_size: int, *, seed: int) -> list[list[T]]:
+    """Minibatches in an order that `seed` decides; the last may be smaller, no row is dropped."""
+    order = list(rows)
+    random.Random(seed).shuffle(order)
+    return [order[i : i + minibatch_size] for i in range(0, len(order), minibatch_size)]
 
 
 def minibatches(
@@ -31,46 +44,49 @@ def minibatches(
         yield step, order[position]
 
 
-def run_epochs(
+@dataclass(frozen=True)
+class Passes:
+    """Fixed data, and how they are gone over."""
+
+    name: str  # of the method; its orders are drawn under it
+    rows: Sequence[Any]
+    minibatch_size: int
+    num_epochs: int
+    metrics: Mapping[str, float]  # once an epoch
+    save_more: Callable[[Path], None] = field(default=lambda folder: None)
+
+    @property
+    def num_steps(self) -> int:
+        return num_steps(len(self.rows), self.minibatch_size, self.num_epochs)
+
+
+def run_passes(
     session: Session,
     learner: PolicyLearner,
-    rows: Sequence[T],
-    minibatch_size: int,
-    num_epochs: int,
+    passes: Passes,
     *,
-    step: Callable[[Sequence[T]], dict[str, float]],
-    seed: Callable[[int], int],
-    once_an_epoch: dict[str, float],
-    on_start: OnStart,
-    save_more: Callable[[Path], None] = lambda folder: None,
+    step: Callable[[Sequence[Any]], dict[str, float]],
 ) -> None:
     """An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs."""
-    recipe, log = session.recipe, session.log
-    total_steps = num_steps(len(rows), minibatch_size, num_epochs)
-    steps_per_epoch = total_steps // num_epochs
-    on_start(total_steps)
-
-    def end_step(completed: int, epoch: int, rest: int) -> None:
-        if rest == 0 and due(recipe.evaluation.every, epoch, num_epochs):
-            session.evaluate(session.make_engine(), completed, learner)
-        log.write(completed, machine())
-
-    if session.take_up_line():
-        end_step(session.completed, *divmod(session.completed, steps_per_epoch))
-    order = minibatches(rows, minibatch_size, num_epochs, seed=seed, first_step=session.completed)
-    for steps_before, minibatch in order:
-        with log.phase("update"):
-            log.add(step(minibatch))
-        completed = steps_before + 1
-        epoch, rest = divmod(completed, steps_per_epoch)
-        if rest == 0:
-            log.add(once_an_epoch | learner.memory())
-            if session.must_save(epoch, num_epochs):
-                session.save(completed, learner, pending=log.pending(), save_more=save_more)
-        end_step(completed, epoch, rest)
-        if completed < total_steps:
-            try:
+    recipe, log, last = session.recipe, session.log, passes.num_steps
+    steps_per_epoch = last // passes.num_epochs
+    save = partial(session.save, learner=learner, save_more=passes.save_more)
+    seed = partial(derive_seed, recipe.seed, passes.name)
+    order = minibatches(passes.rows, passes.minibatch_size, passes.num_epochs, seed=seed, first_step=session.completed)
+    with session.saving_when_stopped(save):
+        for iteration in session.iterations(last):
+            done = iteration + 1
+            epoch, rest = divmod(done, steps_per_epoch)
+            if not session.owes(iteration):
+                _, minibatch = next(order)
+                with log.phase("update"):
+                    log.add(step(minibatch))
+                if rest == 0:
+                    log.add({**passes.metrics, **learner.memory()})
+                    if session.must_save(epoch, passes.num_epochs):
+                        save(done, pending=log.pending())
+            if rest == 0 and is_due(recipe.evaluation.every, epoch, passes.num_epochs):
+                session.evaluate(session.setup.make_engine(), done, learner)
+            log.write(done, {"memory/peak_mb": peak_memory_mb()})
+            if done < last:
                 session.shutdown.check()
-            except Stopped:
-                session.save(completed, learner, save_more=save_more)
-                raise

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.environment import encode_prompt
-from vineppo.methods.epochs import num_steps, run_epochs
+from vineppo.methods.epochs import Passes, run_passes
+from vineppo.models import longest_prompt
 from vineppo.runs.recipe import Recipe
-from vineppo.runs.session import OnStart, Session, longest_prompt
 from vineppo.seeding import derive_seed
 from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
+
+if TYPE_CHECKING:
+    from vineppo.runs.session import Session
 
 
 class SFTConfig(Config):
@@ -24,8 +26,23 @@ class SFTConfig(Config):
     max_tokens: int = Field(default=2048, ge=2)
     """Longer examples (prompt and solution) are skipped and counted."""
 
-    def num_steps(self, num_examples: int) -> int:
-        return self.num_epochs * -(-num_examples // self.minibatch_size)
+
+class SFTRecipe(Recipe):
+    """For `vineppo sft`."""
+
+    sft: SFTConfig
+
+
+def run_sft(recipe: SFTRecipe, session: Session) -> None:
+    config, setup = recipe.sft, session.setup
+    session.check_evaluations(setup.make_engine())
+    examples, num_too_long = make_examples(
+        setup.task, setup.tokenizer, config, context=longest_prompt(setup.policy) + 1, seed=recipe.seed
+    )
+    metrics = {"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)}
+    passes = Passes("sft", examples, config.minibatch_size, config.num_epochs, metrics)
+    learner = session.make_learner(None, sampling=SamplingParams(), total_steps=passes.num_steps)
+    run_passes(session, learner, passes, step=learner.step_nll)
 
 
 def make_examples(
@@ -53,36 +70,3 @@ def make_example(tokenizer: Any, problem: Problem) -> Sample:
     prompt_ids = encode_prompt(tokenizer, problem.prompt)
     response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
     return make_sample(prompt_ids, tuple(response_ids))
-
-
-class SFTRecipe(Recipe):
-    """For `vineppo sft`."""
-
-    sft: SFTConfig
-
-
-def run_sft(recipe: SFTRecipe, session: Session, on_start: OnStart) -> None:
-    session.check_evaluation(session.make_engine())
-    examples, num_too_long = make_examples(
-        session.task,
-        session.tokenizer,
-        recipe.sft,
-        context=longest_prompt(session.policy) + 1,
-        seed=recipe.seed,
-    )
-    learner = session.make_learner(
-        None,
-        sampling=SamplingParams(),
-        total_steps=num_steps(len(examples), recipe.sft.minibatch_size, recipe.sft.num_epochs),
-    )
-    run_epochs(
-        session,
-        learner,
-        examples,
-        recipe.sft.minibatch_size,
-        recipe.sft.num_epochs,
-        step=learner.step_nll,
-        seed=partial(derive_seed, recipe.seed, "sft"),
-        once_an_epoch={"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)},
-        on_start=on_start,
-    )

@@ -1,39 +1,45 @@
-"""The training loop. Everything that differs between methods is behind `credit`."""
+"""VinePPO, PPO, GRPO, RLOO: the training loop. Everything that differs between these methods is behind `credit`."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field, SerializeAsAny, model_validator
 
-from vineppo.batch import split
 from vineppo.config import Config, Named
-from vineppo.credit import CREDIT
+from vineppo.credit.common import CreditContext
 from vineppo.credit.grpo import GRPOConfig
-from vineppo.credit.parts import Parts
 from vineppo.credit.rloo import RLOOConfig
 from vineppo.environment import Environment
-from vineppo.learner.losses import whiten
-from vineppo.methods.epochs import num_steps
+from vineppo.machine.limits import peak_memory_mb
+from vineppo.methods.epochs import num_steps, split
 from vineppo.rollouts import (
-    SamplingConfig,
+    Sampled,
+    check_policy_version,
     rollout_metrics,
     sample_iteration,
     save_rollouts,
-    token_metrics,
-    verdict_metrics,
 )
-from vineppo.runs.metrics import MetricsLog
-from vineppo.runs.recipe import SamplingRecipe
-from vineppo.runs.session import OnStart, Session, due, machine
-from vineppo.runs.shutdown import Shutdown, Stopped
+from vineppo.runs.checkpoint import is_due
+from vineppo.runs.recipe import SamplingRecipe, make_part
 from vineppo.seeding import derive_seed
-from vineppo.types import Credit, CreditEstimator, Group, Learner, Sample
+from vineppo.types import (
+    Assigned,
+    Credit,
+    CreditEstimator,
+    ExtraRollout,
+    Group,
+    Learner,
+    LearningEstimator,
+    Rollout,
+    Sample,
+)
+
+if TYPE_CHECKING:
+    from vineppo.runs.session import Session
 
 
 class TrainConfig(Config):
@@ -48,80 +54,6 @@ class TrainConfig(Config):
     """Iterations between files under rollouts/; 0 writes only the last."""
     save_vines: int = Field(default=3, ge=0)
     """Vines of every state that those files hold."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The parts of a training run, wired by the command line."""
-
-    seed: int
-    environment: Environment
-    sampling: SamplingConfig
-    learner: Learner
-    credit: CreditEstimator
-    log: MetricsLog
-    shutdown: Shutdown
-    finish_iteration: Callable[[int, list[Group], list[list[Credit]]], None]
-    """Called with the number of completed iterations: evaluates, checkpoints and keeps rollouts when due."""
-
-
-def train(cfg: TrainConfig, run: Run, *, first_iteration: int = 0) -> None:
-    environment, learner, credit, log = run.environment, run.learner, run.credit, run.log
-    for iteration in range(first_iteration, cfg.num_iterations):
-        seed = partial(derive_seed, run.seed, iteration)
-        usage_before, verdicts_before = Counter(environment.engine.usage), Counter(environment.grader.verdicts)
-
-        with run.shutdown.interruptible():  # nothing has been learnt yet: a stop may throw this away
-            with log.phase("sample"):
-                sampled = sample_iteration(environment, run.sampling, seed=seed)
-            groups = sampled.groups  # [P][G]
-            with log.phase("credit"):
-                credits = credit.assign(groups, seed=seed("credit"))  # [P][G]  all that differs between methods
-            with log.phase("score"):
-                samples = learner.score(to_samples(groups, credits))  # [P*G] old and reference log-probs
-        if cfg.advantage_norm == "iteration":
-            samples = normalize_advantages(samples)
-
-        with log.phase("update"):
-            for epoch in range(cfg.num_epochs):
-                for minibatch in split(samples, cfg.minibatch_size, seed=seed("shuffle", epoch)):
-                    if cfg.advantage_norm == "minibatch":
-                        minibatch = normalize_advantages(minibatch)
-                    if credit.ready:
-                        log.add(learner.step(minibatch))  # clipped surrogate + KL, one optimizer step
-                    log.add(credit.update(minibatch))
-            environment.engine.load_weights(learner.state_dict(), version=iteration + 1)
-
-        log.add(rollout_metrics(sampled))
-        log.add(credit.metrics() | learner.mismatch(samples) | learner.memory())
-        log.add(token_metrics(environment.engine.usage - usage_before))
-        log.add(verdict_metrics(environment.grader.verdicts - verdicts_before))
-        run.finish_iteration(iteration + 1, groups, credits)
-        if iteration + 1 < cfg.num_iterations:
-            run.shutdown.check()
-
-
-def to_samples(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> list[Sample]:  # [P*G]
-    return [
-        Sample(
-            prompt_ids=rollout.prompt_ids,
-            response_ids=rollout.token_ids,
-            advantages=credit.advantages,
-            sampling_logprobs=rollout.completion.logprobs,
-            token_values=credit.token_values,
-            returns=credit.returns,
-        )
-        for group, group_credits in zip(groups, credits, strict=True)
-        for rollout, credit in zip(group, group_credits, strict=True)
-    ]
-
-
-def normalize_advantages(samples: Sequence[Sample]) -> list[Sample]:
-    """Whitens over all response tokens of `samples`: mean 0, unbiased variance 1 (+ 1e-8), as the paper's code does."""
-    lengths = [len(sample.advantages) for sample in samples]
-    advantages_N = torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64)
-    columns = whiten(advantages_N).split(lengths)
-    return [replace(sample, advantages=tuple(column.tolist())) for sample, column in zip(samples, columns, strict=True)]
 
 
 class TrainRecipe(SamplingRecipe):
@@ -156,57 +88,120 @@ class TrainRecipe(SamplingRecipe):
         return self
 
 
-def run_train(recipe: TrainRecipe, session: Session, on_start: OnStart) -> None:
-    """VinePPO, PPO, GRPO, RLOO: whatever `credit.name` says."""
-    engine = session.make_engine()
-    session.check_evaluation(engine)
-    environment = session.make_environment(engine, recipe.sampling.params(), recipe.sampling.max_prompt_tokens)
-    rollouts_per_iteration = recipe.sampling.prompts_per_iteration * recipe.sampling.group_size
-    steps_per_iteration = num_steps(rollouts_per_iteration, recipe.train.minibatch_size, recipe.train.num_epochs)
-    total_steps = recipe.train.num_iterations * steps_per_iteration
-    learner = session.make_learner(
-        session.load_initial_policy() if recipe.learner.kl_coef > 0 else None,
-        sampling=recipe.sampling.params(),
-        total_steps=total_steps,
+def run_train(recipe: TrainRecipe, session: Session) -> None:
+    """Makes the parts, from the checkpoint where there is one, and trains."""
+    setup, sampling = session.setup, recipe.sampling
+    engine = setup.make_engine()
+    session.check_evaluations(engine)
+    environment = setup.make_environment(engine, sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens)
+    num_rollouts = sampling.prompts_per_iteration * sampling.group_size
+    total_steps = recipe.train.num_iterations * num_steps(
+        num_rollouts, recipe.train.minibatch_size, recipe.train.num_epochs
     )
-    parts = Parts(environment, session.load_initial_policy, total_steps, recipe.seed)
-    credit = CREDIT[recipe.credit.name].make(recipe.credit, parts)  # type: ignore[attr-defined]
+    reference = setup.load_initial_policy() if recipe.learner.kl_coef > 0 else None
+    learner = session.make_learner(reference, sampling=sampling.params(), total_steps=total_steps)
+    context = CreditContext(environment, setup.load_initial_policy, total_steps, recipe.seed)
+    credit: CreditEstimator = make_part("credit", recipe.credit, context)
     if session.checkpoint:
-        credit.load(session.checkpoint.folder)
+        if isinstance(credit, LearningEstimator):
+            credit.load(session.checkpoint.folder)
         engine.load_weights(learner.state_dict(), version=session.completed)
-    completed, last = session.completed, recipe.train.num_iterations
-    on_start(last)
+    train(recipe, session, environment, learner, credit)
 
-    def end_iteration(iteration: int) -> None:
-        if due(recipe.evaluation.every, iteration, last):
-            session.evaluate(engine, iteration, learner)
-        session.log.write(iteration, machine())
 
-    def finish_iteration(iteration: int, groups: list[Group], credits: list[list[Credit]]) -> None:
-        nonlocal completed
-        if due(recipe.train.save_rollouts_every, iteration, last):
-            save_rollouts(
-                session.rollouts_file(iteration), groups, credits, environment, num_vines=recipe.train.save_vines
-            )
-        if session.must_save(iteration, last):
-            session.save(iteration, learner, pending=session.log.pending(), save_more=credit.save)
-        end_iteration(iteration)
-        completed = iteration
+def train(
+    recipe: TrainRecipe, session: Session, environment: Environment, learner: Learner, credit: CreditEstimator
+) -> None:
+    """THE loop: an iteration is learnt, saved, evaluated and written down, one after the other."""
+    cfg, log, last = recipe.train, session.log, recipe.train.num_iterations
+    save_more = {"save_more": credit.save} if isinstance(credit, LearningEstimator) else {}
+    save = partial(session.save, learner=learner, **save_more)
+    with session.saving_when_stopped(save):
+        for iteration in session.iterations(last):
+            done = iteration + 1
+            if not session.owes(iteration):
+                with environment.counting() as spent:
+                    sampled, assigned = learn(iteration, recipe, session, environment, learner, credit)
+                log.add(spent.metrics())
+                if is_due(cfg.save_rollouts_every, done, last):
+                    path = session.rollouts_file(done)
+                    save_rollouts(path, sampled.groups, assigned.credits, environment, num_vines=cfg.save_vines)
+                if session.must_save(done, last):
+                    save(done, pending=log.pending())
+            if is_due(recipe.evaluation.every, done, last):
+                session.evaluate(environment.engine, done, learner)
+            log.write(done, {"memory/peak_mb": peak_memory_mb()})
+            if done < last:
+                session.shutdown.check()
 
-    if session.take_up_line():
-        end_iteration(completed)
-    run = Run(
-        recipe.seed,
-        environment,
-        recipe.sampling,
-        learner,
-        credit,
-        session.log,
-        session.shutdown,
-        finish_iteration,
+
+def learn(
+    iteration: int,
+    recipe: TrainRecipe,
+    session: Session,
+    environment: Environment,
+    learner: Learner,
+    credit: CreditEstimator,
+) -> tuple[Sampled, Assigned]:
+    """One iteration: sample, credit, score, and then optimizer steps on what was sampled."""
+    cfg, log, seed = recipe.train, session.log, partial(derive_seed, recipe.seed, iteration)
+    with session.shutdown.interruptible():  # nothing has been learnt yet: a stop may throw this away
+        with log.phase("sample"):
+            sampled = sample_iteration(environment, recipe.sampling, seed=seed)
+            check_policy_version(sampled.groups, iteration)
+        with log.phase("credit"):
+            assigned = credit.assign(sampled.groups, seed=seed("credit"))  # all that differs between methods
+        with log.phase("score"):
+            samples = learner.score(to_samples(sampled.groups, assigned.credits, assigned.extra))
+    if cfg.advantage_norm == "iteration":
+        samples = normalize_advantages(samples)
+
+    with log.phase("update"):
+        for epoch in range(cfg.num_epochs):
+            for minibatch in split(samples, cfg.minibatch_size, seed=seed("shuffle", epoch)):
+                if cfg.advantage_norm == "minibatch":
+                    minibatch = normalize_advantages(minibatch)
+                if assigned.trains_policy:
+                    log.add(learner.step(minibatch))  # clipped surrogate + KL, one optimizer step
+                if isinstance(credit, LearningEstimator):
+                    log.add(credit.update(minibatch))
+        environment.engine.load_weights(learner.state_dict(), version=iteration + 1)
+    log.add(rollout_metrics(sampled))
+    memory = credit.memory() if isinstance(credit, LearningEstimator) else {}
+    log.add({**assigned.metrics, **memory, **learner.mismatch(samples), **learner.memory()})
+    return sampled, assigned
+
+
+def to_samples(
+    groups: Sequence[Group], credits: Sequence[Sequence[Credit]], extra: Sequence[ExtraRollout] = ()
+) -> list[Sample]:  # [P*G + extra]
+    """What the learner sees: the groups, then the extra rollouts, whose weights are in their advantages."""
+    samples = [
+        to_sample(rollout, credit)
+        for group, group_credits in zip(groups, credits, strict=True)
+        for rollout, credit in zip(group, group_credits, strict=True)
+    ]
+    return samples + [to_sample(one.rollout, one.credit, one.weight) for one in extra]
+
+
+def to_sample(rollout: Rollout, credit: Credit, weight: float = 1.0) -> Sample:
+    return Sample(
+        prompt_ids=rollout.prompt_ids,
+        response_ids=rollout.token_ids,
+        advantages=credit.advantages if weight == 1 else tuple(weight * a for a in credit.advantages),
+        sampling_logprobs=rollout.completion.logprobs,
+        token_values=credit.token_values,
+        returns=credit.returns,
     )
-    try:
-        train(recipe.train, run, first_iteration=session.completed)
-    except Stopped:
-        session.save(completed, learner, save_more=credit.save)
-        raise
+
+
+def normalize_advantages(samples: Sequence[Sample]) -> list[Sample]:
+    """Whitens over all response tokens of `samples`: mean 0, unbiased variance 1 (+ 1e-8), as the paper's code does."""
+    import torch
+
+    from vineppo.learner.losses import whiten
+
+    lengths = [len(sample.advantages) for sample in samples]
+    advantages_N = torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64)
+    columns = whiten(advantages_N).split(lengths)
+    return [replace(sample, advantages=tuple(column.tolist())) for sample, column in zip(samples, columns, strict=True)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
@@ -37,3 +40,8 @@ class ModelConfig(Config):
         if (self.name is None) == (self.from_scratch is None):
             raise ValueError("give either name (a hub name, folder or GGUF file) or a [model.from_scratch] section")
         return self
+
+
+def longest_prompt(model: Any) -> int:
+    """In tokens, with room for one more."""
+    return (getattr(model.config, "max_position_embeddings", None) or sys.maxsize) - 1

@@ -13,13 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from vineppo.batch import Batch
 from vineppo.models.logprobs import token_logprobs
@@ -194,18 +189,17 @@ def _is_lfs_pointer(path: Path) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' tables and warnings: what matters of them is an error here."""
-    told = transformers.utils.logging
-    before, bars = told.get_verbosity(), told.is_progress_bar_enabled()
-    told.set_verbosity(logging.CRITICAL)
-    told.disable_progress_bar()
+    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        told.set_verbosity(before)
+        transformers_logging.set_verbosity(before)
         if bars:
-            told.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def _require_gguf() -> None:

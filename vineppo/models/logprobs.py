@@ -1,4 +1,4 @@
-"""What a model gives every token of a response: log-probs without [B, T, V], entropies, kept mass, a critic's values."""
+"""What a model says of every response token: log-probs without [B, T, V], entropies, kept mass, a critic's values."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from transformers import (
 from vineppo.models import TinyModelConfig
 from vineppo.types import UserError
 
+
 def make_tiny_model(tokenizer: Any, config: TinyModelConfig, seed: int) -> LlamaForCausalLM:
     """A Llama with random weights decided by `seed` alone."""
     architecture = LlamaConfig(

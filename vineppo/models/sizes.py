@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from vineppo.machine.limits import available_memory_bytes
+from vineppo.models import TinyModelConfig
 from vineppo.types import UserError
 
 LAYER_OVERHEAD = 50_000
@@ -26,15 +24,21 @@ def count_parameters(config: Any) -> int:
     return one + (layers - 1) * (two - one)
 
 
-def model_bytes(config: Any) -> int:
+def count_tiny_parameters(tiny: TinyModelConfig) -> int:
+    """Of a model from scratch, without embeddings and head: the task decides on their size."""
+    hidden = tiny.hidden_size
+    return tiny.num_layers * (4 * hidden**2 + 3 * hidden * tiny.ffn_size + 2 * hidden) + hidden
+
+
+def model_bytes(num_parameters: int, num_layers: int) -> int:
     """In fp32, with what Python needs for its layers."""
-    return 4 * count_parameters(config) + LAYER_OVERHEAD * config.get_text_config().num_hidden_layers
+    return 4 * num_parameters + LAYER_OVERHEAD * num_layers
 
 
 def check_model_fits(config: Any, name: str, file_bytes: int | None = None) -> None:
     """Raises UserError where the weights alone exceed the machine's memory, or what files of this size can hold."""
     try:
-        needed = model_bytes(config)
+        needed = model_bytes(count_parameters(config), config.get_text_config().num_hidden_layers)
     except Exception:  # a family whose layers cannot be left out, or a config that cannot be built: loading will tell
         return
     available = available_memory_bytes()
@@ -59,6 +63,9 @@ def format_bytes(number: float) -> str:
 
 
 def _build_parameters(config: Any, layers: int) -> int:
+    import torch
+    from transformers import AutoModelForCausalLM
+
     tree = config.to_dict()
     whole = tree.get("num_hidden_layers")
     # What is listed for every layer is listed for those that are left.

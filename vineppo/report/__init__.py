@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vineppo.machine.files import check_writable, read_json
+from vineppo.machine.files import check_file, check_folder, read_json
 from vineppo.report.charts import save_figure
 from vineppo.report.comparison import comparison_section
 from vineppo.report.page import write_page
@@ -31,9 +31,11 @@ def write_report(
     """One page on all of them; where it is. `figures` gets every chart as .svg and .pdf."""
     sources = [source for path in paths for source in find_sources(path)]
     out = out or default_out(paths[0])
-    check_writable(out)
+    check_folder(out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_file(out)
     if figures:
-        check_writable(figures / "figure.svg")
+        check_folder(figures)
     sections = make_sections(sources)
     write_page(sections, out, refresh_s=refresh_s)
     if figures:

@@ -6,11 +6,12 @@ one per mark. Colours are Okabe and Ito's, which colour-blind readers can tell a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-Row = Mapping[str, Any]
+from vineppo.machine.tables import Row
+
 Chart = dict[str, Any]
 
 VERSION = "5.20"  # of Vega-Lite, the oldest that all of this needs

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.machine.files import DISK_FULL, read_json, sync, write_json
-from vineppo.machine.tensor_files import load_tensors, save_tensors
+from vineppo.machine.tensor_files import load_tensors, save_tensors, tensor_bytes
 from vineppo.types import UserError
 
 CHECKSUMS, PROGRESS, STATE = "checksums.json", "trainer.json", "trainer.pt"
@@ -215,7 +214,7 @@ def is_disk_full(error: BaseException | None, root: Path) -> bool:
 def disk_full_message(root: Path, state: dict[str, Any]) -> str:
     previous = checkpoint_folders(root)
     last_size = sum(file.stat().st_size for file in previous[-1].rglob("*")) if previous else 0
-    needed = max(last_size, tensor_bytes(state) * 3 // 2)
+    needed = max(last_size, tensor_bytes(state) * 3 // 2)  # Adam keeps two moments per weight
     free = shutil.disk_usage(root).free
     return (
         f"{root}: disk full while saving a checkpoint; it needs about {needed >> 20 or 1} MiB, {free >> 20} MiB are "
@@ -223,9 +222,6 @@ def disk_full_message(root: Path, state: dict[str, Any]) -> str:
     )
 
 
-def tensor_bytes(tree: Any) -> int:
-    """Adam keeps two moments per weight, so the optimizer's bytes are about two thirds of a checkpoint."""
-    if isinstance(tree, torch.Tensor):
-        return tree.numel() * tree.element_size()
-    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    return sum(map(tensor_bytes, children))
+def is_due(every: int, iteration: int, last: int) -> bool:
+    """Every so many iterations, and at the end."""
+    return iteration == last or (every > 0 and iteration % every == 0)

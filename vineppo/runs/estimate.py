@@ -5,9 +5,8 @@ days is announced.
 from __future__ import annotations
 
 from vineppo.machine.limits import available_memory_bytes
-from vineppo.models import TinyModelConfig
+from vineppo.models.sizes import count_tiny_parameters, format_bytes, model_bytes
 from vineppo.runs.recipe import Recipe, SamplingRecipe
-from vineppo.models.sizes import LAYER_OVERHEAD, format_bytes
 from vineppo.types import UserError
 
 CONTINUATION_BYTES = 500
@@ -51,14 +50,8 @@ def _model(recipe: Recipe) -> list[tuple[str, int, str]]:
     tiny = recipe.model.from_scratch
     if tiny is None:
         return []
-    weights = 4 * num_parameters(tiny) + LAYER_OVERHEAD * tiny.num_layers
+    weights = model_bytes(count_tiny_parameters(tiny), tiny.num_layers)
     return [("the model, its gradient and its optimizer", COPIES * weights, "the sizes in model.from_scratch")]
-
-
-def num_parameters(tiny: TinyModelConfig) -> int:
-    """Without embeddings and head."""
-    hidden = tiny.hidden_size
-    return tiny.num_layers * (4 * hidden**2 + 3 * hidden * tiny.ffn_size + 2 * hidden) + hidden
 
 
 def _continuations(recipe: Recipe) -> list[tuple[str, int, str]]:
@@ -68,8 +61,8 @@ def _continuations(recipe: Recipe) -> list[tuple[str, int, str]]:
     keys = "sampling.prompts_per_iteration or group_size"
     found = [(f"{rollouts:,} rollouts at once", CONTINUATION_BYTES * rollouts, keys)]
     if vines := recipe.num_vines:
-        told = f"{vines * rollouts:,} vines at once, from one state of every rollout,"
-        found.append((told, CONTINUATION_BYTES * vines * rollouts, f"credit.num_vines, {keys}"))
+        what = f"{vines * rollouts:,} vines at once, from one state of every rollout,"
+        found.append((what, CONTINUATION_BYTES * vines * rollouts, f"credit.num_vines, {keys}"))
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from vineppo.machine.terminal import printable
 from vineppo.types import UserError
 
-LOCK = "vineppo.runs.lock"
+LOCK = "vineppo.lock"
 """Holds its holder's process id. It is removed in the end, and one that is left behind locks nothing."""
 
 

@@ -44,8 +44,9 @@ class MetricsLog:
     for `.../num_...` and `tokens/...`, the mean for all others.
     """
 
-    def __init__(self, folder: Path, config: MetricsConfig, sinks: Sequence[Sink] = ()):
+    def __init__(self, folder: Path, config: MetricsConfig, sinks: Sequence[Sink] = (), *, iteration: int = 0):
         self.folder = folder
+        self.iteration = iteration  # the last one that has its line
         self._added: dict[str, list[Any]] = {}
         self._seconds: dict[str, float] = {}
         self._sinks = [*make_sinks(config, folder), *sinks]
@@ -79,6 +80,7 @@ class MetricsLog:
         for sink in self._sinks:
             sink.write(iteration, metrics | timings)
         self._added, self._seconds = {}, {}
+        self.iteration = iteration
 
     def close(self) -> None:
         for sink in self._sinks:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vineppo.runs.checkpoint import CHECKSUMS, UNFINISHED, checkpoint_folders
 from vineppo.machine.files import PART, read_json
+from vineppo.runs.checkpoint import CHECKSUMS, UNFINISHED, checkpoint_folders
 from vineppo.runs.lock import LOCK
 from vineppo.runs.metrics import METRICS, TIMINGS
 from vineppo.types import UserError

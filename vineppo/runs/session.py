@@ -1,49 +1,39 @@
-"""A session: what a recipe says becomes parts, in a folder that can be resumed and read.
+"""A session: a recipe set up in a folder of its own, where the run can be stopped, resumed and read.
 
 runs/NAME/ holds recipe.toml, environment.json, metrics.jsonl, timings.jsonl, checkpoints/, rollouts/ and result.json.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vineppo.config import read_toml, write_toml
+from vineppo.environment import Environment
+from vineppo.evaluate import EvaluationConfig
+from vineppo.learner.policy import PolicyLearner
 from vineppo.machine import runtime
-from vineppo.runs.changes import (
-    LENGTHS,
-    Changes,
-    architecture,
-    check_weights,
-    continued,
-    deciding,
-    last_checkpoint,
-    settle,
-)
+from vineppo.machine.files import write_json
+from vineppo.models.make import save_model
+from vineppo.runs.changes import LENGTHS, Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
     PROGRESS,
     STATE,
     Checkpoint,
     checkpoint_folders,
+    is_due,
     iteration_of,
     load_checkpoint,
     prune,
     save_checkpoint,
 )
-from vineppo.config import read_toml, write_toml
-from vineppo.environment import Environment
 from vineppo.runs.estimate import announce_days, check_sizes
-from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
-from vineppo.machine.files import write_json
-from vineppo.learner.policy import PolicyLearner
-from vineppo.models.loading import load_policy_model
 from vineppo.runs.lock import lock_folder
 from vineppo.runs.metrics import MetricsLog, Sink, mend_logs
-from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
-from vineppo.runs.recipe import Recipe, make_part, make_recipe
+from vineppo.runs.recipe import Recipe, make_recipe
 from vineppo.runs.run_folder import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -56,50 +46,51 @@ from vineppo.runs.run_folder import (
     refuse_foreign,
     remove_leftovers,
 )
-from vineppo.seeding import derive_seed
-from vineppo.runs.shutdown import Shutdown
-from vineppo.grading import Grader
-from vineppo.types import Engine, Problem, Request, SamplingParams, Task, UserError
+from vineppo.runs.setup import Setup, set_up
+from vineppo.runs.shutdown import Shutdown, Stopped
+from vineppo.types import Engine, Learner, Problem, Request, SamplingParams, Task, UserError
 
 R = TypeVar("R", bound=Recipe)
 
 Say = Callable[[str], None]
+Save = Callable[[Path], None]
+"""Writes more into a checkpoint's folder."""
 
-OnStart = Callable[[int], None]  # told how many iterations the log will have
 
-
-@dataclass
+@dataclass(frozen=True)
 class Session:
-    """What a run of any kind stands on."""
+    """What a run of any method stands on."""
 
     folder: Path
-    recipe: Recipe
+    setup: Setup
     checkpoint: Checkpoint | None
-    task: Task
-    tokenizer: Any
-    policy: Any  # the model that is trained
-    grader: Grader
     log: MetricsLog
     shutdown: Shutdown
     owes_line: bool
     """The checkpoint's iteration is learnt, but not evaluated where that was due, and not in the log."""
     is_finished: bool
     """There is nothing left to do."""
+    on_start: Callable[[int], None]
+    """Called once with the number of iterations that the log will have."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.setup.recipe
+
+    @property
+    def completed(self) -> int:
+        """Iterations (optimizer steps, for SFT and DPO+) that the checkpoint holds."""
+        return self.checkpoint.iteration if self.checkpoint else 0
 
     def rollouts_file(self, iteration: int) -> Path:
         return self.folder / ROLLOUTS / f"iteration-{iteration:06d}.jsonl.gz"
 
-    @property
-    def completed(self) -> int:
-        """Iterations (optimizer steps, for SFT) that the checkpoint holds."""
-        return self.checkpoint.iteration if self.checkpoint else 0
-
-    def make_engine(self) -> Engine:
-        section = self.recipe.engine
-        return make_part("engine", section, self.policy, self.tokenizer)
-
     def make_learner(self, reference: Any, *, sampling: SamplingParams, total_steps: int) -> PolicyLearner:
-        learner = PolicyLearner(self.recipe.learner, self.policy, reference, sampling=sampling, total_steps=total_steps)
+        """With the checkpoint's optimizer, where there is one."""
+        setup = self.setup
+        learner = PolicyLearner(
+            setup.recipe.learner, setup.policy, reference, sampling=sampling, total_steps=total_steps
+        )
         if self.checkpoint:
             try:
                 learner.load_trainer_state(self.checkpoint.state["learner"])
@@ -110,88 +101,79 @@ class Session:
                 ) from None
         return learner
 
-    def load_initial_policy(self) -> Any:
-        """The model that training started from, wherever it is now."""
-        return load_policy(self.recipe, self.task)[1]
-
-    def make_environment(self, engine: Engine, params: SamplingParams, max_prompt_tokens: int | None) -> Environment:
-        longest = longest_prompt(self.policy)
-        return Environment(
-            engine, self.task, self.grader, self.tokenizer, params, min(max_prompt_tokens or longest, longest)
-        )
-
-    def check_evaluation(
-        self, engine: Engine, config: EvaluationConfig | None = None, section: str = "evaluation"
-    ) -> None:
+    def check_evaluations(self, engine: Engine) -> None:
         """What would end an evaluation must not wait for it: it is found before the first step."""
-        config = config or self.recipe.evaluation
-        environment = self.make_environment(engine, config.params(), None)
-        problems = split_of(self.task, config, section)
-        states = [state for state in map(environment.reset, problems) if state is not None]
-        if not states:
-            raise UserError(
-                f"{section}: all {len(problems)} prompts are longer than the {environment.max_prompt_tokens} tokens "
-                "that the model's context has room for"
-            )
-        requests = [Request(state.prefix_ids, config.max_new_tokens, 0) for state in states]
-        try:
-            engine.check(requests, config.params())
-        except UserError as error:
-            raise UserError(f"{section}: {error}") from None
+        for section, config in self.recipe.evaluations.items():
+            environment = self.setup.make_environment(engine, config.params())
+            check_evaluation(environment, config, section)
 
-    def evaluate(self, engine: Engine, iteration: int, learner: PolicyLearner) -> None:
+    def evaluate(self, engine: Engine, iteration: int, learner: Learner) -> None:
         """Into the log, and into result.json, which holds the latest one."""
         with self.log.phase("evaluate"):
-            evaluation = self._evaluate(engine)
+            evaluation = self.setup.evaluate(engine)
             self.log.add(learner.divergence(evaluation.first_samples))
         self.log.add(evaluation.metrics())
-        self._write_result(evaluation, iteration)
+        self._write_result(evaluation.to_json(), iteration)
 
-    def _evaluate(self, engine: Engine) -> Evaluation:
-        config = self.recipe.evaluation
-        environment = self.make_environment(engine, config.params(), None)
-        return evaluate(environment, config, seed=derive_seed(self.recipe.seed, "evaluation"))
-
-    def _write_result(self, evaluation: Evaluation, iteration: int) -> None:
-        told = {"recipe": self.recipe.name, "seed": self.recipe.seed, "iteration": iteration}
-        write_json(self.folder / RESULT, evaluation.to_json() | told)
+    def _write_result(self, result: dict[str, Any], iteration: int) -> None:
+        facts = {"recipe": self.recipe.name, "seed": self.recipe.seed, "iteration": iteration}
+        write_json(self.folder / RESULT, result | facts)
 
     def finish(self) -> None:
         """Marks the run as complete, for whoever compares runs. A result that was lost is measured again."""
         iteration = iteration_of(checkpoint_folders(self.folder / CHECKPOINTS)[-1])
         result = read_result(self.folder)
         if result.get("iteration") != iteration or "pass@1" not in result:
-            self._write_result(self._evaluate(self.make_engine()), iteration)
+            self._write_result(self.setup.evaluate(self.setup.make_engine()).to_json(), iteration)
         write_json(self.folder / RESULT, read_result(self.folder) | {"finished": True})
 
-    def take_up_line(self) -> bool:
-        """Puts what the checkpoint knows of the line that is owed into the log; whether there is one."""
-        if self.owes_line and self.checkpoint:
-            self.log.add(self.checkpoint.progress["pending"])
-        return self.owes_line
+    def iterations(self, last: int) -> range:
+        """Counted from 0: those that are to be run, and before them the one whose line is owed."""
+        self.on_start(last)
+        return range(self.completed - self.owes_line, last)
+
+    def owes(self, iteration: int) -> bool:
+        """Whether a kill came between the checkpoint after this iteration and its line. Its metrics are taken up then:
+        what is left to do is to evaluate where that is due, and to write the line.
+        """
+        if iteration >= self.completed:
+            return False
+        assert self.checkpoint is not None
+        self.log.add(self.checkpoint.progress["pending"])
+        return True
+
+    @contextmanager
+    def saving_when_stopped(self, save: Callable[[int], None]) -> Iterator[None]:
+        """Calls `save` with the number of complete iterations, where a signal ends the run."""
+        try:
+            yield
+        except Stopped:
+            save(self.log.iteration)
+            raise
 
     def must_save(self, iteration: int, last: int) -> bool:
         """A checkpoint goes before every evaluation too, so that nothing that happens in there loses training."""
         recipe = self.recipe
-        return due(recipe.checkpoint.every, iteration, last) or due(recipe.evaluation.every, iteration, last)
+        return is_due(recipe.checkpoint.every, iteration, last) or is_due(recipe.evaluation.every, iteration, last)
 
     def save(
         self,
         iteration: int,
-        learner: PolicyLearner | None,
+        learner: Learner | None,
         *,
         pending: dict[str, Any] | None = None,
-        save_more: Callable[[Path], None] = lambda folder: None,
+        save_more: Save = lambda folder: None,
         **progress: Any,
     ) -> None:
         """Without a learner where the run goes on with a fresh one. `progress` comes back with the checkpoint.
 
         `pending` is what the log has of this iteration where its line is yet to be written.
         """
-        told = {"recipe": deciding(self.recipe), "architecture": architecture(self.policy), "pending": pending}
+        setup = self.setup
+        facts = {"recipe": deciding(setup.recipe), "architecture": architecture(setup.policy), "pending": pending}
 
         def save_models(folder: Path) -> None:
-            save_model(self.policy, self.tokenizer, folder)
+            save_model(setup.policy, setup.tokenizer, folder)
             save_more(folder)
 
         with self.log.phase("checkpoint"):
@@ -199,13 +181,21 @@ class Session:
                 self.folder / CHECKPOINTS,
                 save_models=save_models,
                 state={"learner": learner.trainer_state()} if learner else {},
-                progress={"iteration": iteration, "seed": self.recipe.seed, **progress, **told},
-                config=self.recipe.checkpoint,
+                progress={"iteration": iteration, "seed": setup.recipe.seed, **progress, **facts},
+                config=setup.recipe.checkpoint,
             )
 
 
 @contextmanager
-def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[Sink], say: Say) -> Iterator[Session]:
+def open_session(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    sinks: Sequence[Sink] = (),
+    say: Say = print,
+    on_start: Callable[[int], None] = lambda total: None,
+) -> Iterator[Session]:
     check_sizes(recipe)
     refuse_foreign(folder)
     with lock_folder(folder, say):
@@ -215,26 +205,19 @@ def open_session(recipe: Recipe, folder: Path, *, resume: bool, sinks: Sequence[
         if checkpoint:
             check_checkpoint(checkpoint, recipe)
             prune(folder / CHECKPOINTS, recipe.checkpoint, newest=checkpoint.iteration)  # a kill may have come first
-        task = make_part("task", recipe.task)
-        split_of(task, recipe.evaluation, "evaluation")
-        tokenizer, policy = load_policy(recipe, task, checkpoint)
-        if checkpoint and architecture(policy) != checkpoint.progress["architecture"]:
-            raise UserError(f"{checkpoint.folder}: holds another model than it was saved with; remove the checkpoint")
-        is_finished = is_done(folder, checkpoint) and not changes.keys() & LENGTHS
-        if not is_finished:
-            keep_recipe(folder, recipe, changes, say)
-            if days := announce_days(recipe):
-                say(days)
-        iteration, pending = (checkpoint.iteration, checkpoint.progress["pending"]) if checkpoint else (0, None)
-        owes_line = mend_logs(folder, iteration, may_owe=pending is not None, say=say)
-        with (
-            Shutdown(say).installed() as shutdown,
-            Grader(task, recipe.grading) as grader,
-            MetricsLog(folder, recipe.metrics, sinks) as log,
-        ):
-            yield Session(
-                folder, recipe, checkpoint, task, tokenizer, policy, grader, log, shutdown, owes_line, is_finished
-            )
+        with Shutdown(say).installed() as shutdown, set_up(recipe, checkpoint and checkpoint.folder) as setup:
+            split_of(setup.task, recipe.evaluation, "evaluation")
+            if checkpoint:
+                check_architecture(checkpoint, setup.policy)
+            is_finished = is_done(folder, checkpoint) and not changes.keys() & LENGTHS
+            if not is_finished:
+                keep_recipe(folder, recipe, changes, say)
+                if days := announce_days(recipe):
+                    say(days)
+            iteration, pending = (checkpoint.iteration, checkpoint.progress["pending"]) if checkpoint else (0, None)
+            owes_line = mend_logs(folder, iteration, may_owe=pending is not None, say=say)
+            with MetricsLog(folder, recipe.metrics, sinks, iteration=iteration) as log:
+                yield Session(folder, setup, checkpoint, log, shutdown, owes_line, is_finished, on_start)
 
 
 def find_run(folder: Path, recipe: R, *, resume: bool) -> tuple[R, Changes]:
@@ -243,11 +226,10 @@ def find_run(folder: Path, recipe: R, *, resume: bool) -> tuple[R, Changes]:
         if holds_a_run(folder):
             raise UserError(f"{folder} holds a run already; continue it with --resume, or choose another --out")
         return recipe.model_copy(update={"model": settle(recipe.model)}), {}
-    if not (folder / RECIPE).exists():
+    path = folder / RECIPE
+    if not path.exists():
         raise UserError(f"{folder}: no run to resume")
-    return continued(
-        make_recipe(read_toml(folder / RECIPE), kind=type(recipe), source=str(folder / RECIPE)), recipe, folder
-    )
+    return continued(make_recipe(read_toml(path), kind=type(recipe), source=str(path)), recipe, folder)
 
 
 def keep_recipe(folder: Path, recipe: Recipe, changes: Changes, say: Say) -> None:
@@ -259,11 +241,16 @@ def keep_recipe(folder: Path, recipe: Recipe, changes: Changes, say: Say) -> Non
     if changes or not (folder / CHECKPOINTS).exists():
         write_toml(recipe, folder / RECIPE)
     if not (folder / ENVIRONMENT).exists():
-        write_json(folder / ENVIRONMENT, runtime.environment(runtime.pick_device(recipe.device)))
+        write_json(folder / ENVIRONMENT, runtime.describe_machine(runtime.pick_device(recipe.device)))
 
 
 def is_done(folder: Path, checkpoint: Checkpoint | None) -> bool:
     return checkpoint is not None and finished_iteration(folder) == checkpoint.iteration
+
+
+def check_architecture(checkpoint: Checkpoint, policy: Any) -> None:
+    if architecture(policy) != checkpoint.progress["architecture"]:
+        raise UserError(f"{checkpoint.folder}: holds another model than it was saved with; remove the checkpoint")
 
 
 def check_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -275,8 +262,23 @@ def check_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> None:
     ours, theirs = deciding(recipe), checkpoint.progress["recipe"]
     differing = [key for key in ours if key in theirs and ours[key] != theirs[key]]
     if differing or not {key.split(".")[0] for key in ours} <= {key.split(".")[0] for key in theirs}:
-        told = ", ".join(f"{key}: {theirs[key]!r}, here {ours[key]!r}" for key in differing) or "another kind of recipe"
-        raise UserError(f"{place}: the checkpoint is of another run ({told}); remove it")
+        facts = ", ".join(f"{key}: {theirs[key]!r}, here {ours[key]!r}" for key in differing)
+        raise UserError(f"{place}: the checkpoint is of another run ({facts or 'another kind of recipe'}); remove it")
+
+
+def check_evaluation(environment: Environment, config: EvaluationConfig, section: str) -> None:
+    problems = split_of(environment.task, config, section)
+    states = [state for state in map(environment.reset, problems) if state is not None]
+    if not states:
+        raise UserError(
+            f"{section}: all {len(problems)} prompts are longer than the {environment.max_prompt_tokens} tokens "
+            "that the model's context has room for"
+        )
+    requests = [Request(state.prefix_ids, config.max_new_tokens, 0) for state in states]
+    try:
+        environment.engine.check(requests, config.params())
+    except UserError as error:
+        raise UserError(f"{section}: {error}") from None
 
 
 def split_of(task: Task, config: EvaluationConfig, section: str) -> list[Problem]:
@@ -285,34 +287,3 @@ def split_of(task: Task, config: EvaluationConfig, section: str) -> list[Problem
         hint = "; raise task.num_validation" if config.split == "validation" else ""
         raise UserError(f"{section}.split = {config.split!r} is empty{hint}")
     return problems
-
-
-def load_policy(recipe: Recipe, task: Task, checkpoint: Checkpoint | None = None) -> tuple[Any, Any]:
-    """(tokenizer, model) with fp32 master weights: the recipe's model, or the checkpoint's where there is one."""
-    device = runtime.pick_device(recipe.device)
-    if checkpoint or recipe.model.name is not None:
-        if not checkpoint:
-            check_weights(recipe.model)
-        source = str(checkpoint.folder) if checkpoint else last_checkpoint(str(recipe.model.name))
-        return load_policy_model(source, device=device)
-    assert recipe.model.from_scratch is not None
-    symbols = getattr(task, "symbols", None)
-    if symbols is None:
-        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
-    tokenizer = make_symbol_tokenizer(symbols)
-    model = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
-    return tokenizer, model.to(device)  # type: ignore[arg-type]
-
-
-def longest_prompt(model: Any) -> int:
-    """In tokens, with room for one more."""
-    return (getattr(model.config, "max_position_embeddings", None) or sys.maxsize) - 1
-
-
-def machine() -> dict[str, float]:
-    return {"memory/peak_mb": runtime.peak_memory_mb()}
-
-
-def due(every: int, iteration: int, last: int) -> bool:
-    """Every so many iterations, and at the end."""
-    return iteration == last or (every > 0 and iteration % every == 0)

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from vineppo.engine.llama.kv_cache import KeptSequences, KVMemory, common_length
+from vineppo.engine.llama.kv_cache import KeptSequences, KVMemory
+from vineppo.engine.llama.sequences import common_length
 
 
 def kv_of(tokens):
@@ -43,14 +44,14 @@ def test_over_the_bound_the_least_recently_used_go():
     assert (len(kept), kept.num_tokens, kept.longest_match((1,))) == (0, 0, None)
 
 
-def test_seats_and_kept_sequences_stay_under_the_bound():
+def test_slots_and_kept_sequences_stay_under_the_bound():
     memory = KVMemory(100, heads=2, layers=3, head_dim=4, like=torch.empty(0))
     memory.kept.add((1,) * 50, torch.zeros(3, 2, 2, 50, 4))
-    for seats in [(2, 10, 3, 10), (1, 5, 1, 5), (1, 60, 1, 30), (1, 5, 1, 5)]:
-        trunks, own = memory.seats(*seats)
+    for slots in [(2, 10, 3, 10), (1, 5, 1, 5), (1, 60, 1, 30), (1, 5, 1, 5)]:
+        trunks, own = memory.lay_out(*slots)
         assert memory.held_tokens <= 100
-        assert trunks.kv.shape == (3, 2, seats[0], 2, seats[1], 4)
-        assert own.kv.shape == (3, 2, seats[2], 2, seats[3], 4)
+        assert trunks.kv.shape == (3, 2, slots[0], 2, slots[1], 4)
+        assert own.kv.shape == (3, 2, slots[2], 2, slots[3], 4)
     assert len(memory.kept) == 0
     with pytest.raises(ValueError, match="max_kv_tokens = 100"):
-        memory.seats(1, 60, 1, 41)
+        memory.lay_out(1, 60, 1, 41)

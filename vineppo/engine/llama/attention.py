@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vineppo.engine.llama.kv_cache import SeatedKV
+from vineppo.engine.llama.kv_cache import SlotKV
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, q_NHD, k_NKD, v_NKD) -> o_NHD; stores the keys and values it is given."""
@@ -57,10 +57,10 @@ def _make_group(
     rows: np.ndarray, trunks: np.ndarray, lengths: np.ndarray, first: int, end: int, like: torch.Tensor
 ) -> PrefixGroup:
     rows = rows[np.argsort(trunks[rows], kind="stable")]
-    seats = trunks[rows] - first
-    ranks = np.arange(len(rows)) - np.searchsorted(seats, seats)
+    slots = trunks[rows] - first
+    ranks = np.arange(len(rows)) - np.searchsorted(slots, slots)
     width, longest = int(ranks.max()) + 1, int(lengths[rows].max())
-    places = seats * width + ranks
+    places = slots * width + ranks
     row_at = np.zeros((end - first) * width, dtype=np.int64)
     row_at[places] = rows
     mask = None
@@ -85,18 +85,18 @@ def _mask_behind(lengths: np.ndarray, longest: int, like: torch.Tensor) -> torch
 
 @dataclass(frozen=True)
 class DecodeBatch:
-    """Rows that get one new token each: own tokens are in seats 0 .. B-1 of `own_kv`, trunks in the seats named."""
+    """Rows that get one new token each: own tokens are in slots 0 .. B-1 of `own_kv`, trunks in the slots named."""
 
-    trunk_kv: SeatedKV
-    own_kv: SeatedKV
-    trunk_seats_N: Sequence[int]
+    trunk_kv: SlotKV
+    own_kv: SlotKV
+    trunk_slots_N: Sequence[int]
     prefix_lengths_N: Sequence[int]
     own_lengths_B: Sequence[int]  # before the new token
     scale: float
 
     def arrays(self) -> list[np.ndarray]:
         """Seats [N], prefix lengths [N] and own lengths [B], int64."""
-        rows = (self.trunk_seats_N, self.prefix_lengths_N, self.own_lengths_B)
+        rows = (self.trunk_slots_N, self.prefix_lengths_N, self.own_lengths_B)
         return [np.array(numbers, dtype=np.int64) for numbers in rows]
 
 
@@ -104,7 +104,7 @@ class DecodeAttention:
     def __init__(self, batch: DecodeBatch) -> None:
         self.trunk_kv, self.own_kv, self.scale = batch.trunk_kv, batch.own_kv, batch.scale
         kv, own_kv, own_lengths_B = self.trunk_kv.kv, self.own_kv, batch.own_lengths_B
-        self.groups = group_prefixes(tuple(batch.trunk_seats_N), tuple(batch.prefix_lengths_N), kv.dtype, kv.device)
+        self.groups = group_prefixes(tuple(batch.trunk_slots_N), tuple(batch.prefix_lengths_N), kv.dtype, kv.device)
         self.num_own = len(own_lengths_B)
         if self.num_own:
             like, written_B = own_kv.kv, np.asarray(own_lengths_B)  # tokens there before this one
@@ -114,7 +114,7 @@ class DecodeAttention:
             if written_B.min() + 1 < self.longest:
                 self.at_B = torch.from_numpy(written_B).to(like.device)
                 self.mask_B11L = _mask_behind(written_B + 1, self.longest, like)[:, None, None]
-            self.seats_B = torch.arange(self.num_own, device=like.device)
+            self.slots_B = torch.arange(self.num_own, device=like.device)
 
     def __call__(self, layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
         q_NHD = q_NHD * self.scale
@@ -154,8 +154,8 @@ class DecodeAttention:
             keys[: self.num_own, :, self.at_B] = k_BKD
             values[: self.num_own, :, self.at_B] = v_BKD
         else:
-            keys[self.seats_B, :, self.at_B] = k_BKD
-            values[self.seats_B, :, self.at_B] = v_BKD
+            keys[self.slots_B, :, self.at_B] = k_BKD
+            values[self.slots_B, :, self.at_B] = v_BKD
 
     def _own(self, layer: int, q_BHD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         keys_BKLD = self.own_kv.keys(layer)[: self.num_own, :, : self.longest]
@@ -183,18 +183,18 @@ def _softmax_values(scores_CML: torch.Tensor, values_CLD: torch.Tensor) -> tuple
 class PrefillGroup:
     """Trunks with equally many cached and new tokens, whose new tokens lie next to each other in the batch."""
 
-    seats: list[int]
+    slots: list[int]
     cached: int
     new: int
 
 
 class PrefillAttention:
-    """Causal attention for the new tokens of several trunks, whose keys and values go into the trunks' seats."""
+    """Causal attention for the new tokens of several trunks, whose keys and values go into the trunks' slots."""
 
-    def __init__(self, trunk_kv: SeatedKV, groups: Sequence[PrefillGroup], scale: float) -> None:
+    def __init__(self, trunk_kv: SlotKV, groups: Sequence[PrefillGroup], scale: float) -> None:
         self.trunk_kv, self.groups, self.scale = trunk_kv, groups, scale
         device = trunk_kv.kv.device
-        self.seats = [torch.tensor(group.seats, device=device) for group in groups]
+        self.slots = [torch.tensor(group.slots, device=device) for group in groups]
         self.masks = [
             torch.ones(group.new, group.cached + group.new, dtype=torch.bool, device=device).tril(group.cached)
             if group.cached
@@ -205,16 +205,16 @@ class PrefillAttention:
     def __call__(self, layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
         keys, values = self.trunk_kv.keys(layer), self.trunk_kv.values(layer)
         outputs, start = [], 0
-        for group, seats, mask in zip(self.groups, self.seats, self.masks, strict=True):
-            end = start + len(seats) * group.new
-            shape = (len(seats), group.new)
+        for group, slots, mask in zip(self.groups, self.slots, self.masks, strict=True):
+            end = start + len(slots) * group.new
+            shape = (len(slots), group.new)
             total = group.cached + group.new
-            keys[seats, :, group.cached : total] = k_NKD[start:end].unflatten(0, shape).transpose(1, 2)
-            values[seats, :, group.cached : total] = v_NKD[start:end].unflatten(0, shape).transpose(1, 2)
+            keys[slots, :, group.cached : total] = k_NKD[start:end].unflatten(0, shape).transpose(1, 2)
+            values[slots, :, group.cached : total] = v_NKD[start:end].unflatten(0, shape).transpose(1, 2)
             o_SHTD = F.scaled_dot_product_attention(
                 q_NHD[start:end].unflatten(0, shape).transpose(1, 2),
-                keys[seats, :, :total],
-                values[seats, :, :total],
+                keys[slots, :, :total],
+                values[slots, :, :total],
                 attn_mask=mask,
                 is_causal=mask is None,
                 scale=self.scale,

@@ -1,6 +1,6 @@
 """The in-process engine: PyTorch only, for the Llama family, with continuous batching and shared prefixes.
 
-One turn of the loop: seat rows, open places on trunks, one forward for all of them, draw, see who has finished.
+The loop is RunningBatch.run: the scheduler plans, one forward computes and draws, the scheduler takes what was drawn.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 import torch
 
 from vineppo.engine.config import TorchEngineConfig
-from vineppo.engine.limits import check_requests, context_limit
+from vineppo.engine.limits import check_requests, context_limit, default_kv_tokens
 from vineppo.engine.llama.attention import DecodeBatch, PrefillAttention, PrefillGroup
+from vineppo.engine.llama.batch_plan import BatchPlan, plan_batches
 from vineppo.engine.llama.kernels.choose import make_decode, make_kernels, pick_kernels
-from vineppo.engine.llama.kv_cache import KVMemory, default_kv_tokens
+from vineppo.engine.llama.kv_cache import KVMemory
 from vineppo.engine.llama.model import Llama, sliding_window
-from vineppo.engine.llama.scheduler import Branch, Row, Scheduler, Trunk, Wave, extend, plan_waves
+from vineppo.engine.llama.scheduler import Finished, ForwardPlan, Scheduler
+from vineppo.engine.llama.sequences import Branch, Trunk
 from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
-from vineppo.engine.stopping import StopRule, find_eos_ids
+from vineppo.engine.stopping import StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activations, and products gain nothing beyond
-# Purposes whose completions no later request extends.
-NEVER_CONTINUED = frozenset({"vine", "eval", "validation", "reference"})
 
 
 class TorchEngine:
@@ -41,15 +41,21 @@ class TorchEngine:
 
     Config = TorchEngineConfig
 
-    def __init__(self, config: TorchEngineConfig, model: Any, tokenizer: Any) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        device = model.device
+    def __init__(
+        self,
+        config: TorchEngineConfig,
+        architecture: Any,
+        weights: Mapping[str, torch.Tensor],
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self.config, self.tokenizer, self.eos_ids = config, tokenizer, eos_ids
+        device = next(iter(weights.values())).device
         dtype = pick_dtype(config.dtype, device)
         kernels = pick_kernels(config.kernels, dtype, device)
-        self.model = Llama(model, dtype, make_kernels(kernels, dtype))
+        self.model = Llama(architecture, weights, dtype, make_kernels(kernels, dtype))
         self.decode = make_decode(kernels, self.model)
-        self.context, self.window = context_limit(model.config), sliding_window(model.config)
-        self.eos_ids = find_eos_ids(model, tokenizer)
+        self.context, self.window = context_limit(architecture), sliding_window(architecture)
         llama = self.model
         bytes_per_token = 2 * llama.num_layers * llama.num_kv_heads * llama.head_dim * llama.dtype.itemsize
         max_tokens = config.max_kv_tokens or default_kv_tokens(bytes_per_token, device)
@@ -62,19 +68,25 @@ class TorchEngine:
 
     @torch.inference_mode()
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         branches = self._branches(requests)
-        waves = plan_waves(
+        plans = plan_batches(
             branches,
             max_batch=self.config.max_batch,
-            seat_tokens=self.memory.seat_tokens,
+            slot_tokens=self.memory.slot_tokens,
             max_kv_tokens=self.memory.max_tokens,
         )
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
-        for wave in waves:
-            self._complete(Run(self, wave, params, rule, keep=purpose not in NEVER_CONTINUED, ended=ended))
+        for plan in plans:
+            self._complete(RunningBatch(self, plan, params, rule, keep=keep, on_complete=on_complete))
         self.reused_tokens += sum(branch.prefix_length for branch in branches)
         self.usage[purpose] += sum(len(branch.token_ids) for branch in branches)
         return [branch.completion(self.version) for branch in branches]
@@ -91,19 +103,18 @@ class TorchEngine:
             self._check_fits(branch)
         return branches
 
-    def _complete(self, run: Run) -> None:
-        """A run holds on to its seats, so it must be gone before the next one lays out others."""
-        while run.scheduler.busy:
-            run.turn()
-        self.prefill_tokens += run.prefill_tokens
-        self.decoded_tokens += run.decoded_tokens
-        self.reused_tokens -= run.prefill_tokens
+    def _complete(self, batch: RunningBatch) -> None:
+        """A batch holds on to its slots, so it must be gone before the next one lays out others."""
+        batch.run()
+        self.prefill_tokens += batch.prefill_tokens
+        self.decoded_tokens += batch.decoded_tokens
+        self.reused_tokens -= batch.prefill_tokens
 
     @torch.inference_mode()
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+    def load_weights(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
         """Copies the parameters (transformers' names) in place and forgets every cached prefix."""
         self.memory.kept.clear()
-        self.model.load(state_dict)
+        self.model.load(weights)
         self.version = version
 
     def _check_fits(self, branch: Branch) -> None:
@@ -120,98 +131,81 @@ class TorchEngine:
             )
 
 
-class Run:
-    """One wave being decoded."""
+class RunningBatch:
+    """One batch, decoded from its first token to its last."""
 
     def __init__(
         self,
         engine: TorchEngine,
-        wave: Wave,
+        plan: BatchPlan,
         params: SamplingParams,
         rule: StopRule,
         *,
         keep: bool,
-        ended: Ended | None,
+        on_complete: OnComplete | None,
     ) -> None:
         self.model, self.decode, self.kept, self.scale = engine.model, engine.decode, engine.memory.kept, engine.scale
-        self.params, self.rule, self.keep, self.ended, self.version = params, rule, keep, ended, engine.version
-        self.scheduler = Scheduler(wave)
-        self.trunk_kv, self.own_kv = engine.memory.seats(
-            wave.num_trunks, wave.trunk_length, wave.num_rows, wave.row_length
+        self.params, self.keep, self.on_complete, self.version = params, keep, on_complete, engine.version
+        self.scheduler = Scheduler(plan, rule)
+        self.trunk_kv, self.own_kv = engine.memory.lay_out(
+            plan.num_trunks, plan.trunk_length, plan.num_own, plan.own_length
         )
         self.prefill_tokens = self.decoded_tokens = 0
 
-    def turn(self) -> None:
-        """One token for every seated row, and for every place on a trunk that is opened."""
-        copies, rows = self.scheduler.seat_rows(), list(self.scheduler.rows)
-        self.own_kv.move(copies, used=max((len(row.token_ids) for row in rows), default=0))
-        opened, new_trunks, moves = self.scheduler.open_rows()
-        self.trunk_kv.move(moves, used=self.trunk_kv.length)
-        self._fill(new_trunks)
-        if rows or opened:  # the last rows may just have given up their seats
-            sources_N, uniforms_N = self._uniforms(rows + opened)  # before the forward, which they need not wait for
-            logits_SV = self._forward(rows, opened)
-            self._extend(rows + opened, *sample(logits_SV, sources_N, uniforms_N, self.params))
-            self.decoded_tokens += len(rows) + len(opened)
+    def run(self) -> None:
+        while self.scheduler.busy:
+            plan = self.scheduler.plan()
+            tokens, logprobs = self._forward(plan)
+            self._hand_out(self.scheduler.advance(plan, tokens, logprobs))
 
-    def _uniforms(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each branch its row's number in the batch and what it is drawn with."""
-        sources = [i for i, row in enumerate(rows) for _ in row.branches]
-        seeds = [branch.seed for row in rows for branch in row.branches]
-        indices = [row.length - branch.prefix_length for row in rows for branch in row.branches]
+    def _forward(self, plan: ForwardPlan) -> tuple[list[int], list[float]]:
+        """A token and its log-probability for every branch of every sequence of the plan."""
+        self.own_kv.move(plan.own_moves, used=max((len(s.token_ids) for s in plan.off_trunk), default=0))
+        self.trunk_kv.move(plan.trunk_moves, used=self.trunk_kv.length)
+        self._fill(plan.new_trunks)
+        sources_N, uniforms_N = self._uniforms(plan)  # before the forward, which they need not wait for
+        tokens_N, logprobs_N = sample(self._logits(plan), sources_N, uniforms_N, self.params)
+        tokens, logprobs = tokens_N.tolist(), logprobs_N.tolist()
+        check_drawn(logprobs, self.version)
+        self.decoded_tokens += len(plan.sequences)
+        return tokens, logprobs
+
+    def _uniforms(self, plan: ForwardPlan) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each branch its sequence's number in the plan and what it is drawn with."""
+        pairs = [(i, s, branch) for i, s in enumerate(plan.sequences) for branch in s.branches]
+        sources = [i for i, _, _ in pairs]
+        seeds = [branch.seed for _, _, branch in pairs]
+        indices = [s.length - branch.prefix_length for _, s, branch in pairs]
         sources_N, seeds_N, indices_N = self.model.ints([sources, seeds, indices])
         return sources_N, draw_uniforms(seeds_N, indices_N)
 
-    def _forward(self, rows: Sequence[Row], opened: Sequence[Row]) -> torch.Tensor:
-        every = [*rows, *opened]
-        lengths, seats = [row.prefix_length for row in every], [row.trunk.seat for row in every]
-        own_lengths = [len(row.token_ids) - 1 for row in rows]
-        batch = DecodeBatch(self.trunk_kv, self.own_kv, seats, lengths, own_lengths, self.scale)
-        return self.decode([row.last_token for row in every], [row.length - 1 for row in every], batch)
+    def _logits(self, plan: ForwardPlan) -> torch.Tensor:
+        every = plan.sequences
+        lengths, slots = [s.prefix_length for s in every], [s.trunk.slot for s in every]
+        own_lengths = [len(s.token_ids) - 1 for s in plan.off_trunk]
+        batch = DecodeBatch(self.trunk_kv, self.own_kv, slots, lengths, own_lengths, self.scale)
+        return self.decode([s.last_token for s in every], [s.length - 1 for s in every], batch)
 
-    def _extend(self, rows: Sequence[Row], tokens_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:
-        tokens, logprobs, start = tokens_N.tolist(), logprobs_N.tolist(), 0
-        check_drawn(logprobs, self.version)
-        for row in rows:
-            end = start + len(row.branches)
-            for extended in extend(row, tokens[start:end], logprobs[start:end]):
-                self._finish(extended, after=row)
-                self.scheduler.place(extended, after=row)
-            start = end
-
-    def _finish(self, row: Row, after: Row) -> None:
-        """Takes out the branches that have ended; `after` is the row that this one has come from by one token."""
-        if row.length < row.first_end and not self.rule.may_end(row.last_token):
-            return
-        done = []
-        for branch in row.branches:
-            token_ids = row.tokens_from(branch.prefix_length)
-            branch.finish_reason = self.rule.reason(branch.request, token_ids, branch.budget)
-            if branch.finish_reason:
-                branch.token_ids, branch.logprobs = token_ids, row.logprobs_from(branch.prefix_length)
-                done.append(branch)
-                if self.ended:
-                    self.ended(branch.index, branch.completion(self.version))
-        if done and self.keep:
-            self._keep(row, after)
-        row.drop(done)
-
-    def _keep(self, row: Row, after: Row) -> None:
-        """The whole sequence for later calls, but for its last token, which was never computed."""
-        tokens = (*row.trunk.token_ids[: row.prefix_length], *row.token_ids)[:-1]
-        prefix_kv = self.trunk_kv.read(after.trunk.seat, after.prefix_length)
-        own_kv = self.own_kv.read(max(after.seat, 0), len(tokens) - after.prefix_length)
-        self.kept.add(tokens, torch.cat((prefix_kv, own_kv), dim=3))
+    def _hand_out(self, finished: Iterable[Finished]) -> None:
+        for branches, sequence, before in finished:
+            if self.on_complete:
+                for branch in branches:
+                    self.on_complete(branch.index, branch.completion(self.version))
+            if self.keep:
+                tokens = sequence.tokens_from(0)[:-1]  # the last one was never computed
+                prefix_kv = self.trunk_kv.read(before.trunk.slot, before.prefix_length)
+                own_kv = self.own_kv.read(max(before.slot, 0), len(tokens) - before.prefix_length)
+                self.kept.add(tokens, torch.cat((prefix_kv, own_kv), dim=3))
 
     def _fill(self, trunks: Iterable[Trunk]) -> None:
-        """Gives newly seated trunks their keys and values: what is kept is copied, the rest computed."""
+        """Gives new trunks their keys and values: what is kept is copied, the rest computed."""
         jobs: list[tuple[int, int, Trunk]] = []  # cached tokens, new tokens
         for trunk in trunks:
             kept = self.kept.longest_match(trunk.token_ids)
             cached = 0
             if kept is not None:
                 cached = kept.shape[3]
-                self.trunk_kv.write(trunk.seat, kept)
+                self.trunk_kv.write(trunk.slot, kept)
             if cached < len(trunk.token_ids):
                 jobs.append((cached, len(trunk.token_ids) - cached, trunk))
         jobs.sort(key=lambda job: job[:2])
@@ -223,7 +217,7 @@ class Run:
         tokens = [token for cached, _, trunk in jobs for token in trunk.token_ids[cached:]]
         positions = [position for cached, new, _ in jobs for position in range(cached, cached + new)]
         groups = [
-            PrefillGroup([trunk.seat for _, _, trunk in members], cached, new)
+            PrefillGroup([trunk.slot for _, _, trunk in members], cached, new)
             for (cached, new), members in groupby(jobs, key=lambda job: job[:2])
         ]
         attend = PrefillAttention(self.trunk_kv, groups, self.scale)

@@ -1,4 +1,4 @@
-"""Keys and values: seats for what is being decoded, and finished sequences kept for the vines that will fork them.
+"""Keys and values: slots for what is being decoded, and finished sequences kept for the vines that will fork them.
 
 Memory is counted in tokens: 2 (K and V) * layers * KV heads * head_dim * bytes per number, for each token.
 """
@@ -10,45 +10,17 @@ from collections.abc import Sequence
 
 import torch
 
-from vineppo.machine.limits import available_memory_bytes
+from vineppo.engine.llama.sequences import common_length
 from vineppo.types import UserError
 
-CPU_SHARE, CUDA_SHARE = 0.4, 0.6  # of the memory that is free when the engine is made; the learner needs the rest
-SMALLEST_DEFAULT = 1024
 
+class SlotKV:
+    """Room for `slots` sequences of `length` tokens: kv[layer, 0 = keys | 1 = values, slot, head, position, :]."""
 
-def default_kv_tokens(bytes_per_token: int, device: torch.device) -> int:
-    """How many tokens' keys and values fit in this machine's free memory, leaving room for everything else."""
-    on_cuda = device.type == "cuda"
-    memory = CUDA_SHARE * torch.cuda.mem_get_info(device)[0] if on_cuda else CPU_SHARE * _free_cpu_memory()
-    return max(int(memory) // bytes_per_token, SMALLEST_DEFAULT)
-
-
-def _free_cpu_memory() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":") for line in file)
-        free = int(fields["MemAvailable"].split()[0]) * 1024  # of the machine, where a container may get less
-    except (OSError, KeyError):
-        free = 4 << 30  # other systems do not say without a further dependency
-    return min(free, available_memory_bytes())
-
-
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two sequences share from their beginning."""
-    shortest = min(len(left), len(right))
-    if left[:shortest] == right[:shortest]:
-        return shortest
-    return next(i for i in range(shortest) if left[i] != right[i])
-
-
-class SeatedKV:
-    """Room for `seats` sequences of `length` tokens: kv[layer, 0 = keys | 1 = values, seat, head, position, :]."""
-
-    def __init__(self, flat: torch.Tensor, layers: int, seats: int, heads: int, length: int, head_dim: int) -> None:
-        shape = (layers, 2, seats, heads, length, head_dim)
+    def __init__(self, flat: torch.Tensor, layers: int, slots: int, heads: int, length: int, head_dim: int) -> None:
+        shape = (layers, 2, slots, heads, length, head_dim)
         self.length = length
-        self.kv = flat[: layers * 2 * seats * heads * length * head_dim].view(shape)
+        self.kv = flat[: layers * 2 * slots * heads * length * head_dim].view(shape)
 
     def keys(self, layer: int) -> torch.Tensor:
         return self.kv[layer, 0]
@@ -57,16 +29,16 @@ class SeatedKV:
         return self.kv[layer, 1]
 
     def move(self, moves: Sequence[tuple[int, int]], used: int) -> None:
-        """Copies seats (from, to), of which the first `used` positions hold something."""
+        """Copies slots (from, to), of which the first `used` positions hold something."""
         if moves:
             sources, targets = map(list, zip(*moves, strict=True))
             self.kv[:, :, targets, :, :used] = self.kv[:, :, sources, :, :used]
 
-    def write(self, seat: int, kv: torch.Tensor) -> None:
-        self.kv[:, :, seat, :, : kv.shape[3]] = kv
+    def write(self, slot: int, kv: torch.Tensor) -> None:
+        self.kv[:, :, slot, :, : kv.shape[3]] = kv
 
-    def read(self, seat: int, length: int) -> torch.Tensor:
-        return self.kv[:, :, seat, :, :length]
+    def read(self, slot: int, length: int) -> torch.Tensor:
+        return self.kv[:, :, slot, :, :length]
 
 
 class KeptSequences:
@@ -117,9 +89,9 @@ class KeptSequences:
 
 
 class KVMemory:
-    """All of the engine's keys and values: half of `max_tokens` for seats, half for kept sequences.
+    """All of the engine's keys and values: half of `max_tokens` for slots, half for kept sequences.
 
-    A call whose smallest batch needs more than half for its seats gets it, and the kept sequences give way.
+    A call whose smallest batch needs more than half for its slots gets it, and the kept sequences give way.
     """
 
     def __init__(self, max_tokens: int, heads: int, layers: int, head_dim: int, like: torch.Tensor) -> None:
@@ -127,11 +99,11 @@ class KVMemory:
             raise UserError(f"engine.max_kv_tokens must be at least 2, got {max_tokens}")
         self.max_tokens = max_tokens
         self.heads, self.layers, self.head_dim, self.like = heads, layers, head_dim, like
-        self.kept = KeptSequences(max_tokens - self.seat_tokens)
+        self.kept = KeptSequences(max_tokens - self.slot_tokens)
         self._flat = like.new_empty(0)
 
     @property
-    def seat_tokens(self) -> int:
+    def slot_tokens(self) -> int:
         return (self.max_tokens + 1) // 2
 
     @property
@@ -147,19 +119,19 @@ class KVMemory:
     def held_bytes(self) -> int:
         return self.held_tokens * self.numbers_per_token * self.like.element_size()
 
-    def seats(self, num_trunks: int, trunk_length: int, num_rows: int, row_length: int) -> tuple[SeatedKV, SeatedKV]:
-        """Fresh seats for shared trunks and for the rows' own tokens; forgets what the previous seats held."""
+    def lay_out(self, num_trunks: int, trunk_length: int, num_own: int, own_length: int) -> tuple[SlotKV, SlotKV]:
+        """Fresh slots for shared trunks and for branches' own tokens; forgets what the previous slots held."""
         trunk_tokens = num_trunks * trunk_length
-        needed = trunk_tokens + num_rows * row_length
+        needed = trunk_tokens + num_own * own_length
         if needed > self.max_tokens:
-            raise ValueError(f"{needed} tokens of seats exceed max_kv_tokens = {self.max_tokens}")
+            raise ValueError(f"{needed} tokens of slots exceed max_kv_tokens = {self.max_tokens}")
         held = len(self._flat) // self.numbers_per_token
-        if needed > held or held > max(needed, self.seat_tokens):
+        if needed > held or held > max(needed, self.slot_tokens):
             self._flat = self.like.new_empty(0)  # freed before the other one is made
-            self.kept.max_tokens = self.max_tokens - max(needed, self.seat_tokens)
+            self.kept.max_tokens = self.max_tokens - max(needed, self.slot_tokens)
             self.kept.shrink(self.kept.max_tokens)
-            # Zeros, because positions behind a row's end are multiplied too, by 0; memory as found may hold NaN.
+            # Zeros, because positions behind a sequence's end are multiplied too, by 0; memory as found may hold NaN.
             self._flat = self.like.new_zeros(needed * self.numbers_per_token)
-        trunks = SeatedKV(self._flat, self.layers, num_trunks, self.heads, trunk_length, self.head_dim)
+        trunks = SlotKV(self._flat, self.layers, num_trunks, self.heads, trunk_length, self.head_dim)
         own = self._flat[trunk_tokens * self.numbers_per_token :]
-        return trunks, SeatedKV(own, self.layers, num_rows, self.heads, row_length, self.head_dim)
+        return trunks, SlotKV(own, self.layers, num_own, self.heads, own_length, self.head_dim)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from vineppo.engine.llama.attention import Attend
 from vineppo.engine.llama.kernels.plain import Kernels
@@ -34,31 +35,27 @@ FUSED = {
 class Llama:
     """Own copy of a transformers model's weights, with q/k/v and gate/up fused into one product each."""
 
-    def __init__(self, model: Any, dtype: torch.dtype, kernels: Kernels) -> None:
-        self.kernels = kernels
-        config = model.config
+    def __init__(self, config: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, kernels: Kernels) -> None:
         check_supported(config)
-        self.dtype, self.device = dtype, model.device
+        self.kernels, self.dtype, self.device = kernels, dtype, next(iter(weights.values())).device
         self.num_layers, self.num_heads = config.num_hidden_layers, config.num_attention_heads
         self.num_kv_heads = config.num_key_value_heads or config.num_attention_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.eps, self.tied = config.rms_norm_eps, config.tie_word_embeddings
         self.activation = config.hidden_act
-        # A new module, because casting a model to bf16 rounds the frequencies it holds.
-        rotary = type(model.model.rotary_emb)(config)
+        rotary = LlamaRotaryEmbedding(config)  # all families'; theirs differ in nothing but the class's name
         self.frequencies_D = rotary.inv_freq.to(self.device, torch.float32)
         self.rope_scale = rotary.attention_scaling
         self.weights = {
-            name: self._own(name, join(parts))
-            for name, parts in fuse(model.state_dict(), self.num_layers, self.tied).items()
+            name: self._own(name, join(parts)) for name, parts in fuse(weights, self.num_layers, self.tied).items()
         }
         if self.tied and not self.weights["head"].is_mkldnn:
             self.weights["head"] = self.weights["embed"]  # one copy of what is one matrix
         self.vocab_size = len(self.weights["embed"])
 
-    def load(self, state_dict: Mapping[str, Any]) -> None:
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Copies these parameters (transformers' names) over the own ones."""
-        fused = fuse(state_dict, self.num_layers, self.tied)
+        fused = fuse(weights, self.num_layers, self.tied)
         if fused.keys() != self.weights.keys():
             raise ValueError(
                 f"not this model's parameters; they differ in {sorted(fused.keys() ^ self.weights.keys())}"
@@ -155,21 +152,21 @@ def sliding_window(config: Any) -> int | None:
     return window if kinds is None or "sliding_attention" in kinds else None
 
 
-def fuse(state_dict: Mapping[str, Any], num_layers: int, tied: bool) -> dict[str, list[torch.Tensor]]:
+def fuse(weights: Mapping[str, torch.Tensor], num_layers: int, tied: bool) -> dict[str, list[torch.Tensor]]:
     """What is joined under the engine's names, from transformers' ones. A tied head may be there or not."""
     try:
-        fused = {"embed": [state_dict["model.embed_tokens.weight"]], "norm": [state_dict["model.norm.weight"]]}
-        fused["head"] = fused["embed"] if tied else [state_dict["lm_head.weight"]]
+        fused = {"embed": [weights["model.embed_tokens.weight"]], "norm": [weights["model.norm.weight"]]}
+        fused["head"] = fused["embed"] if tied else [weights["lm_head.weight"]]
         for i in range(num_layers):
             for name, parts in FUSED.items():
                 paths = [f"model.layers.{i}.{part}" for part in parts]
-                if name in ("q_norm", "k_norm") and f"{paths[0]}.weight" not in state_dict:
+                if name in ("q_norm", "k_norm") and f"{paths[0]}.weight" not in weights:
                     continue
-                fused[f"{i}.{name}"] = [state_dict[f"{path}.weight"] for path in paths]
-                if f"{paths[0]}.bias" in state_dict:
-                    fused[f"{i}.{name}.bias"] = [state_dict[f"{path}.bias"] for path in paths]
+                fused[f"{i}.{name}"] = [weights[f"{path}.weight"] for path in paths]
+                if f"{paths[0]}.bias" in weights:
+                    fused[f"{i}.{name}.bias"] = [weights[f"{path}.bias"] for path in paths]
     except KeyError as error:
-        raise ValueError(f"the state dict lacks the parameter {error}") from None
+        raise ValueError(f"the weights lack the parameter {error}") from None
     return fused
 
 

@@ -23,14 +23,14 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from vineppo.engine.config import VLLMEngineConfig
-from vineppo.engine.limits import check_requests, context_limit
-from vineppo.engine.llama.kv_cache import default_kv_tokens
+from vineppo.engine.limits import check_requests, context_limit, default_kv_tokens
 from vineppo.engine.sampler import check_drawn
-from vineppo.engine.stopping import Row, StopRule, find_eos_ids
+from vineppo.engine.stopping import Row, StopRule
 from vineppo.machine.runtime import pick_dtype
-from vineppo.types import Completion, Ended, Request, SamplingParams, UserError
+from vineppo.types import Completion, OnComplete, Request, SamplingParams, UserError
 
 T = TypeVar("T")
 
@@ -60,34 +60,48 @@ class VLLMEngine:
 
     Config = VLLMEngineConfig
 
-    def __init__(self, config: VLLMEngineConfig, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        config: VLLMEngineConfig,
+        architecture: Any,
+        weights: Mapping[str, torch.Tensor],
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+    ) -> None:
         check_installation()
-        self.config, self.tokenizer = config, tokenizer
-        self.eos_ids = find_eos_ids(model, tokenizer)
-        self.vocab_size = model.get_input_embeddings().num_embeddings
-        limits = [limit for limit in (config.max_context, context_limit(model.config)) if limit is not None]
+        self.config, self.tokenizer, self.eos_ids = config, tokenizer, eos_ids
+        skeleton = make_skeleton(architecture)
+        self.vocab_size = skeleton.get_input_embeddings().num_embeddings
+        limits = [limit for limit in (config.max_context, context_limit(architecture)) if limit is not None]
         self.context = min(limits, default=None)
-        self.dtype = pick_dtype(config.dtype, model.device)
-        self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        self.tied = frozenset(getattr(model, "all_tied_weights_keys", None) or ())
+        device = next(iter(weights.values())).device
+        self.dtype = pick_dtype(config.dtype, device)
+        self.names = frozenset(skeleton.state_dict())
+        self.tied = frozenset(getattr(skeleton, "all_tied_weights_keys", None) or ())
         self.request_ids = map(str, count())
         self.version = 0
         self.usage: Counter[str] = Counter()
-        self.vllm, self.processes = self._start(model)
+        self.vllm, self.processes = self._start(skeleton, on_cpu=device.type == "cpu")
         self._call(lambda: self.vllm.collective_rpc("die_with", args=(os.getpid(),)))
-        self.load_weights(model.state_dict(), version=0)
+        self.load_weights(weights, version=0)
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams, *, purpose: str, ended: Ended | None = None
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        *,
+        purpose: str,
+        keep: bool,
+        on_complete: OnComplete | None = None,
     ) -> list[Completion]:
-        """One completion per request, in the order of the requests."""
+        """One completion per request, in the order of the requests. Whatever `keep` says, vLLM keeps what it can."""
         budgets = check_requests(requests, vocab_size=self.vocab_size, context=self.context)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         pairs = zip(requests, budgets, strict=True)
         rows = {next(self.request_ids): Row(i, *pair) for i, pair in enumerate(pairs)}
         stopping = Event()
         try:
-            self._call(lambda: self._decode(rows, params, rule, stopping, ended))
+            self._call(lambda: self._decode(rows, params, rule, stopping, on_complete))
         finally:
             stopping.set()  # where the run is stopped in the middle of it
         self.usage[purpose] += sum(len(row.token_ids) for row in rows.values())
@@ -98,37 +112,37 @@ class VLLMEngine:
         check_requests(requests, vocab_size=self.vocab_size, context=self.context)
         StopRule(self.tokenizer, self.eos_ids, params.stop)
 
-    def load_weights(self, state_dict: Mapping[str, Any], *, version: int) -> None:
+    def load_weights(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
         """Copies the parameters in place, without disk, and forgets every cached prefix. A tied head may be missing."""
-        missing = self.shapes.keys() - state_dict.keys() - self.tied
-        unexpected = state_dict.keys() - self.shapes.keys()
+        missing = self.names - weights.keys() - self.tied
+        unexpected = weights.keys() - self.names
         if missing or unexpected:
             raise ValueError(f"not this model's parameters: missing {sorted(missing)}, unexpected {sorted(unexpected)}")
-        untied = {name: tensor for name, tensor in state_dict.items() if name not in self.tied}
+        untied = {name: tensor for name, tensor in weights.items() if name not in self.tied}
         with in_shared_memory(untied, self.dtype) as (path, entries):
             self._call(lambda: self.vllm.collective_rpc("load_shared_weights", args=(path, entries)))
         assert self._call(self.vllm.reset_prefix_cache), "vLLM still holds requests"
         self.version = version
 
-    def _start(self, model: Any) -> tuple[Any, set[Any]]:
+    def _start(self, skeleton: Any, *, on_cpu: bool) -> tuple[Any, set[Any]]:
         """vLLM, and its processes."""
         with environment(), sigint_blocked(), tempfile.TemporaryDirectory(prefix="vineppo-vllm-") as folder:
             from vllm import EngineArgs, LLMEngine  # pyright: ignore
 
-            vllm_config(model).save_pretrained(folder)
+            vllm_config(skeleton).save_pretrained(folder)
             others = set(active_children())
             try:
-                vllm = LLMEngine.from_engine_args(EngineArgs(model=folder, **self._vllm_options(model)))
+                vllm = LLMEngine.from_engine_args(EngineArgs(model=folder, **self._vllm_options(on_cpu=on_cpu)))
                 return vllm, set(active_children()) - others
             except (ValueError, RuntimeError, NotImplementedError) as error:
                 reason = " ".join(str(error).split())[:500]
                 raise UserError(f"vLLM cannot start with this model and these options: {reason}") from None
 
-    def _vllm_options(self, model: Any) -> dict[str, Any]:
-        config, on_cpu = self.config, model.device.type == "cpu"
+    def _vllm_options(self, *, on_cpu: bool) -> dict[str, Any]:
+        config = self.config
         kv_bytes = int(config.kv_cache_gb * 2**30) if config.kv_cache_gb else None
         if on_cpu and kv_bytes is None:
-            kv_bytes = default_kv_tokens(1, model.device)  # of one byte
+            kv_bytes = default_kv_tokens(1, torch.device("cpu"))  # of one byte
         return {
             "skip_tokenizer_init": True,
             "load_format": "dummy",
@@ -200,7 +214,7 @@ class VLLMEngine:
         params: SamplingParams,
         rule: StopRule,
         stopping: Event,
-        ended: Ended | None,
+        on_complete: OnComplete | None,
     ) -> None:
         from vllm.inputs.engine import tokens_input  # pyright: ignore
 
@@ -209,8 +223,8 @@ class VLLMEngine:
         try:
             while self.vllm.has_unfinished_requests() and not stopping.is_set():
                 for row in self._step(rows, rule):
-                    if ended:
-                        ended(row.index, row.completion(self.version))
+                    if on_complete:
+                        on_complete(row.index, row.completion(self.version))
         finally:
             self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
 
@@ -256,10 +270,16 @@ def check_version(found: str) -> None:
         )
 
 
-def vllm_config(model: Any) -> Any:
-    """The model's config as vLLM reads it: with its architecture, and without how its file was compressed."""
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
+def make_skeleton(architecture: Any) -> Any:
+    """The model without its numbers: its class, and the names of its parameters."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(copy.deepcopy(architecture), trust_remote_code=False)
+
+
+def vllm_config(skeleton: Any) -> Any:
+    """The model's config as vLLM reads it: with its class's name, and without how its file was compressed."""
+    config = copy.deepcopy(skeleton.config)
+    config.architectures = [type(skeleton).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are dequantised already
     return config
@@ -292,13 +312,13 @@ def sigint_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def in_shared_memory(state_dict: Mapping[str, Any], dtype: torch.dtype) -> Iterator[tuple[str, list[Any]]]:
+def in_shared_memory(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Iterator[tuple[str, list[Any]]]:
     """The tensors, converted, in memory that other processes open at the path; freed at the end.
 
     Entries are (name, dtype, shape, first byte). A memfd and not /dev/shm, which containers keep small.
     """
     entries, size = [], 0
-    for name, tensor in state_dict.items():
+    for name, tensor in weights.items():
         entries.append((name, str(dtype).removeprefix("torch."), list(tensor.shape), size))
         size += -(-tensor.numel() * dtype.itemsize // ALIGNMENT) * ALIGNMENT
     descriptor = os.memfd_create("vineppo-weights")
@@ -306,7 +326,7 @@ def in_shared_memory(state_dict: Mapping[str, Any], dtype: torch.dtype) -> Itera
         path = f"/proc/{os.getpid()}/fd/{descriptor}"
         os.ftruncate(descriptor, size)
         memory = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
-        for (_, _, shape, start), tensor in zip(entries, state_dict.values(), strict=True):
+        for (_, _, shape, start), tensor in zip(entries, weights.values(), strict=True):
             num_bytes = tensor.numel() * dtype.itemsize
             memory[start : start + num_bytes].view(dtype).view(shape).copy_(tensor.detach())
         yield path, entries

@@ -6,12 +6,13 @@ import sys
 import pytest
 import torch
 
+from vineppo.engine import engine_inputs
 from vineppo.engine.llama.attention import DecodeBatch
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.kernels import native
 from vineppo.engine.llama.kernels.native import NativeKernels, why_not_native
 from vineppo.engine.llama.kernels.plain import TorchKernels
-from vineppo.engine.llama.kv_cache import SeatedKV
+from vineppo.engine.llama.kv_cache import SlotKV
 from vineppo.types import UserError
 
 CPU = torch.device("cpu")
@@ -32,16 +33,16 @@ def test_attention(head_dim, num_heads, num_kv_heads, dtype):
     size = 2 * 2 * num_kv_heads * head_dim
     flat = [torch.randn(size * n).to(dtype) for n in (num_trunks * trunk_room, num_own * own_room)]
     lengths = torch.randint(1, trunk_room + 1, (num_rows,)).tolist()
-    seats = torch.randint(num_trunks, (num_rows,)).tolist()
+    slots = torch.randint(num_trunks, (num_rows,)).tolist()
     own_lengths = [*range(own_room), *torch.randint(own_room, (num_own - own_room,)).tolist()]
     q = torch.randn(num_rows, num_heads, head_dim).to(dtype)
     # Heads of rows that lie apart, as in a fused product's output.
     k, v = torch.randn(num_rows, 5 + 2 * num_kv_heads, head_dim).to(dtype)[:, 5:].chunk(2, dim=1)
     outputs, caches = [], []
     for kernels in (TorchKernels(), NativeKernels(dtype)):
-        trunk_kv = SeatedKV(flat[0].clone(), 2, num_trunks, num_kv_heads, trunk_room, head_dim)
-        own_kv = SeatedKV(flat[1].clone(), 2, num_own, num_kv_heads, own_room, head_dim)
-        attend = kernels.decode_attention(DecodeBatch(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5))
+        trunk_kv = SlotKV(flat[0].clone(), 2, num_trunks, num_kv_heads, trunk_room, head_dim)
+        own_kv = SlotKV(flat[1].clone(), 2, num_own, num_kv_heads, own_room, head_dim)
+        attend = kernels.decode_attention(DecodeBatch(trunk_kv, own_kv, slots, lengths, own_lengths, head_dim**-0.5))
         outputs.append(attend(1, q.clone(), k, v))
         caches.append(own_kv.kv)
     assert torch.equal(*caches)
@@ -50,10 +51,10 @@ def test_attention(head_dim, num_heads, num_kv_heads, dtype):
 
 @needs_native
 def test_attention_refuses_what_lies_outside_of_its_memory():
-    kv, kernels = SeatedKV(torch.zeros(2 * 3 * 10 * 4), 1, 3, 1, 10, 4), NativeKernels(torch.float32)
-    for seats, lengths, own in [([3], [1], []), ([-1], [1], []), ([0], [11], []), ([0], [0], []), ([0], [1], [10])]:
+    kv, kernels = SlotKV(torch.zeros(2 * 3 * 10 * 4), 1, 3, 1, 10, 4), NativeKernels(torch.float32)
+    for slots, lengths, own in [([3], [1], []), ([-1], [1], []), ([0], [11], []), ([0], [0], []), ([0], [1], [10])]:
         with pytest.raises(AssertionError):
-            kernels.decode_attention(DecodeBatch(kv, kv, seats, lengths, own, 1.0))
+            kernels.decode_attention(DecodeBatch(kv, kv, slots, lengths, own, 1.0))
     with pytest.raises(AssertionError):
         kernels.decode_attention(DecodeBatch(kv, kv, [0] * 4, [1] * 4, [0] * 4, 1.0))
     attend = kernels.decode_attention(DecodeBatch(kv, kv, [0], [1], [0], 1.0))
@@ -101,10 +102,10 @@ def test_without_a_compiler_pytorch_does_it(monkeypatch, make_model, tokenizer):
     native.load_library.cache_clear()
     try:
         assert "no-such-compiler" in (why_not_native(torch.float32, CPU) or "")
-        engine = TorchEngine(TorchEngine.Config(), make_model("llama"), tokenizer)
+        engine = TorchEngine(TorchEngine.Config(), *engine_inputs(make_model("llama"), tokenizer))
         assert type(engine.model.kernels) is TorchKernels
         with pytest.raises(UserError, match=r"engine.kernels = \"native\".*no-such-compiler"):
-            TorchEngine(TorchEngine.Config(kernels="native"), make_model("llama"), tokenizer)
+            TorchEngine(TorchEngine.Config(kernels="native"), *engine_inputs(make_model("llama"), tokenizer))
     finally:
         native.load_library.cache_clear()
 
@@ -130,15 +131,15 @@ def test_numbers_do_not_depend_on_threads(num_rows):
     before, kernels, head_dim = torch.get_num_threads(), NativeKernels(torch.float32), 32
     flat, x = torch.randn(2 * 2 * 20 * 10 * head_dim), torch.randn(num_rows, 6, head_dim)
     q, k, v = x.split((4, 1, 1), dim=1)
-    seats, lengths = torch.randint(20, (num_rows,)).tolist(), torch.randint(1, 11, (num_rows,)).tolist()
-    trunk_kv = SeatedKV(flat, 1, 20, 1, 10, head_dim)
+    slots, lengths = torch.randint(20, (num_rows,)).tolist(), torch.randint(1, 11, (num_rows,)).tolist()
+    trunk_kv = SlotKV(flat, 1, 20, 1, 10, head_dim)
     cos, sin = torch.randn(2, num_rows, 1, head_dim // 2)
     found = []
     try:
         for num_threads in (1, 2, 3):
             torch.set_num_threads(num_threads)
-            own_kv = SeatedKV(torch.zeros(2 * num_rows * 10 * head_dim), 1, num_rows, 1, 10, head_dim)
-            attend = kernels.decode_attention(DecodeBatch(trunk_kv, own_kv, seats, lengths, [0] * num_rows, 1.0))
+            own_kv = SlotKV(torch.zeros(2 * num_rows * 10 * head_dim), 1, num_rows, 1, 10, head_dim)
+            attend = kernels.decode_attention(DecodeBatch(trunk_kv, own_kv, slots, lengths, [0] * num_rows, 1.0))
             normed = kernels.rms_norm(x.flatten(1), torch.ones(6 * head_dim), 1e-5)
             rotated = kernels.rotate(x.clone(), cos, sin)
             found.append([attend(0, q, k, v), normed, rotated, kernels.gated(x.flatten(1), "silu")])

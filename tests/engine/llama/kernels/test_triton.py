@@ -13,13 +13,14 @@ import torch
 
 pytest.importorskip("triton")
 
+from vineppo.engine import engine_inputs
 from vineppo.engine.llama.attention import DecodeBatch
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.engine.llama.kernels.choose import best_kernels, make_decode, make_kernels, why_not_triton
 from vineppo.engine.llama.kernels.graphs import FixedSizeSteps, next_size
 from vineppo.engine.llama.kernels.plain import TorchKernels
 from vineppo.engine.llama.kernels.triton import LAYOUT, TritonAttention, TritonKernels, pack
-from vineppo.engine.llama.kv_cache import SeatedKV
+from vineppo.engine.llama.kv_cache import SlotKV
 from vineppo.engine.llama.model import Llama
 from vineppo.types import Request, SamplingParams, UserError
 
@@ -43,15 +44,15 @@ def make_batch(heads, kv_heads, head_dim, dtype, rounded):
     per_token = 2 * 2 * kv_heads * head_dim
     trunk_size = per_token * num_trunks * rooms[0]
     flat = randn(trunk_size + per_token * num_own * rooms[1])
-    trunk_kv = SeatedKV(flat, 2, num_trunks, kv_heads, rooms[0], head_dim)
-    own_kv = SeatedKV(flat[trunk_size:], 2, num_own, kv_heads, rooms[1], head_dim)
+    trunk_kv = SlotKV(flat, 2, num_trunks, kv_heads, rooms[0], head_dim)
+    own_kv = SlotKV(flat[trunk_size:], 2, num_own, kv_heads, rooms[1], head_dim)
     lengths = torch.randint(1, rooms[0] + 1, (num_rows,), generator=numbers).tolist()
-    seats = torch.randint(num_trunks, (num_rows,), generator=numbers).tolist()
+    slots = torch.randint(num_trunks, (num_rows,), generator=numbers).tolist()
     own_lengths = torch.randint(rooms[1], (num_own,), generator=numbers).tolist()
     q = randn(num_rows, heads, head_dim)
     # Heads of rows that lie apart, as in a fused product's output.
     k, v = randn(num_rows, 5 + 2 * kv_heads, head_dim)[:, 5:].chunk(2, 1)
-    return flat, DecodeBatch(trunk_kv, own_kv, seats, lengths, own_lengths, head_dim**-0.5), (q, k, v)
+    return flat, DecodeBatch(trunk_kv, own_kv, slots, lengths, own_lengths, head_dim**-0.5), (q, k, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
@@ -121,12 +122,12 @@ def test_the_engine_draws_what_it_draws_with_pytorchs_kernels(family, make_model
     drawn = {}
     for kernels in ("torch", "triton"):
         engine = make_engine("torch", model, kernels=kernels)
-        first = engine.generate(rollouts, HOT, purpose="policy")
+        first = engine.generate(rollouts, HOT, purpose="policy", keep=True)
         states = [r.prefix_ids + c.token_ids[:cut] for r, c in zip(rollouts, first, strict=True) for cut in (0, 4)]
         vines = [Request(state, 4, 100 * i + k) for i, state in enumerate(states) for k in range(2)]
-        second = engine.generate(vines, HOT, purpose="vine")
+        second = engine.generate(vines, HOT, purpose="vine", keep=False)
         engine.load_weights(make_model(family, seed=1).state_dict(), version=1)
-        third = engine.generate(rollouts, HOT, purpose="policy")
+        third = engine.generate(rollouts, HOT, purpose="policy", keep=True)
         drawn[kernels] = first + second + third
     for one, other in zip(drawn["torch"], drawn["triton"], strict=True):
         assert one.token_ids == other.token_ids
@@ -134,13 +135,14 @@ def test_the_engine_draws_what_it_draws_with_pytorchs_kernels(family, make_model
 
 
 def test_steps_are_made_once_for_each_size_until_memory_moves(make_model):
-    model = Llama(make_model("llama").to(DEVICE), torch.float32, make_kernels("triton", torch.float32))
+    source = make_model("llama").to(DEVICE)
+    model = Llama(source.config, source.state_dict(), torch.float32, make_kernels("triton", torch.float32))
     decode = make_decode("triton", model)
     assert isinstance(decode, FixedSizeSteps)
     flat = torch.randn(2 * 2 * 4 * 8 * 60, device=DEVICE)
 
     def logits(rows, flat):
-        kv = SeatedKV(flat, 2, 3, 4, 10, 8), SeatedKV(flat[2 * 2 * 4 * 8 * 30 :], 2, 3, 4, 10, 8)
+        kv = SlotKV(flat, 2, 3, 4, 10, 8), SlotKV(flat[2 * 2 * 4 * 8 * 30 :], 2, 3, 4, 10, 8)
         batch = DecodeBatch(*kv, [2] * rows, [5] * rows, [1] * min(rows, 3), 1.0)
         return decode([7] * rows, [6] * rows, batch).clone()
 
@@ -167,7 +169,7 @@ def test_who_gets_them(monkeypatch, make_model, tokenizer):
     if CUDA:
         assert best_kernels(torch.bfloat16, DEVICE) == ("triton", None)
     with pytest.raises(UserError, match=r"engine.kernels = \"triton\".*not on cpu"):
-        TorchEngine(TorchEngine.Config(kernels="triton"), make_model("llama"), tokenizer)
+        TorchEngine(TorchEngine.Config(kernels="triton"), *engine_inputs(make_model("llama"), tokenizer))
 
 
 COMPILE = """

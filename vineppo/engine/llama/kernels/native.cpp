@@ -98,12 +98,12 @@ void attend_head(Head<D_> head, T* out, const T* q, i64 G, const Span spans[2], 
 
 // As in attention.py. order_N: rows in the order in which they are computed, those of one trunk next to each other.
 struct Batch {
-    const i64 *order_N, *trunk_seats_N, *prefix_lengths_N, *own_lengths_B;
+    const i64 *order_N, *trunk_slots_N, *prefix_lengths_N, *own_lengths_B;
     i64 N, B, K, D, trunk_room, own_room;
     float scale;
 };
 
-// Stores the new tokens' keys and values behind the rows' own ones (seat n of row n), then attends to both.
+// Stores the new tokens' keys and values behind the rows' own ones (slot n of row n), then attends to both.
 template <int D_>
 void attend_rows(Head<D_> head, T* out_NHD, const T* q, const T* k, const T* v, i64 q_stride, i64 k_stride,
                  i64 v_stride, i64 H, const T* trunk_keys, const T* trunk_values, T* own_keys, T* own_values,
@@ -117,7 +117,7 @@ void attend_rows(Head<D_> head, T* out_NHD, const T* q, const T* k, const T* v, 
 #pragma omp for collapse(2) schedule(dynamic, 8)
         for (i64 h = 0; h < K; ++h)
             for (i64 i = 0; i < batch.N; ++i) {
-                const i64 n = batch.order_N[i], prefix = (batch.trunk_seats_N[n] * K + h) * batch.trunk_room * D;
+                const i64 n = batch.order_N[i], prefix = (batch.trunk_slots_N[n] * K + h) * batch.trunk_room * D;
                 Span spans[2] = {{trunk_keys + prefix, trunk_values + prefix, batch.prefix_lengths_N[n]},
                                  {nullptr, nullptr, 0}};
                 if (n < batch.B) {

@@ -36,7 +36,7 @@ class Batch(ctypes.Structure):
     """As in native.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("order_N", "trunk_seats_N", "prefix_lengths_N", "own_lengths_B")),
+        *((name, ctypes.c_void_p) for name in ("order_N", "trunk_slots_N", "prefix_lengths_N", "own_lengths_B")),
         *((name, ctypes.c_int64) for name in ("N", "B", "K", "D", "trunk_room", "own_room")),
         ("scale", ctypes.c_float),
     ]
@@ -77,18 +77,18 @@ class NativeKernels(TorchKernels):
 
     def decode_attention(self, batch: DecodeBatch) -> Attend:
         trunk_kv, own_kv = batch.trunk_kv, batch.own_kv
-        seats_N, lengths_N, own_B = batch.arrays()
+        slots_N, lengths_N, own_B = batch.arrays()
         num_heads, trunk_room, head_dim = trunk_kv.kv.shape[3:]
         own_room = own_kv.length
         assert own_kv.kv.shape[3] == num_heads
         assert own_kv.kv.shape[5] == head_dim
-        assert len(lengths_N) == len(seats_N) >= len(own_B)
-        assert within(seats_N, 0, trunk_kv.kv.shape[2])
+        assert len(lengths_N) == len(slots_N) >= len(own_B)
+        assert within(slots_N, 0, trunk_kv.kv.shape[2])
         assert within(lengths_N, 1, trunk_room + 1)
         assert within(own_B, 0, own_room)
         assert len(own_B) <= own_kv.kv.shape[2]
-        arrays = (np.argsort(seats_N, kind="stable"), seats_N, lengths_N, own_B)  # alive as long as attend is
-        counts = (len(seats_N), len(own_B), num_heads, head_dim, trunk_room, own_room)
+        arrays = (np.argsort(slots_N, kind="stable"), slots_N, lengths_N, own_B)  # alive as long as attend is
+        counts = (len(slots_N), len(own_B), num_heads, head_dim, trunk_room, own_room)
         told = Batch(*(array.ctypes.data for array in arrays), *counts, batch.scale)
 
         def attend(layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:

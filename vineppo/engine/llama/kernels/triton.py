@@ -17,13 +17,13 @@ import triton.language as tl
 
 from vineppo.engine.llama.attention import Attend, DecodeBatch
 from vineppo.engine.llama.kernels.plain import TorchKernels, check_heads
-from vineppo.engine.llama.kv_cache import SeatedKV
+from vineppo.engine.llama.kv_cache import SlotKV
 
 TILE_ROWS = tl.constexpr(16)  # rows of one trunk whose queries are multiplied with its keys at once
 TILE_HEADS = 4  # of the heads that share keys, as many at once
 BLOCK_KEYS = tl.constexpr(32)
 NUM_STAGES = 2  # of loads ahead; with these sizes float32 fits in the 99 KiB of shared memory that any GPU has
-LAYOUT = tl.constexpr(5)  # trunks' seats and room; own tokens' offset (in heads), seats and room
+LAYOUT = tl.constexpr(5)  # trunks' slots and room; own tokens' offset (in heads), slots and room
 
 
 class TritonKernels(TorchKernels):
@@ -52,7 +52,7 @@ class TritonKernels(TorchKernels):
         return out_NF
 
     def decode_attention(self, batch: DecodeBatch) -> Attend:
-        packed = torch.from_numpy(pack(batch, len(batch.trunk_seats_N))).to(batch.trunk_kv.kv.device)
+        packed = torch.from_numpy(pack(batch, len(batch.trunk_slots_N))).to(batch.trunk_kv.kv.device)
         return TritonAttention(packed, batch.trunk_kv, batch.scale)
 
 
@@ -63,12 +63,12 @@ def pack(batch: DecodeBatch, size: int) -> np.ndarray:
     order[starts[t + 1] - 1]; tiles that are not needed are empty.
     """
     trunk_kv, own_kv = batch.trunk_kv, batch.own_kv
-    seats_N, lengths_N, own_B = batch.arrays()
-    N = len(seats_N)
+    slots_N, lengths_N, own_B = batch.arrays()
+    N = len(slots_N)
     assert size >= N >= len(own_B)
     assert trunk_kv.kv.untyped_storage().data_ptr() == own_kv.kv.untyped_storage().data_ptr()
-    order_N = np.argsort(seats_N, kind="stable")
-    ranks_N = np.arange(N) - np.searchsorted(seats_N[order_N], seats_N[order_N])
+    order_N = np.argsort(slots_N, kind="stable")
+    ranks_N = np.arange(N) - np.searchsorted(slots_N[order_N], slots_N[order_N])
     starts_T = np.flatnonzero(ranks_N % TILE_ROWS.value == 0)
     # A compiler that sees a multiple of D loads several numbers at a time.
     own_offset = (own_kv.kv.storage_offset() - trunk_kv.kv.storage_offset()) // own_kv.kv.shape[5]
@@ -76,7 +76,7 @@ def pack(batch: DecodeBatch, size: int) -> np.ndarray:
         np.array([trunk_kv.kv.shape[2], trunk_kv.length, own_offset, own_kv.kv.shape[2], own_kv.length]),
         fill(starts_T, size + 1, N),
         fill(order_N, size, 0),
-        fill(seats_N, size, 0),
+        fill(slots_N, size, 0),
         fill(lengths_N, size, 0),
         fill(own_B, size, -1),  # -1: no own tokens
     ]
@@ -88,7 +88,7 @@ def fill(numbers: np.ndarray, length: int, value: int) -> np.ndarray:
 
 
 class TritonAttention:
-    def __init__(self, packed: torch.Tensor, trunk_kv: SeatedKV, scale: float) -> None:
+    def __init__(self, packed: torch.Tensor, trunk_kv: SlotKV, scale: float) -> None:
         self.packed, self.kv, self.scale = packed, trunk_kv.kv, scale
 
     def __call__(self, layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ def prefix_kernel(
     """softmax(scale * q k) v over the rows' prefixes, and the log-sum-exp. One program for each tile and KV head."""
     tile, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     starts = packed + LAYOUT
-    order, seats, lengths = starts + N + 1, starts + 2 * N + 1, starts + 3 * N + 1
+    order, slots, lengths = starts + N + 1, starts + 2 * N + 1, starts + 3 * N + 1
     first, end = tl.load(starts + tile), tl.load(starts + tile + 1)
     if first == end:
         return
@@ -132,9 +132,9 @@ def prefix_kernel(
     here = (at < end) & (g < G)
     row = tl.load(order + at, mask=here, other=0)
     length = tl.load(lengths + row, mask=here, other=0)
-    num_seats, room, seat = tl.load(packed), tl.load(packed + 1), tl.load(seats + tl.load(order + first))
-    keys = kv + ((layer * 2 * num_seats + seat) * K + head) * room * D
-    values = keys + num_seats * K * room * D
+    num_slots, room, slot = tl.load(packed), tl.load(packed + 1), tl.load(slots + tl.load(order + first))
+    keys = kv + ((layer * 2 * num_slots + slot) * K + head) * room * D
+    values = keys + num_slots * K * room * D
     query = head * G + g
     wanted = here[:, None] & (d < D)[None, :]
     q_MD = tl.load(q + row[:, None] * q_stride + query[:, None] * D + d[None, :], mask=wanted, other=0.0)
@@ -159,9 +159,9 @@ def own_kernel(
     each row and KV head."""
     row, head = tl.program_id(0), tl.program_id(1)
     own = tl.load(packed + LAYOUT + 4 * N + 1 + row)
-    offset, num_seats, room = tl.load(packed + 2), tl.load(packed + 3), tl.load(packed + 4)
-    keys = kv + (offset + ((layer * 2 * num_seats + row) * K + head) * room) * D
-    values = keys + num_seats * K * room * D
+    offset, num_slots, room = tl.load(packed + 2), tl.load(packed + 3), tl.load(packed + 4)
+    keys = kv + (offset + ((layer * 2 * num_slots + row) * K + head) * room) * D
+    values = keys + num_slots * K * room * D
     g, d = tl.arange(0, HEADS), tl.arange(0, HEAD)
     query = head * G + g
     wanted = (g < G)[:, None] & (d < D)[None, :]

@@ -1,0 +1,84 @@
+"""What estimators share: what they are made with, from segments to tokens, comparison within a group, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, pstdev
+from typing import Any
+
+from vineppo.environment import Environment
+from vineppo.types import Assigned, Credit, Group, equal_rewards
+
+
+@dataclass(frozen=True)
+class CreditContext:
+    """What an estimator may be made with, besides its config."""
+
+    environment: Environment
+    load_policy: Callable[[], Any] = lambda: None
+    """A copy of the policy that training starts from."""
+    total_steps: int = 1
+    """Optimizer steps of the whole run."""
+    seed: int = 0
+
+
+def differences(values: Sequence[float]) -> tuple[float, ...]:
+    """[S+1] values -> [S] segment advantages, A_j = V(s_{j+1}) - V(s_j)."""
+    return tuple(after - before for before, after in pairwise(values))
+
+
+def broadcast_to_tokens(per_segment: Sequence[float], boundaries: Sequence[int]) -> tuple[float, ...]:
+    """[S] -> [L]: every token of a segment gets its segment's number."""
+    lengths = [end - start for start, end in pairwise(boundaries)]
+    return tuple(number for number, length in zip(per_segment, lengths, strict=True) for _ in range(length))
+
+
+def check_telescoping(credit: Credit) -> Credit:
+    """For an estimator that promises it: every token's advantage is the change of the value over its segment.
+
+    Then segment advantages add up to R - V(s_0).
+    """
+    assert credit.values is not None
+    for j, (start, end) in enumerate(pairwise(credit.boundaries)):
+        difference = credit.values[j + 1] - credit.values[j]
+        if any(abs(advantage - difference) > 1e-6 for advantage in credit.advantages[start:end]):
+            raise ValueError(
+                f"advantages of segment {j} (tokens {start}..{end - 1}) are not values[{j + 1}] - values[{j}]"
+            )
+    return credit
+
+
+def assign_by_group(groups: Sequence[Group], formula: Callable[[Sequence[float]], list[float]]) -> Assigned:
+    """One number for a whole response, by a `formula` of its group's rewards [G] -> [G].
+
+    Where they are all equal, nothing tells the responses apart: their advantages are 0 exactly.
+    """
+    credits = [credit_group(group, formula) for group in groups]
+    return Assigned(credits, advantage_metrics([credit.advantages[0] for group in credits for credit in group]))
+
+
+def credit_group(group: Group, formula: Callable[[Sequence[float]], list[float]]) -> list[Credit]:
+    advantages = [0.0] * len(group) if equal_rewards(group) else formula([rollout.reward for rollout in group])
+    return [
+        Credit(rollout.boundaries, (advantage,) * len(rollout.token_ids))
+        for rollout, advantage in zip(group, advantages, strict=True)
+    ]
+
+
+def advantage_metrics(advantages: Sequence[float]) -> dict[str, float]:
+    """Before whitening, each as often as its estimator tells it from others."""
+    return {
+        "credit/advantage_std": pstdev(advantages),
+        "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),
+    }
+
+
+def value_metrics(values: Sequence[float], initial_values: Sequence[float]) -> dict[str, float]:
+    """Of all states of an iteration, and of its prompts."""
+    return {
+        "credit/value_mean": fmean(values),
+        "credit/value_std": pstdev(values),
+        "credit/initial_value_mean": fmean(initial_values),
+    }

@@ -1,0 +1,79 @@
+"""A recipe set up: its task, tokenizer, model and grader, and the engines and environments that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vineppo.engine import engine_inputs
+from vineppo.environment import Environment
+from vineppo.evaluate import Evaluation, evaluate
+from vineppo.grading import Grader
+from vineppo.machine.runtime import pick_device
+from vineppo.models import longest_prompt
+from vineppo.models.loading import load_policy_model
+from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
+from vineppo.runs.changes import check_weights, last_checkpoint
+from vineppo.runs.recipe import Recipe, make_part
+from vineppo.seeding import derive_seed
+from vineppo.types import Engine, SamplingParams, Task, UserError
+
+
+@dataclass(frozen=True)
+class Setup:
+    recipe: Recipe
+    task: Task
+    tokenizer: Any
+    policy: Any  # the model that is trained, evaluated or analysed
+    grader: Grader
+
+    def make_engine(self) -> Engine:
+        """Samples from the policy as it is now."""
+        return make_part("engine", self.recipe.engine, *engine_inputs(self.policy, self.tokenizer))
+
+    def make_environment(
+        self, engine: Engine, params: SamplingParams, *, max_prompt_tokens: int | None = None
+    ) -> Environment:
+        """Longer prompts are left out; by default those that the model's context leaves no room beside."""
+        longest = longest_prompt(self.policy)
+        limit = min(max_prompt_tokens or longest, longest)
+        return Environment(engine, self.task, self.grader, self.tokenizer, params, limit)
+
+    def evaluate(self, engine: Engine) -> Evaluation:
+        """As the recipe's [evaluation] section says, of the weights that the engine holds."""
+        config = self.recipe.evaluation
+        environment = self.make_environment(engine, config.params())
+        return evaluate(environment, config, seed=derive_seed(self.recipe.seed, "evaluation"))
+
+    def load_initial_policy(self) -> Any:
+        """The model that training started from, wherever it is now."""
+        return load_policy(self.recipe, self.task)[1]
+
+
+@contextmanager
+def set_up(recipe: Recipe, checkpoint: Path | None = None) -> Iterator[Setup]:
+    """With the recipe's model, or the one in the folder of a `checkpoint`."""
+    task = make_part("task", recipe.task)
+    tokenizer, policy = load_policy(recipe, task, checkpoint)
+    with Grader(task, recipe.grading) as grader:
+        yield Setup(recipe, task, tokenizer, policy, grader)
+
+
+def load_policy(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> tuple[Any, Any]:
+    """(tokenizer, model) with fp32 master weights."""
+    device = pick_device(recipe.device)
+    if checkpoint:
+        return load_policy_model(str(checkpoint), device=device)
+    if recipe.model.name is not None:
+        check_weights(recipe.model)
+        return load_policy_model(last_checkpoint(recipe.model.name), device=device)
+    assert recipe.model.from_scratch is not None
+    symbols = getattr(task, "symbols", None)
+    if symbols is None:
+        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
+    tokenizer = make_symbol_tokenizer(symbols)
+    model: Any = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
+    return tokenizer, model.to(device)
