@@ -131,7 +131,7 @@ def sft_steps(rounds: Rounds, model: Mapping[str, Any] | None = None, minibatch_
     }
     recipe = make_recipe({**SFT, "name": "busy", "device": "cpu", **sizes}, kind=SFTRecipe, source=__file__)
     with tempfile.TemporaryDirectory() as folder:
-        run_recipe(recipe, Path(folder) / "run", sinks=[rounds], say=lambda _: None)
+        run_recipe(recipe, Path(folder) / "run", sinks=[rounds], echo=lambda _: None)
 
 
 def wide_sft_steps(rounds: Rounds) -> None:

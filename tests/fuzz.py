@@ -279,7 +279,7 @@ def run_until(recipe: Path, out: Path, stop: int | None) -> int:
     from vineppo.runs.shutdown import Stopped
 
     try:
-        run_recipe(load_recipe(recipe), out, sinks=[StopAt(stop)], say=lambda _: None)
+        run_recipe(load_recipe(recipe), out, sinks=[StopAt(stop)], echo=lambda _: None)
     except Stopped as stopped:
         return stopped.exit_code
     return 0

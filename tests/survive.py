@@ -162,7 +162,7 @@ def begin(tree: Mapping[str, Any], folder: Path) -> int:
     torch.set_num_threads(1)
     resume = (folder / "recipe.toml").exists()
     try:
-        run_recipe(recipe_of(tree), folder, resume=resume, say=lambda _: None)
+        run_recipe(recipe_of(tree), folder, resume=resume, echo=lambda _: None)
     except Stopped as stopped:
         os._exit(stopped.exit_code)
     except BaseException as error:

@@ -16,7 +16,7 @@ from tiny import RECIPE
 from vineppo.cli import main
 from vineppo.cli.quickstart import worked
 from vineppo.machine.tables import aligned
-from vineppo.machine.terminal import printable, say, tame
+from vineppo.machine.terminal import echo, printable, tame
 from vineppo.methods import load_recipe
 from vineppo.methods.train import TrainRecipe
 from vineppo.report import try_report
@@ -120,7 +120,7 @@ def test_a_rollout_of_such_texts_is_shown(capsys):
 
 
 def test_the_report_that_was_not_written_is_told_in_plain_text(tmp_path, capsys):
-    say(try_report(tmp_path / NAME))
+    echo(try_report(tmp_path / NAME))
     said = capsys.readouterr().out
     assert said.startswith("report: not written")
     assert PATH_ON_SCREEN in said

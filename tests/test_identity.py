@@ -41,7 +41,7 @@ def run(folder: Path, **sections: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; the weights at the end must be those at the start, bit for bit."""
     tree = RECIPE | {name: RECIPE[name] | section for name, section in sections.items()}
     recipe = make_recipe(tree, kind=TrainRecipe, source="test")
-    last = run_recipe(recipe, folder, say=lambda _: None)
+    last = run_recipe(recipe, folder, echo=lambda _: None)
     _, initial = load_policy(recipe, TASKS["arithmetic"](recipe.task))  # type: ignore[arg-type]
     saved = load_file(last / "model.safetensors")
     assert saved.keys() == dict(initial.named_parameters()).keys()
@@ -96,7 +96,7 @@ def test_both_engines_train_on_the_same_tokens(lines_of, case):
 def test_nothing_moves_whatever_gives_the_credit(tmp_path, name):
     tree = {key: value for key, value in RECIPE.items() if key != "credit"}
     recipe = make_recipe(tree | {"credit": {"name": name}}, kind=TrainRecipe, source="test")
-    run_recipe(recipe, tmp_path / "run", say=lambda _: None)
+    run_recipe(recipe, tmp_path / "run", echo=lambda _: None)
     for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()):
         assert line["policy/ratio_max"] == pytest.approx(1, abs=1e-5)
         assert line["eval/kl_reference"] == 0

@@ -17,10 +17,8 @@ TO_SPLIT = {
     "benchmarks/grading_accuracy.py:wrong_answers",
     "tests/credit/test_ppo.py",
     "tests/fuzz_arguments.py:fuzz_arguments",
-    "tests/learner/test_policy.py",
     "tests/runs/test_recipe.py:numbers_of",
     "tests/runs/test_run_folder.py",
-    "vineppo/learner/policy.py:step",
     "vineppo/types.py",
 }
 """What is still too long; it may only shrink."""

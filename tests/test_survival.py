@@ -84,7 +84,7 @@ def test_fine_tuning_stops_and_goes_on_at_any_optimizer_step(tmp_path):
 
     for resume, step in ((False, 3), (True, 13), (True, 16)):
         with pytest.raises(Stopped):
-            run_recipe(recipe, tmp_path / "stopped", resume=resume, sinks=[StopAt(step)], say=lambda _: None)
+            run_recipe(recipe, tmp_path / "stopped", resume=resume, sinks=[StopAt(step)], echo=lambda _: None)
         assert num_lines(tmp_path / "stopped" / "metrics.jsonl") == step
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert (

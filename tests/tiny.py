@@ -116,10 +116,10 @@ def run(
     *,
     resume: bool = False,
     sinks: Sequence[Sink] = (),
-    say: Callable[[str], None] = silent,
+    echo: Callable[[str], None] = silent,
 ) -> Path:
     """The folder of the last checkpoint."""
-    return run_recipe(recipe_of(tree), folder, resume=resume, sinks=sinks, say=say)
+    return run_recipe(recipe_of(tree), folder, resume=resume, sinks=sinks, echo=echo)
 
 
 class StopAt:

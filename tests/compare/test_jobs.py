@@ -69,7 +69,7 @@ def test_a_failed_run_is_reported_after_the_others_are_done(recipes, tmp_path):
     broken.write_text(tomli_w.dumps(GRPO | {"name": "broken", "sampling": GRPO["sampling"] | {"max_prompt_tokens": 1}}))
     said: list[str] = []
     with pytest.raises(UserError, match=r"1 runs failed: .*broken-seed3\.log"):
-        compare([broken, *recipes], seeds=[3], out=tmp_path / "out", say=said.append)
+        compare([broken, *recipes], seeds=[3], out=tmp_path / "out", echo=said.append)
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert comparison["failed"] == ["broken-seed3"]
     assert set(comparison["methods"]) == {"grpo", "rloo"}
@@ -106,7 +106,7 @@ def test_mistakes_are_found_before_anything_runs(recipes, tmp_path, capsys):
 
 def planned(recipes, overrides) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
-    sft, jobs = plan(recipes, overrides, seeds=[0], out=Path("out"), say=said.append)
+    sft, jobs = plan(recipes, overrides, seeds=[0], out=Path("out"), echo=said.append)
     return {job.recipe.name: job.recipe for job in (*sft, *jobs)}, said
 
 

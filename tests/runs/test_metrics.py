@@ -79,7 +79,7 @@ def test_a_resumed_run_writes_the_same_bytes(tmp_path):
     """Killed after iteration 4 while the line of iteration 5 was written; the checkpoint is of iteration 3."""
 
     def play(folder, first, last):
-        mend_logs(folder, first - 1, may_owe=False, say=pytest.fail)
+        mend_logs(folder, first - 1, may_owe=False, echo=pytest.fail)
         with MetricsLog(folder, MetricsConfig()) as log:
             for iteration in range(first, last + 1):
                 log.add({"reward/mean": iteration / 7})

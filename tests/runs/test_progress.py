@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from vineppo.runs.progress import Bar, Lines, make_progress, say_on
+from vineppo.runs.progress import Bar, Lines, echo_on, make_progress
 
 
 class Clock:
@@ -98,7 +98,7 @@ def test_on_a_terminal_the_bar_says_how_far_in_a_log_the_lines_do():
 @pytest.mark.parametrize("text", ["a[/b]c", "[red]x", ":bomb: [link=http://x]y", "\x1b]0;t\x07\x1b[2J", "x" * 300])
 def test_text_is_said_as_it_is(text):
     screen = StringIO()
-    say_on(Console(file=screen, width=40, force_terminal=True))(text)
+    echo_on(Console(file=screen, width=40, force_terminal=True))(text)
     with make_progress(Console(file=screen, width=400)) as progress:
         Bar(progress, text, 1).write(1, {})
     shown = text.replace("\x1b", "\\x1b").replace("\x07", "\\x07")

@@ -11,7 +11,7 @@ from pathlib import Path
 from vineppo.config import diff
 from vineppo.machine.files import check_file, check_folder, read_json, write_file
 from vineppo.machine.tables import aligned
-from vineppo.machine.terminal import is_harmless, say
+from vineppo.machine.terminal import echo, is_harmless
 from vineppo.parts import load_part
 from vineppo.types import UserError
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_e
     prepare()
     from vineppo.methods.run import run_recipe
     from vineppo.report import try_report
-    from vineppo.runs.progress import Bar, make_progress, speaker
+    from vineppo.runs.progress import Bar, echo_above, make_progress
 
     out = args.out or Path("runs") / recipe.name
     with make_progress() as progress:
@@ -57,13 +57,13 @@ def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_e
             out,
             resume=args.resume,
             sinks=[bar],
-            say=speaker(progress),
+            echo=echo_above(progress),
             on_start=bar.set_total,
         )
     if not bar.num_done:
-        say(f"{out} was finished already; nothing was left to do")
-    say(f"model: {folder}")
-    say(try_report(out))
+        echo(f"{out} was finished already; nothing was left to do")
+    echo(f"model: {folder}")
+    echo(try_report(out))
 
 
 def run_eval(args: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ def run_eval(args: argparse.Namespace) -> None:
     from vineppo.methods.run import eval_recipe
 
     text = json.dumps(eval_recipe(recipe).to_json(), indent=1)
-    say(text)
+    echo(text)
     if args.json:
         write_file(args.json, text + "\n")
 
@@ -93,12 +93,12 @@ def run_compare(args: argparse.Namespace) -> None:
     from vineppo.compare.tables import markdown_tables
     from vineppo.report import try_report
 
-    comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, say=say)
-    say(markdown_tables(comparison)["accuracy"])
+    comparison = compare(sources, overrides, seeds=args.seeds, out=args.out, num_jobs=args.jobs, echo=echo)
+    echo(markdown_tables(comparison)["accuracy"])
     for warning in comparison["warnings"]:
-        say(f"note: {warning}")
-    say(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
-    say(try_report(args.out))
+        echo(f"note: {warning}")
+    echo(f"all numbers: {args.out / 'comparison.md'} and comparison.json")
+    echo(try_report(args.out))
 
 
 def split_sources(args: argparse.Namespace, *, needs: str) -> tuple[list[Path], list[str]]:
@@ -118,7 +118,7 @@ def run_report(args: argparse.Namespace) -> None:
     from vineppo.report import watch_report, write_report
 
     write = watch_report if args.watch else write_report
-    say(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
+    echo(f"report: {write(args.sources, out=args.out, figures=args.figures)}")
 
 
 def run_analyze(args: argparse.Namespace) -> None:
@@ -137,12 +137,12 @@ def run_analyze(args: argparse.Namespace) -> None:
         except UserError as error:
             if len(kinds) == 1:
                 raise
-            say(f"left out: {error}")
+            echo(f"left out: {error}")
 
 
 def show_analysis(path: Path) -> None:
     analysis = read_json(path)
-    say("\n\n".join([analysis["title"], *map(aligned, analysis["tables"].values()), f"all of it: {path}"]))
+    echo("\n\n".join([analysis["title"], *map(aligned, analysis["tables"].values()), f"all of it: {path}"]))
 
 
 def run_exact(args: argparse.Namespace) -> None:
@@ -170,7 +170,7 @@ def diff_configs(args: argparse.Namespace) -> None:
 
     left, right = map(load_recipe, (args.left, args.right))
     for key, (a, b) in diff(left, right).items():
-        say(f"{key}: {a!r} -> {b!r}")
+        echo(f"{key}: {a!r} -> {b!r}")
 
 
 def run_doctor(_: argparse.Namespace) -> None:

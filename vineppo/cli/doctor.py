@@ -10,7 +10,7 @@ from vineppo.engine.llama.kernels.choose import best_kernels
 from vineppo.engine.llama.kernels.native import why_not_kept
 from vineppo.machine import runtime
 from vineppo.machine.limits import available_cores
-from vineppo.machine.terminal import say
+from vineppo.machine.terminal import echo
 
 EXTRAS = {  # extra -> package, what works with it
     "math": ("math-verify", "grading of MATH"),
@@ -27,7 +27,7 @@ KERNELS = {"triton": "Triton, in CUDA graphs", "native": "native, compiled for t
 
 def doctor() -> None:
     for name, answer in findings().items():
-        say(f"{name:20}{answer}")
+        echo(f"{name:20}{answer}")
 
 
 def findings() -> dict[str, str]:

@@ -25,7 +25,7 @@ from vineppo.methods.sft import SFTRecipe
 from vineppo.methods.train import TrainRecipe
 from vineppo.report import try_report
 from vineppo.runs.lock import LOCK, lock_folder
-from vineppo.runs.progress import Bar, make_progress, say_on, speaker
+from vineppo.runs.progress import Bar, echo_above, echo_on, make_progress
 from vineppo.runs.recipe import make_recipe
 from vineppo.runs.run_folder import RECIPE, REPORT, RESULT, find_foreign, is_report, remove_run
 from vineppo.types import UserError
@@ -61,7 +61,7 @@ def quickstart(
     """Runs it, shows it, and returns what result.json holds. `resume` continues one that was stopped."""
     console = console or Console()
     refuse_other(out)
-    with lock_folder(out, say_on(console)):
+    with lock_folder(out, echo_on(console)):
         if not resume:
             remove_earlier(out)
         elif not any(is_begun(out / part) for part in PARTS):
@@ -74,7 +74,7 @@ def quickstart(
         result = summarize(out, seed=seed, seconds=None if resume else time.perf_counter() - started)
         write_json(out / RESULT, result)
         show(console, out, result)
-        say_on(console)(try_report(out))
+        echo_on(console)(try_report(out))
     return result
 
 
@@ -83,14 +83,14 @@ def run_both(out: Path, common: Mapping[str, Any], console: Console) -> None:
     with make_progress(console) as progress:
         bar = Bar(progress, "1/2 SFT (optimizer steps)", print_every=100)
         sft = make_recipe({"name": "quickstart-sft", **common, **SFT}, kind=SFTRecipe, source="quickstart")
-        say = speaker(progress)
+        echo = echo_above(progress)
         policy = run_recipe(
-            sft, out / "sft", resume=is_begun(out / "sft"), sinks=[bar], say=say, on_start=bar.set_total
+            sft, out / "sft", resume=is_begun(out / "sft"), sinks=[bar], echo=echo, on_start=bar.set_total
         )
         rl = {"name": "quickstart-vineppo", **common, **VINEPPO, "model": {"name": str(policy)}}
         recipe = make_recipe(rl, kind=TrainRecipe, source="quickstart")
         bar = Bar(progress, "2/2 VinePPO (iterations)", recipe.train.num_iterations)
-        run_recipe(recipe, out / "vineppo", resume=is_begun(out / "vineppo"), sinks=[bar], say=say)
+        run_recipe(recipe, out / "vineppo", resume=is_begun(out / "vineppo"), sinks=[bar], echo=echo)
 
 
 def is_begun(part: Path) -> bool:
@@ -194,7 +194,7 @@ def show(console: Console, out: Path, result: Mapping[str, Any]) -> None:
     console.print("that point, and a step's advantage is how much it changed V; \u00b1 one standard error.\n")
     console.print(Group(*(worked(rollout) for rollout in two_rollouts(rollouts))))
     for name, path in (("folder", out), ("model", out / "vineppo" / "checkpoints"), ("numbers", out / "result.json")):
-        say_on(console)(f"{name:<8} {path}")
+        echo_on(console)(f"{name:<8} {path}")
 
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:

@@ -17,7 +17,7 @@ from vineppo.compare.finished_runs import check_methods, read_recipe, read_run
 from vineppo.compare.tables import to_markdown
 from vineppo.config import flatten
 from vineppo.machine.files import read_json, write_file, write_json
-from vineppo.machine.terminal import printable, say
+from vineppo.machine.terminal import echo, printable
 from vineppo.machine.threads import fair_threads
 from vineppo.methods import kind_of, load_recipe
 from vineppo.methods.sft import SFTRecipe
@@ -42,7 +42,7 @@ def compare(
     seeds: Sequence[int],
     out: Path,
     num_jobs: int = 1,
-    say: Callable[[str], None] = say,
+    echo: Callable[[str], None] = echo,
 ) -> dict[str, Any]:
     """Runs every recipe with every seed below `out`, then writes comparison.json and comparison.md there.
 
@@ -53,7 +53,7 @@ def compare(
     """
     folders = [path for path in sources if path.is_dir()]
     recipes = [path for path in sources if not path.is_dir()]
-    sft, jobs = plan(recipes, overrides, seeds=seeds, out=out, say=say)
+    sft, jobs = plan(recipes, overrides, seeds=seeds, out=out, echo=echo)
     if not folders and not jobs:
         raise UserError("nothing to compare: give the recipe of a method, or the folder of a finished run")
     for folder in folders:
@@ -63,7 +63,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     failed: list[Job] = []
     for stage in (sft, jobs):
-        failed = run_jobs([job for job in stage if not is_finished(job)], num_jobs, say)
+        failed = run_jobs([job for job in stage if not is_finished(job)], num_jobs, echo)
         if failed:
             break
     finished = [*folders, *(job.folder for job in jobs if is_finished(job))]
@@ -83,11 +83,11 @@ def write_comparison(
 
 
 def plan(
-    recipes: Sequence[Path], overrides: Sequence[str], *, seeds: Sequence[int], out: Path, say: Callable[[str], None]
+    recipes: Sequence[Path], overrides: Sequence[str], *, seeds: Sequence[int], out: Path, echo: Callable[[str], None]
 ) -> tuple[list[Job], list[Job]]:
     """The SFT run, if there is one, and the runs that start from it. Every recipe is checked before anything runs."""
     loaded = [load_recipe(path) for path in recipes]
-    chosen = choose_overrides(loaded, overrides, say)
+    chosen = choose_overrides(loaded, overrides, echo)
     sft = [
         Job(load_recipe(path, own), out / recipe.name)
         for path, recipe, own in zip(recipes, loaded, chosen, strict=True)
@@ -109,7 +109,7 @@ def plan(
 
 
 def choose_overrides(
-    recipes: Sequence[Recipe], overrides: Sequence[str], say: Callable[[str], None]
+    recipes: Sequence[Recipe], overrides: Sequence[str], echo: Callable[[str], None]
 ) -> list[list[str]]:
     """For every recipe those overrides that are meant for it.
 
@@ -133,7 +133,7 @@ def choose_overrides(
             raise UserError(f"override {override!r}: {nobody(name if colon else None, own_key, recipes, keys)}")
         kept = [i for i in meant if not colon and own_key.startswith("learner.") and isinstance(recipes[i], SFTRecipe)]
         for i in kept:
-            say(f"{override}: not for {recipes[i].name}, which all start from (for it: {recipes[i].name}:{override})")
+            echo(f"{override}: not for {recipes[i].name}, which all start from (for it: {recipes[i].name}:{override})")
         for i in meant:
             chosen[i] += [] if i in kept else [override[len(name + colon) :] if colon else override]
     return chosen
@@ -175,7 +175,7 @@ def is_finished(job: Job) -> bool:
     return result.exists() and read_json(result).get("finished") is True
 
 
-def run_jobs(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> list[Job]:
+def run_jobs(jobs: Sequence[Job], num_jobs: int, echo: Callable[[str], None]) -> list[Job]:
     """At most `num_jobs` processes at a time, cores divided among them; the jobs that failed."""
     # Forked from a server that has imported torch and used nothing of it: a run is a process of its own, whose peak
     # memory is its own, without the seconds that the imports take.
@@ -193,7 +193,7 @@ def run_jobs(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> 
             job, process = running.pop(sentinel)  # type: ignore[arg-type]
             process.join()
             done = len(jobs) - len(waiting) - len(running)
-            say(f"{done}/{len(jobs)} {job.folder}: {summary(job) if process.exitcode == 0 else 'failed'}")
+            echo(f"{done}/{len(jobs)} {job.folder}: {summary(job) if process.exitcode == 0 else 'failed'}")
             if process.exitcode != 0:
                 failed.append(job)
             if process.exitcode in (130, 143):  # stopped: so are we
@@ -224,7 +224,7 @@ def run_job(tree: Mapping[str, Any], folder: Path, num_threads: int) -> None:
         recipe = make_recipe(tree, kind=kind_of(tree), source=str(folder))
         lines = Lines()
         resume = (folder / "recipe.toml").exists()
-        run_recipe(recipe, folder, resume=resume, sinks=[lines], say=say, on_start=lines.set_total)
+        run_recipe(recipe, folder, resume=resume, sinks=[lines], echo=echo, on_start=lines.set_total)
     except UserError as error:
         sys.exit(f"vineppo: {printable(str(error))}")
     except Stopped as stopped:

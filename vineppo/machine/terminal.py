@@ -28,7 +28,7 @@ def escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     print(printable(text), flush=True)
 
 

@@ -11,7 +11,7 @@ from vineppo.runs.checkpoint import checkpoint_folders
 from vineppo.runs.metrics import Sink
 from vineppo.runs.recipe import Recipe
 from vineppo.runs.run_folder import CHECKPOINTS
-from vineppo.runs.session import Say, open_session
+from vineppo.runs.session import Echo, open_session
 from vineppo.runs.setup import set_up
 
 
@@ -21,16 +21,16 @@ def run_recipe(
     *,
     resume: bool = False,
     sinks: Sequence[Sink] = (),
-    say: Say = print,
+    echo: Echo = print,
     on_start: Callable[[int], None] = lambda total: None,
 ) -> Path:
     """Runs a recipe of any kind, and returns the folder of its last checkpoint.
 
     `on_start` is called once with the number of iterations that the log will have.
     """
-    with open_session(recipe, folder, resume=resume, sinks=sinks, say=say, on_start=on_start) as session:
+    with open_session(recipe, folder, resume=resume, sinks=sinks, echo=echo, on_start=on_start) as session:
         if session.is_finished:
-            say(f"{folder}: already done, {session.completed} iterations or steps; a run of them is not begun again")
+            echo(f"{folder}: already done, {session.completed} iterations or steps; a run of them is not begun again")
         else:
             run = next(method.run for method in METHODS.values() if method.Recipe is type(recipe))
             run(session.recipe, session)

@@ -16,13 +16,13 @@ LOCK = "vineppo.lock"
 
 
 @contextmanager
-def lock_folder(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def lock_folder(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
     """Makes the folder if need be; raises UserError where another process holds it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another --out")
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = acquire(folder, say)
+    descriptor = acquire(folder, echo)
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def lock_folder(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
                 folder.rmdir()  # nothing came of it
 
 
-def acquire(folder: Path, say: Callable[[str], None]) -> int:
+def acquire(folder: Path, echo: Callable[[str], None]) -> int:
     path = folder / LOCK
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -47,7 +47,7 @@ def acquire(folder: Path, say: Callable[[str], None]) -> int:
                 f"{folder} is in use by another process (pid {holder}); wait for its end, or choose another --out"
             ) from None
         except OSError as error:
-            say(f"{path}: cannot be locked ({error.strerror}); see to it that no second process uses this folder")
+            echo(f"{path}: cannot be locked ({error.strerror}); see to it that no second process uses this folder")
         if is_still(path, descriptor):
             break
         os.close(descriptor)  # its last holder has just removed it

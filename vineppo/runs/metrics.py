@@ -115,7 +115,7 @@ def without_nan(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return clean | ({"metrics/num_not_finite": len(bad)} if bad else {})
 
 
-def mend_logs(folder: Path, iteration: int, *, may_owe: bool, say: Callable[[str], None]) -> bool:
+def mend_logs(folder: Path, iteration: int, *, may_owe: bool, echo: Callable[[str], None]) -> bool:
     """Cuts both files back to what a checkpoint of `iteration` has behind it; whether its own line is still owed.
 
     That is where the run was killed between the checkpoint and the line, which it may be where `may_owe`. Raises
@@ -132,7 +132,7 @@ def mend_logs(folder: Path, iteration: int, *, may_owe: bool, say: Callable[[str
     timings = kept_lines(folder / TIMINGS, iteration - owed)
     lost = [i for i in metrics if i not in timings]
     if lost:
-        say(f"{folder / TIMINGS}: {iterations(lost)} missing; their times are left empty")
+        echo(f"{folder / TIMINGS}: {iterations(lost)} missing; their times are left empty")
     whole = {i: timings.get(i, f'{{"iteration": {i}}}') for i in metrics}
     for path, lines in ((folder / METRICS, metrics), (folder / TIMINGS, whole)):
         text = "".join(line + "\n" for line in lines.values())

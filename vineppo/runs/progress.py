@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from vineppo.machine.terminal import printable, say
+from vineppo.machine.terminal import echo, printable
 
 NARROW = 76  # columns that a bar with everything beside it takes
 
@@ -36,18 +36,18 @@ def make_progress(console: Console | None = None) -> Iterator[Progress]:
                     progress.update(task.id, visible=False)
 
 
-def say_on(console: Console) -> Callable[[str], None]:
+def echo_on(console: Console) -> Callable[[str], None]:
     """Prints text as it is: no markup, no colours, no control characters, no path broken at the window's width."""
 
-    def say(text: str) -> None:
+    def echo(text: str) -> None:
         console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    return say
+    return echo
 
 
-def speaker(progress: Progress) -> Callable[[str], None]:
+def echo_above(progress: Progress) -> Callable[[str], None]:
     """Prints above the bars."""
-    return say_on(progress.console)
+    return echo_on(progress.console)
 
 
 class Lines:
@@ -58,14 +58,14 @@ class Lines:
 
     def __init__(
         self,
-        say: Callable[[str], None] = say,
+        echo: Callable[[str], None] = echo,
         total: int | None = None,
         *,
         print_every: int = 1,
         alone: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.say, self.total, self.print_every, self.alone, self.clock = say, total, print_every, alone, clock
+        self.echo, self.total, self.print_every, self.alone, self.clock = echo, total, print_every, alone, clock
         self.num_done = 0  # here, without what was done before a run was resumed
         self.started = self.printed = clock()
 
@@ -77,7 +77,7 @@ class Lines:
         self.num_done += 1
         if iteration % self.print_every == 0 or iteration == self.total or "eval/pass@1" in metrics:
             now = self.clock()
-            self.say(self.line(iteration, metrics, now - self.printed))
+            self.echo(self.line(iteration, metrics, now - self.printed))
             self.printed = now
 
     def line(self, iteration: int, metrics: Mapping[str, float | None], seconds: float) -> str:
@@ -105,7 +105,7 @@ class Bar:
         console = progress.console
         alone = not console.is_terminal or console.is_dumb_terminal
         self.progress = progress
-        self.lines = Lines(speaker(progress), total, print_every=print_every, alone=alone)
+        self.lines = Lines(echo_above(progress), total, print_every=print_every, alone=alone)
         self.task = progress.add_task(printable(description), total=total, left="-:--:--")
 
     @property

@@ -17,6 +17,7 @@ from vineppo.evaluate import EvaluationConfig
 from vineppo.learner.policy import PolicyLearner
 from vineppo.machine import runtime
 from vineppo.machine.files import write_json
+from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
 from vineppo.runs.changes import LENGTHS, Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
@@ -52,7 +53,7 @@ from vineppo.types import Engine, Learner, Problem, Request, SamplingParams, Tas
 
 R = TypeVar("R", bound=Recipe)
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 Save = Callable[[Path], None]
 """Writes more into a checkpoint's folder."""
 
@@ -92,13 +93,7 @@ class Session:
             setup.recipe.learner, setup.policy, reference, sampling=sampling, total_steps=total_steps
         )
         if self.checkpoint:
-            try:
-                learner.load_trainer_state(self.checkpoint.state["learner"])
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                place = self.checkpoint.folder / STATE
-                raise UserError(
-                    f"{place}: not the optimizer state of this run ({error}); remove the checkpoint"
-                ) from None
+            learner.load(self.checkpoint.folder)
         return learner
 
     def check_evaluations(self, engine: Engine) -> None:
@@ -172,15 +167,19 @@ class Session:
         setup = self.setup
         facts = {"recipe": deciding(setup.recipe), "architecture": architecture(setup.policy), "pending": pending}
 
-        def save_models(folder: Path) -> None:
+        def save_parts(folder: Path) -> None:
             save_model(setup.policy, setup.tokenizer, folder)
+            if learner:
+                learner.save(folder)
+            else:
+                save_tensors({}, folder / STATE)
             save_more(folder)
 
         with self.log.phase("checkpoint"):
             save_checkpoint(
                 self.folder / CHECKPOINTS,
-                save_models=save_models,
-                state={"learner": learner.trainer_state()} if learner else {},
+                save_parts=save_parts,
+                expected_bytes=(3 if learner else 1) * sum(p.nbytes for p in setup.policy.parameters()),
                 progress={"iteration": iteration, "seed": setup.recipe.seed, **progress, **facts},
                 config=setup.recipe.checkpoint,
             )
@@ -193,29 +192,29 @@ def open_session(
     *,
     resume: bool,
     sinks: Sequence[Sink] = (),
-    say: Say = print,
+    echo: Echo = print,
     on_start: Callable[[int], None] = lambda total: None,
 ) -> Iterator[Session]:
     check_sizes(recipe)
     refuse_foreign(folder)
-    with lock_folder(folder, say):
+    with lock_folder(folder, echo):
         recipe, changes = find_run(folder, recipe, resume=resume)
         remove_leftovers(folder)
-        checkpoint = load_checkpoint(folder / CHECKPOINTS, say)
+        checkpoint = load_checkpoint(folder / CHECKPOINTS, echo)
         if checkpoint:
             check_checkpoint(checkpoint, recipe)
             prune(folder / CHECKPOINTS, recipe.checkpoint, newest=checkpoint.iteration)  # a kill may have come first
-        with Shutdown(say).installed() as shutdown, set_up(recipe, checkpoint and checkpoint.folder) as setup:
+        with Shutdown(echo).installed() as shutdown, set_up(recipe, checkpoint and checkpoint.folder) as setup:
             split_of(setup.task, recipe.evaluation, "evaluation")
             if checkpoint:
                 check_architecture(checkpoint, setup.policy)
             is_finished = is_done(folder, checkpoint) and not changes.keys() & LENGTHS
             if not is_finished:
-                keep_recipe(folder, recipe, changes, say)
+                keep_recipe(folder, recipe, changes, echo)
                 if days := announce_days(recipe):
-                    say(days)
+                    echo(days)
             iteration, pending = (checkpoint.iteration, checkpoint.progress["pending"]) if checkpoint else (0, None)
-            owes_line = mend_logs(folder, iteration, may_owe=pending is not None, say=say)
+            owes_line = mend_logs(folder, iteration, may_owe=pending is not None, echo=echo)
             with MetricsLog(folder, recipe.metrics, sinks, iteration=iteration) as log:
                 yield Session(folder, setup, checkpoint, log, shutdown, owes_line, is_finished, on_start)
 
@@ -232,10 +231,10 @@ def find_run(folder: Path, recipe: R, *, resume: bool) -> tuple[R, Changes]:
     return continued(make_recipe(read_toml(path), kind=type(recipe), source=str(path)), recipe, folder)
 
 
-def keep_recipe(folder: Path, recipe: Recipe, changes: Changes, say: Say) -> None:
+def keep_recipe(folder: Path, recipe: Recipe, changes: Changes, echo: Echo) -> None:
     """In the folder of a run that begins, or that goes on with changes."""
     for key, (old, new) in changes.items():
-        say(f"{folder}: {key} was {old!r} and is {new!r} from here on")
+        echo(f"{folder}: {key} was {old!r} and is {new!r} from here on")
     if changes and finished_iteration(folder) is not None:  # before the recipe, which says that there is more to do
         write_json(folder / RESULT, {key: value for key, value in read_result(folder).items() if key != "finished"})
     if changes or not (folder / CHECKPOINTS).exists():

@@ -22,8 +22,8 @@ class Shutdown:
     A second signal is not waited for: it acts as it would without us.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo = echo
         self._requested: int | None = None
         self._interruptible = False
 
@@ -57,4 +57,4 @@ class Shutdown:
         if self._interruptible:
             self._interruptible = False
             raise Stopped(signum)
-        self._say("stopping with a checkpoint once this iteration is done; once more to stop at once, without one")
+        self._echo("stopping with a checkpoint once this iteration is done; once more to stop at once, without one")
