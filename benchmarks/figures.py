@@ -1,11 +1,12 @@
-"""No number without a source: every digit in README.md and docs/results.md is checked against a committed file.
+"""No number without a source: every digit of these pages is checked against a committed file.
 
     python benchmarks/figures.py [--write]
 
-A document has claims and settings. A claim is a piece of its text whose numbers are computed from the files in
-benchmarks/results when it is checked (figures_results.py, figures_analyses.py, figures_readme.py). A setting is a
-piece of text whose numbers were chosen, not measured. All of them must stand in the document word for word, and no
-digit may stand outside of claims, settings, `code`, the targets of links and names such as GSM8K.
+README.md, docs/results.md and docs/quickstart.md are documents. A document has claims and settings. A claim is a piece
+of its text whose numbers are computed from the files in benchmarks/results when it is checked (figures_results.py,
+figures_analyses.py, figures_readme.py). A setting is a piece of text whose numbers were chosen, not measured. All of
+them must stand in the document word for word, and no digit may stand outside of claims, settings, `code`, the targets
+of links and names such as GSM8K.
 
 A table between two comments with its name (BLOCKS) is made from files as a whole; --write makes it anew.
 """
@@ -99,16 +100,22 @@ def between(low: float, high: float, digits: int = 3) -> str:
 
 def documents() -> list[Document]:
     from figures_analyses import results
-    from figures_readme import readme
+    from figures_readme import quickstart_page, readme
 
-    return [results(), readme()]
+    return [results(), readme(), quickstart_page()]
 
 
 def blocks() -> list[tuple[Path, str, str]]:
     """(document, name, text) of what is made as a whole."""
     import figures_engine
+    import figures_readme as readme
 
-    return [(ROOT / "docs" / "engine.md", "vines", figures_engine.vines())]
+    return [
+        (ROOT / "docs" / "engine.md", "vines", figures_engine.vines()),
+        (readme.README, "results", readme.results_table()),
+        (readme.README, "quickstart", readme.fenced(readme.last_table())),
+        (readme.QUICKSTART, "transcript", readme.fenced(readme.transcript())),
+    ]
 
 
 def with_block(text: str, name: str, content: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from figures import load
@@ -30,11 +31,12 @@ def hf_engine() -> str:
     run = load(HF_ALONE)
     vines = run["benchmarks"]["vines"]
     ours, theirs = (vines["tokens_per_second"][name]["median"] for name in ("torch engine", "hf engine"))
-    return (
+    text = (
         f"The hf engine, with all continuations and its own batches of 64, on another machine ({run['device'].removeprefix('cpu: ')}, Zen 5, "
-        f"{vines['dtype']}, commit `{run['commit']}`, top_p = 1, one\nrun): {theirs:,.0f} tokens a second, the torch engine beside it "
+        f"{vines['dtype']}, commit `{run['commit']}`, top_p = 1, one run): {theirs:,.0f} tokens a second, the torch engine beside it "
         f"{ours:,.0f}, {ours / theirs:.1f} times as many."
     )
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def cells(name: str, measured: dict[str, Any]) -> str:

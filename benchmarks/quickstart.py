@@ -1,9 +1,10 @@
-"""Records the quickstart of three seeds as README.md shows it, on a machine with nothing else to do.
+"""Records the quickstart of three seeds, on a machine with nothing else to do.
 
     python benchmarks/quickstart.py [--seeds 0 1 2]
 
 Writes benchmarks/results/quickstart/seedN.txt, what the command printed, and seedN.json, its result and the lines of
-its metrics, and then the transcript of seed 0 into README.md. About two minutes a seed on two idle cores.
+its metrics. `python benchmarks/figures.py --write` then puts seed 0 into README.md and docs/quickstart.md. About two
+minutes a seed on two idle cores.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from figures import RESULTS, ROOT
+from figures import RESULTS
 
 from vineppo.machine.files import read_json, read_lines
 
 OUT = Path("runs/quickstart")
 TO = RESULTS / "quickstart"
-FENCE = "ends like this:\n\n```\n"
 
 
 def record(seed: int) -> None:
@@ -45,10 +45,12 @@ def transcript() -> str:
     return printed[printed.index("  100/") :].rstrip() + "\n"
 
 
-def write_transcript() -> None:
-    path = ROOT / "README.md"
-    before, after = path.read_text().split(FENCE)
-    path.write_text(before + FENCE + transcript() + after[after.index("```") :])
+def last_table() -> str:
+    """The held-out problems before and after, which stand alone in README.md."""
+    lines = transcript().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.strip() == "Held-out problems")
+    last = next(i for i, line in enumerate(lines) if line.startswith("└"))
+    return "\n".join(line.rstrip() for line in lines[first : last + 1])
 
 
 def main() -> None:
@@ -56,7 +58,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     for seed in parser.parse_args().seeds:
         record(seed)
-    write_transcript()
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ def test_any_other_digit_is_noticed(name):
     text = DOCUMENTS[name].path.read_text()
     code = [match.span() for match in NOT_PROSE.finditer(text)]
     places = [m.start() for m in re.finditer(r"\d", text) if not any(a <= m.start() < b for a, b in code)]
-    assert len(places) > 50
+    assert len(places) >= 20
     for place in places[::10]:
         other = str((int(text[place]) + 1) % 10)
         assert problems(DOCUMENTS[name], text[:place] + other + text[place + 1 :]), text[place - 30 : place + 30]
 
 
 def test_the_transcript_is_checked_too():
-    document = DOCUMENTS["README.md"]
+    document = DOCUMENTS["quickstart.md"]
     text = document.path.read_text()
     place = text.index("reward 0.") + len("reward 0.")
     other = str((int(text[place]) + 1) % 10)
@@ -38,11 +38,8 @@ def test_the_transcript_is_checked_too():
 def test_a_new_number_needs_a_source_and_a_lost_claim_is_missed(tmp_path):
     document = Document(tmp_path / "page.md", ["is .5 [.4, .6]"], ["95 %"])
     assert problems(document, "It is .5\n[.4, .6], a 95 % interval (`x1`, [see](y2.md), GSM8K).") == []
-    assert (
-        problems(document, "It is .5 [.4, .6], a 95 % interval of 7.")
-        == ["page.md: no source for: 95 % interval of 7."]
-        or True
-    )
+    (found,) = problems(document, "It is .5 [.4, .6], a 95 % interval of 7.")
+    assert found.endswith("no source for: It is .5 [.4, .6], a 95 % interval of 7.")
     assert len(problems(document, "It is .5 [.4, .7], a 95 % interval.")) == 2
     assert len(problems(document, "A 95 % interval.")) == 1
 
