@@ -94,9 +94,10 @@ def test_greedy_tokens_equal_transformers(engine, torch_engine, model, requests)
 )
 def test_a_seed_draws_what_it_draws_in_the_torch_engine(params, engine, torch_engine, model, requests):
     """Which makes all its laws this engine's: order, endings by eos, stop and length, and draws by the seed alone."""
-    told = {}
-    completions = engine.generate(requests, params, purpose="policy", keep=True, on_complete=told.__setitem__)
-    assert told == dict(enumerate(completions))
+    completed = {}
+    completions = engine.generate(requests, params, purpose="policy", keep=True, on_complete=completed.__setitem__)
+    assert completed == dict(enumerate(completions))
+    assert {c.policy_version for c in completions} == {0}
     check_equal(completions, torch_engine.generate(requests, params, purpose="policy", keep=True))
     check_logprobs(model, requests, completions, params.temperature)
     assert {c.finish_reason for c in completions} == {"eos", "length"}
