@@ -45,7 +45,7 @@ class PrefixGroup:
 def group_prefixes(
     trunks_N: tuple[int, ...], lengths_N: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> list[PrefixGroup]:
-    """One group for each trunk that has far more rows than the others, which would be padded to it; one for all others."""
+    """One group for each trunk with far more rows than the others, as these would be padded; one for all others."""
     like = torch.empty(0, dtype=dtype, device=device)
     trunks, lengths = np.asarray(trunks_N), np.asarray(lengths_N)
     counts = np.bincount(trunks)

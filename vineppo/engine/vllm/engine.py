@@ -287,7 +287,7 @@ def vllm_config(skeleton: Any) -> Any:
 
 @contextmanager
 def environment_variables() -> Iterator[None]:
-    """Sets what vLLM reads from variables only, and puts all back: vLLM sets some for its children, which ours must not have."""
+    """Some things vLLM reads from variables only, and it sets others; afterwards all are as before."""
     before = dict(os.environ)
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # without it, and without pinning, vLLM takes one
     for name, value in (DEFAULTS | threads).items():
