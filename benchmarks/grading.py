@@ -23,10 +23,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vineppo.engine import engine_inputs
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.environment import Environment, State
+from vineppo.grading import Grader, GradingConfig
 from vineppo.machine.runtime import describe_machine, pick_device, tune_allocator
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks.arithmetic import Arithmetic
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, Request, SamplingParams
 
 SIZE: dict[str, Any] = {

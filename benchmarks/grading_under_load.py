@@ -16,8 +16,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from vineppo.grading import Grader, GradingConfig
 from vineppo.machine.runtime import describe_machine, pick_device
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.tasks.math import MATH, MATHConfig
 from vineppo.types import Problem
 

@@ -28,7 +28,9 @@ SHORT = (
 )
 ANALYSIS = ("num_problems=8", "num_reference=16", "num_draws=12", "num_minibatches=4", "vines=[1,3]")
 DECIDED = ("*/metrics.jsonl", "*/rollouts/*.gz", "*.safetensors", "comparison.json", "exact.json", "analysis/*.json")
-MEASURED = {"seconds", "memory", "environment", "device", "num_threads", "commit", "commits", "runs", "warnings"}
+CLOCK = ("seconds", "memory", "peak_memory")
+"""What begins so, in small or capital letters, is a measurement."""
+MACHINE = {"environment", "device", "num_threads", "commit", "commits", "runs", "warnings"}
 
 
 def commands(checkout: Path) -> list[list[str]]:
@@ -69,7 +71,8 @@ def digest(path: Path) -> str:
 def decided(value: Any) -> Any:
     """Without what a machine or a moment decides."""
     if isinstance(value, dict):
-        return {key: decided(below) for key, below in value.items() if not MEASURED & {key, key.split("/")[0]}}
+        kept = {key for key in value if key not in MACHINE and not key.lower().startswith(CLOCK)}
+        return {key: decided(value[key]) for key in kept}
     return [decided(below) for below in value] if isinstance(value, list) else value
 
 

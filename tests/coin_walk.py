@@ -19,14 +19,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vineppo.config import Named
 from vineppo.engine import ENGINES, engine_inputs
 from vineppo.environment import Environment
+from vineppo.grading import Grader, GradingConfig
 from vineppo.methods import kind_of
 from vineppo.models.make import make_symbol_tokenizer
+from vineppo.parts import load_part
 from vineppo.runs.metrics import MetricsLog, Sink
 from vineppo.runs.recipe import make_recipe
 from vineppo.runs.session import Session
 from vineppo.runs.setup import Setup
 from vineppo.runs.shutdown import Shutdown
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Grade, Problem, SamplingParams
 
 P_UP, P_DOWN, P_EOS = 0.45, 0.35, 0.2
@@ -141,6 +142,7 @@ TREE: dict[str, Any] = {
 def open_walk(folder: Path, sections: Mapping[str, Any], *, sinks: Sequence[Sink] = ()) -> Iterator[Session]:
     """A session on the coin walk: all of it real but the model's name. TREE and `sections` are its recipe."""
     tree = {**TREE, **sections}
+    load_part(tree["task"]["name"], "task.name")
     recipe = make_recipe(tree, kind=kind_of(tree), source="test")
     with MetricsLog(folder, recipe.metrics, sinks) as log, Grader(CoinWalk(), GradingConfig()) as grader:
         setup = Setup(recipe, CoinWalk(), TOKENIZER, make_walker(), grader)

@@ -13,10 +13,10 @@ from vineppo.evaluate import (
     majority_rewards,
     unbiased_pass_at_k,
 )
+from vineppo.grading import Grader, GradingConfig
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.types import Completion, Grade, Problem, SamplingParams, UserError
 
 TOKENIZER = make_symbol_tokenizer("0123456789#/.ac? ")

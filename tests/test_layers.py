@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = [
     {"types", "seeding"},
     {"machine", "config", "intervals"},
-    {"parts", "segments", "batch", "models", "environment"},
+    {"parts", "segments", "batch", "models", "grading", "environment"},
     {"rollouts", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},
@@ -135,8 +135,8 @@ def test_every_room_has_a_layer():
     assert sorted(room for rooms in LAYERS for room in rooms) == sorted({room(name) for name in FILES})
 
 
-@pytest.mark.parametrize("module", ["vineppo.tasks", "vineppo.report", "vineppo.environment", "vineppo.exact.world"])
+@pytest.mark.parametrize("module", ["tasks", "grading.worker", "report", "environment", "exact.world"])
 def test_what_knows_no_tensors_does_not_load_torch(module):
     """In a process of its own: through whatever it imports."""
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = f"import sys, vineppo.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -64,9 +64,30 @@ def test_a_rollout_cannot_be_misaligned(change, message):
         make_rollout(**change)
 
 
-@pytest.mark.parametrize("reward", [-2.5, 0.0, 7.0])
-def test_any_finite_reward_will_do(reward):
-    assert make_rollout(reward=reward, segment_rewards=(reward + 1, -1.0)).reward == Grade(reward, "wrong").reward
+@pytest.mark.parametrize(("reward", "verdict"), [(1.5, "correct"), (-0.1, "correct"), (0.5, "wrong"), (-1, "crashed")])
+def test_a_reward_is_any_finite_number_whatever_the_verdict(reward, verdict):
+    assert Grade(reward, verdict).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((math.nan, "correct"), "reward must be finite"),
+        ((math.inf, "correct"), "reward must be finite"),
+        ((1.0, "right"), "verdict must be one of correct, wrong"),
+        ((1.0, "correct", (0.5, 0.25)), "reward must be math.fsum"),
+        ((1.0, "correct", ()), "reward must be math.fsum"),
+        ((math.inf, "correct", (math.inf,)), "finite"),
+    ],
+)
+def test_grades_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Grade(*fields)
+
+
+def test_the_reward_is_the_sum_of_those_of_the_segments():
+    rewards = (0.1,) * 10  # whose plain sum is not 1
+    assert Grade(1.0, "correct", rewards).segment_rewards == rewards
 
 
 @pytest.mark.parametrize("change", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)}])

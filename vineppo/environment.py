@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
-from vineppo.types import Completion, Engine, Grade, Grader, Problem, Request, SamplingParams, Task, Verdict
+from vineppo.grading import Grader
+from vineppo.types import Completion, Engine, Grade, Problem, Request, SamplingParams, Task, Verdict
 
 CUT_OFF = Grade(0.0, "unparseable")
 

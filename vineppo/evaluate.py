@@ -16,9 +16,10 @@ from pydantic import Field, field_validator
 
 from vineppo.config import Config
 from vineppo.environment import Environment, GradedCompletion
+from vineppo.grading import Grader
 from vineppo.intervals import score_ci95
 from vineppo.seeding import derive_seed
-from vineppo.types import Grader, Problem, Sample, SamplingParams, Task, UserError, make_sample
+from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
 
 RIGHT = 0.5
 """Reward from which a response counts as right, where only right and wrong exist (pass@k, equality of answers)."""

@@ -1,15 +1,20 @@
 """Parts that a recipe names: built-in ones, and anybody's own as path/to/file.py:Class or package.module:Class.
 
 A part is a class with a `Config`, whose fields are the knobs of its section of the recipe; it is made by calling it
-with that config first. An own file is run when the recipe is read. One that lies in a run's folder is refused: it may
-have come with it.
+with that config first.
+
+Somebody's own part is code. `load_part` runs it, and is called for what the user has named: in a recipe of theirs or
+on the command line. `find_part` runs nothing: it knows the built-in parts and those that were loaded before. So the
+recipe that lies in a run's folder, which may be anybody's, can name a part but not run one.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import os
+import re
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +23,11 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from vineppo.config import Named, show
+from vineppo.seeding import derive_seed
 from vineppo.types import UserError
+
+RECIPE, OF_A_RUN = "recipe.toml", ("environment.json", "metrics.jsonl", "checkpoints")
+"""A folder that holds the first and any of the others is a run's."""
 
 
 class Part(Protocol):
@@ -40,52 +49,137 @@ class Deferred:
         return getattr(importlib.import_module(module), name)(config, *args, **kwargs)
 
 
+@dataclass(frozen=True)
+class Code:
+    """A file as it was when it was run first; another process that needs it runs the same."""
+
+    module: str  # its name in sys.modules
+    path: str
+    source: bytes
+
+
+LOADED: dict[str, Part] = {}
+"""By full name."""
+CODE: dict[str, Code] = {}
+"""By module."""
+
+
+def is_own(name: Any) -> bool:
+    return isinstance(name, str) and ":" in name
+
+
+def full_name(name: Any) -> Any:
+    """With the whole path of a file, which is relative to the working directory; any other name as it is."""
+    path, colon, attribute = name.rpartition(":") if is_own(name) else ("", "", "")
+    return f"{os.path.realpath(os.path.expanduser(path))}{colon}{attribute}" if path.endswith(".py") else name
+
+
 def find_part(name: Any, built_in: Mapping[str, Part], key: str) -> Part:
-    """Raises UserError, which begins with the `key` that names the part, where there is none of that name."""
-    if isinstance(name, str) and name in built_in:
-        return built_in[name]
-    if isinstance(name, str) and ":" in name:
-        return load_part(name, key)
+    """By its full name; raises UserError, which begins with the `key` that names the part, where there is none."""
+    part = built_in.get(name) or LOADED.get(name) if isinstance(name, str) else None
+    if part is not None:
+        return part
+    if is_own(name):
+        raise UserError(
+            f"{key} = {show(name)}: code that a run names is run only if you name it too: as {key.split()[-1]}=... "
+            "behind the recipe, or with `analyze --part`"
+        )
     known = ", ".join(map(repr, built_in))
-    near = get_close_matches(name, built_in, n=1) if isinstance(name, str) else []
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"{key} = {show(name)}: must be one of {known}{hint}, or your own as path/to/file.py:Class")
+    raise UserError(
+        f"{key} = {show(name)}: must be one of {known}{did_you_mean(name, built_in)}, "
+        "or your own as path/to/file.py:Class"
+    )
 
 
-def load_part(place: str, key: str) -> Part:
-    source, _, name = place.rpartition(":")
-    module = import_file(Path(source), key) if source.endswith(".py") else import_module(source, key)
-    part = getattr(module, name, None)
+def did_you_mean(name: Any, known: Mapping[str, Any]) -> str:
+    near = get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def load_part(name: str, key: str) -> None:
+    """Runs the code of an own part, so that `find_part` finds it; raises UserError that begins with `key`."""
+    name = full_name(name)
+    if name in LOADED:
+        return
+    source, _, attribute = name.rpartition(":")
+    module = load_file(source, key) if source.endswith(".py") else load_module(source, key)
+    part = getattr(module, attribute, None)
+    if not isinstance(part, type):
+        classes = {called: found for called, found in vars(module).items() if hasattr(found, "Config")}
+        raise UserError(f"{key}: {source} has no class {attribute!r}{did_you_mean(attribute, classes)}")
     config = getattr(part, "Config", None)
-    if not callable(part) or not isinstance(config, type) or not issubclass(config, Named):
-        raise UserError(f"{key} = {show(place)}: {source} has no class {name!r} with a Config(vineppo.config.Named)")
-    return part  # type: ignore[return-value]
+    if not isinstance(config, type) or not issubclass(config, Named):
+        raise UserError(f"{key}: {source}: {attribute} needs a Config, a subclass of vineppo.config.Named")
+    LOADED[name] = part  # type: ignore[assignment]
 
 
-def import_file(path: Path, key: str) -> ModuleType:
-    """Once in a process, under a name of its own: no file shadows another or an installed package."""
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise UserError(f"{key}: {path}: no such file")
-    if run := next((folder for folder in path.parents if (folder / "environment.json").exists()), None):
+def load_file(path: str, key: str) -> ModuleType:
+    """Never from a cache of compiled code, which may hold something else than the file that was read by its user."""
+    if not os.path.isfile(path):
+        raise UserError(f"{key}: {path}: no such file; a path begins at the working directory, {os.getcwd()}")
+    if run := run_around(path):
         raise UserError(f"{key}: {path} lies in the run {run}, and code that came with a run is not run; copy it out")
-    name = f"vineppo_part_{path.stem}_{abs(hash(path)):x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    module = f"vineppo_own_{re.sub(r'[^A-Za-z0-9_]', '_', Path(path).stem)}_{derive_seed(path):016x}"
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UserError(f"{key}: {path}: {type(error).__name__}: {error}") from error
+        return run_code(Code(module, path, Path(path).read_bytes()))
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{key}: {place_of(error, path)}: {say_error(error)}") from error
+
+
+def load_module(name: str, key: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{key}: {name}: {say_error(error)}") from error
+
+
+def run_code(code: Code) -> ModuleType:
+    """Once in a process, under a name of its own: no file shadows another or an installed package."""
+    if code.module in sys.modules:
+        return sys.modules[code.module]
+    module = sys.modules[code.module] = ModuleType(code.module)
+    module.__file__ = code.path
+    try:
+        exec(compile(code.source, code.path, "exec", dont_inherit=True), vars(module))
+    except BaseException:
+        del sys.modules[code.module]
+        raise
+    CODE[code.module] = code
     return module
 
 
-def import_module(name: str, key: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise UserError(f"{key}: {name}: {type(error).__name__}: {error}") from error
+def code_of(part: type) -> Code | None:
+    """The file it is from; None where an import finds it."""
+    return CODE.get(part.__module__)
+
+
+def run_around(path: str | Path) -> Path | None:
+    """The run that a file lies in, by its name or behind its links."""
+    above = (*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents)
+    return next(filter(is_run, above), None)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / RECIPE).exists() and any((folder / name).exists() for name in OF_A_RUN)
+
+
+def place_of(error: BaseException, path: str) -> str:
+    """The file, and the last of its lines that the error came by."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"{path}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}:{lines[-1]}" if lines else path
+
+
+def say_error(error: BaseException) -> str:
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def check_members(part: Any, protocol: type, key: str) -> None:
+    """Raises UserError that names what an own part lacks."""
+    wanted = (*vars(protocol), *protocol.__annotations__)
+    missing = sorted({name for name in wanted if not name.startswith("_") and not hasattr(part, name)})
+    if missing:
+        kind, lacks = protocol.__name__, ", ".join(missing)
+        raise UserError(f"{key}: {type(part).__name__} lacks {lacks}; see {kind} in vineppo/types.py")

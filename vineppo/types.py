@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 FinishReason = Literal["eos", "stop", "length"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "crashed"]
@@ -36,17 +35,29 @@ class Problem:
 
 @dataclass(frozen=True)
 class Grade:
-    """A graded response. Any finite reward; most tasks give 1 for "correct" and 0 for everything else."""
+    """A graded response: its reward, any finite number, and a verdict, which is counted.
+
+    A task with process rewards gives `segment_rewards` too, one for every piece that `Task.segment` cuts the response
+    into, and the reward is their sum. A response of two lines, the first of them right:
+
+        task.segment("2+2=4\\n4*3=7")  -> [6]                pieces "2+2=4\\n" and "4*3=7"
+        task.grade(problem, ...)        -> Grade(0.5, "wrong", segment_rewards=(0.5, 0.0))
+    """
 
     reward: float
     verdict: Verdict
-    segment_rewards: tuple[float, ...] | None = None
-    """Of a task with process rewards: one for each segment that its cuts make of a response; `reward` is the sum."""
+    segment_rewards: tuple[float, ...] | None = None  # [S]
 
     def __post_init__(self) -> None:
-        check_finite("reward", [self.reward])
+        check_finite("reward", (self.reward,))
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {self.verdict!r}")
         if self.segment_rewards is not None:
             check_finite("segment_rewards", self.segment_rewards)
+            if self.reward != math.fsum(self.segment_rewards):
+                raise ValueError(
+                    f"reward must be math.fsum(segment_rewards), {math.fsum(self.segment_rewards)}, got {self.reward}"
+                )
 
 
 @dataclass(frozen=True)
@@ -300,12 +311,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class Task(Protocol):
-    """Problems, where their solutions may be cut into reasoning steps, and who is right."""
+    """Problems, where their solutions may be cut into reasoning steps, and how good a response is.
+
+    `HasSymbols`, `Prepares` and `JudgesSegments` below are what a task may have besides.
+    """
 
     isolate: bool
-    """Whether grading may hang or crash, and therefore runs in limited worker processes. Such a task may have a
-    method `prepare()`, which a worker calls once, outside the time limit."""
+    """Whether grading may hang or crash, and therefore runs in limited worker processes."""
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
         """n distinct training problems; the same seed gives the same problems."""
@@ -328,24 +342,27 @@ class Task(Protocol):
         ...
 
 
-class Grading(Protocol):
-    """Answers that are graded while others are still being written."""
+@runtime_checkable
+class HasSymbols(Protocol):
+    """A task that lists the texts all its problems are made of, so that a model from scratch has a token for each."""
 
-    def add(self, index: int, pair: tuple[Problem, str]) -> None: ...
+    symbols: Sequence[str]
 
-    def grades(self) -> dict[int, Grade]:
-        """Of all that were added, by index; waits for them."""
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A task whose grading needs something large first. Each grading process calls `prepare` once, before any limit."""
+
+    def prepare(self) -> None: ...
+
+
+@runtime_checkable
+class JudgesSegments(Protocol):
+    """A task that knows which steps of a response are right; the analysis signal_to_noise needs one."""
+
+    def judge_segments(self, problem: Problem, segments: Sequence[str]) -> list[bool]:
+        """Whether each segment is a right step, given those before it."""
         ...
-
-
-class Grader(Protocol):
-    """Grades many responses at once, each distinct one once, whatever a single answer does to its grader."""
-
-    verdicts: Counter[str]
-
-    def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]: ...
-
-    def ahead(self) -> AbstractContextManager[Grading]: ...
 
 
 class CreditEstimator(Protocol):

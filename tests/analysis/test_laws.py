@@ -193,7 +193,7 @@ def test_what_a_perfect_estimator_seems_to_score():
     """Against 4,000 simulated references per value."""
     p = np.array([0.5, 0.1, 0.9])
     measured = Measured(["p"] * 3, p, p, {}, np.zeros(3), p)
-    checkpoint: Any = SimpleNamespace(told={})
+    checkpoint: Any = SimpleNamespace(header={})
     found = {row["measure"]: row["estimate"] for row in ceiling_rows(checkpoint, measured, 128)}
     references = DRAW.binomial(128, p, size=(4000, 3)) / 128
     for x in (0.05, 0.1):

@@ -31,10 +31,10 @@ from vineppo.exact.world import (
     BUDGET,
     CUTS,
     PROMPTS,
+    World,
     default_policy,
-    expected_reward,
+    is_correct,
     is_over,
-    is_right,
     make_environment,
     make_world,
     policy_gradient,
@@ -86,9 +86,14 @@ def test_values_are_those_of_all_strings_played_to_the_end():
         for letters in product(ACTIONS, repeat=BUDGET):  # what is drawn after the end changes nothing
             text = prompt + "".join(letters)
             probability = math.prod(WORLD.probs_SA[row(text[: t + 1]), ACTIONS.index(a)] for t, a in enumerate(letters))
-            total += probability * is_right(text[: text.index("=") + 1] if "=" in text else text)
+            total += probability * is_correct(text[: text.index("=") + 1] if "=" in text else text)
         assert WORLD.value[prompt] == pytest.approx(total, abs=1e-12)
         assert 0.1 < total < 0.9
+
+
+def expected_reward(world: World) -> float:
+    """J(theta): the mean over prompts, which are equally likely."""
+    return float(np.mean([world.value[prompt] for prompt in PROMPTS]))
 
 
 def test_gradient_is_the_finite_difference_of_the_expected_reward():

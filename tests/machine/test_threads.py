@@ -50,7 +50,7 @@ def test_the_processes_of_a_comparison_wait_alike(tmp_path):
     told = run_showing_openmp(
         "-m", "vineppo.cli", "compare", recipe, "model.name=no/such/folder", "--out", str(tmp_path / "out")
     )
-    assert spins(told) == [1000] * 2  # this one and the server that runs are forked from
+    assert spins(told) == [1000]  # the server that runs are forked from; this one needs no torch
     assert "runs failed" in told
 
 

@@ -7,18 +7,29 @@ from collections import Counter
 import pytest
 from run_folder import rollout
 
-from vineppo.credit.advantages import group_advantages, leave_one_out
-from vineppo.report.rollouts import BUDGET, evenly, grpo, read_rollouts, rloo
+from vineppo.credit.grpo import GRPO, GRPOConfig
+from vineppo.credit.rloo import RLOO, RLOOConfig
+from vineppo.report.rollouts import BUDGET, evenly, read_rollouts
+from vineppo.types import Completion, Problem, Rollout
 
 
-@pytest.mark.parametrize("rewards", [[1.0, 0.0], [1.0, 0.0, 0.0, 0.5], [0.25, 1.0, 1.0]])
-def test_siblings_give_the_credit_that_the_estimators_give(rewards):
-    assert grpo(rewards) == pytest.approx(group_advantages(rewards))
-    assert rloo(rewards) == pytest.approx(leave_one_out(rewards))
+def graded(reward: float) -> Rollout:
+    completion = Completion((1,), (0.0,), "eos", 0)
+    return Rollout(Problem("p", "", ""), (0,), completion, "", reward, "correct", (0, 1), 8)
 
 
-def test_equal_rewards_give_no_credit():
-    assert grpo([1.0] * 3) == rloo([1.0] * 3) == [0.0] * 3
+@pytest.mark.parametrize("rewards", [[1.0, 0.0], [1.0, 0.0, 0.0, 0.5], [0.25, 1.0, 1.0], [0.1] * 3])
+def test_a_group_gives_the_credit_that_the_estimators_give(write_run, rewards):
+    group = [graded(reward) for reward in rewards]
+    folder = write_run(rollouts=lambda i: [rollout("p", reward, [0.5]) for reward in rewards]) / "rollouts"
+    shown = read_rollouts(folder, BUDGET)["shown"][: len(rewards)]
+    for name, estimator in (
+        ("grpo", GRPO(GRPOConfig())),
+        ("centred", GRPO(GRPOConfig(divide_by_std=False))),
+        ("rloo", RLOO(RLOOConfig())),
+    ):
+        (credits,) = estimator.assign([group], seed=0).credits
+        assert [r[name] for r in shown] == pytest.approx([credit.advantages[0] for credit in credits], abs=1e-4)
 
 
 def test_small_runs_are_shown_whole(write_run):

@@ -16,9 +16,9 @@ from typing import Any
 
 from tasks.watched import Watch, WatchedMATH
 
+from vineppo.grading import Grader, GradingConfig
 from vineppo.machine.runtime import commit
 from vineppo.tasks import TASKS
-from vineppo.tasks.grading import Grader, GradingConfig
 from vineppo.tasks.math import MATH
 from vineppo.types import Problem, Task
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tasks.hostile_answers import GOLDS, SYMBOLIC, campaign
 
-from vineppo.tasks.answers import grade_number, hash_answer
+from vineppo.tasks.answers.numbers import grade_number, hash_answer
 from vineppo.tasks.math import MATH
 from vineppo.types import Problem, UserError
 

@@ -8,9 +8,9 @@ import pytest
 
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.tasks import TASKS
-from vineppo.tasks.answers import parse_number
+from vineppo.tasks.answers.boxes import boxed_answer
+from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
-from vineppo.tasks.boxes import boxed_answer
 from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.math import math_equal
 from vineppo.types import Problem, UserError

@@ -57,9 +57,9 @@ def analyze(kind: str, runs: Sequence[Path], overrides: Sequence[str], *, out: P
         result = OF_FILES[kind](runs)
     else:
         result = ANALYSES[kind](find_checkpoints(runs, last_only=config.last_only), config)
-    told = {
+    context = {
         "config": config.model_dump(mode="json"),
         "runs": [run.name for run in runs],
         "environment": runtime.describe_machine(runtime.pick_device("auto")),
     }
-    return result.save(out, told)
+    return result.save(out, context)

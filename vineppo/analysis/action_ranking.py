@@ -10,8 +10,8 @@ import numpy as np
 
 from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vine_rewards
 from vineppo.analysis.reference_values import ReferenceValues
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
 from vineppo.environment import GradedCompletion, State
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
@@ -45,14 +45,14 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             choices, num_states = draw_choices(subject, config)
-            counts.append({**checkpoint.told, "states_tried": num_states, "states_used": len(choices)})
+            counts.append({**checkpoint.header, "states_tried": num_states, "states_used": len(choices)})
             if choices:
                 rows += ranking_rows(subject, choices, config)
     charts = {
-        name: draw(
+        name: plot(
             bars,
             f"{title}, last checkpoints",
-            [row for row in of_last(rows, checkpoints) if row["measure"] == name],
+            [row for row in last_checkpoints(rows, checkpoints) if row["measure"] == name],
             by=("estimator", "method"),
             x="estimator",
             y="estimate",
@@ -71,8 +71,8 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
 def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice], int]:
     """One state per problem, at random along its response, wherever enough distinct segments follow it."""
     rollouts = [group[0] for group in draw_groups(subject, config, group_size=1)]
-    draw = np.random.default_rng(derive_seed(config.seed, "states"))
-    states = [states_of(rollout)[draw.integers(rollout.num_segments)] for rollout in rollouts]
+    rng = np.random.default_rng(derive_seed(config.seed, "states"))
+    states = [states_of(rollout)[rng.integers(rollout.num_segments)] for rollout in rollouts]
     completions = subject.environment.branch(
         [state for state, _ in states],
         [budget for _, budget in states],
@@ -81,9 +81,9 @@ def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice]
         purpose="reference",
     )
     choices = []
-    for (state, budget), of_state in zip(states, completions, strict=True):
+    for (state, budget), continuations in zip(states, completions, strict=True):
         segments = dict.fromkeys(
-            segment for graded in of_state if (segment := next_segment(subject, state, graded)) is not None
+            segment for graded in continuations if (segment := next_segment(subject, state, graded)) is not None
         )
         if len(segments) >= config.num_actions:
             taken = list(segments)[: config.num_actions]
@@ -117,7 +117,7 @@ def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisCo
         predictions["critic"] = np.array([row[-1] for row in values]).reshape(shape)
     problems = [choice.state.problem.id for choice in choices]
     return [
-        {**subject.checkpoint.told, "estimator": name, "measure": measure, **found}
+        {**subject.checkpoint.header, "estimator": name, "measure": measure, **found}
         for name, predicted_CA in predictions.items()
         for measure, found in ranking(predicted_CA, true_CA, problems, seed=config.seed).items()
     ]

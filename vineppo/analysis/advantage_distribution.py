@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vineppo.analysis.result import Result, draw
+from vineppo.analysis.result import Result, plot
 from vineppo.machine.tables import Row
 from vineppo.methods import load_recipe
 from vineppo.report.charts import bars, lines
@@ -35,14 +35,14 @@ def analyze(runs: Sequence[Path]) -> Result:
             raise UserError(f"{run}: no rollouts were kept; train with train.save_rollouts_every = 1")
         recipe = load_recipe(run / "recipe.toml")
         for iteration, file in files.items():
-            told = {"method": recipe.name, "seed": recipe.seed, "iteration": iteration}
+            header = {"method": recipe.name, "seed": recipe.seed, "iteration": iteration}
             advantages, along = read_advantages(file)
-            rows.append(told | summary(advantages))
+            rows.append(header | summary(advantages))
             if iteration == max(files):
-                histogram += [told | row for row in histogram_rows(advantages)]
-                positions += [told | row for row in position_rows(advantages, along)]
+                histogram += [header | row for row in histogram_rows(advantages)]
+                positions += [header | row for row in position_rows(advantages, along)]
     charts = {
-        "histogram": draw(
+        "histogram": plot(
             bars,
             "Segment advantages, last kept iteration",
             [row | {"low": None, "high": None} for row in histogram],
@@ -51,7 +51,7 @@ def analyze(runs: Sequence[Path]) -> Result:
             y="share",
             colour_by="method",
         ),
-        "position": draw(
+        "position": plot(
             lines,
             "Mean size of advantages along the response",
             positions,
@@ -69,9 +69,9 @@ def read_advantages(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Segment advantages [n] and relative positions j / S, [n]."""
     advantages, along = [], []
     for rollout in rollouts_of(file, str(file)):
-        of_rollout = rollout["advantages"]
-        advantages += of_rollout
-        along += [j / len(of_rollout) for j in range(len(of_rollout))]
+        own = rollout["advantages"]
+        advantages += own
+        along += [j / len(own) for j in range(len(own))]
     if not advantages:
         raise UserError(f"{file}: there are no advantages in it")
     return np.array(advantages), np.array(along)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, last_checkpoints, open_subject
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 from vineppo.report.charts import lines
@@ -30,10 +30,10 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
             rows += position_rows(checkpoint, measure(subject, config), seed=config.seed)
     shown = [
         row | {"of": f"{row['method']}: {row['estimator']}"}
-        for row in of_last(rows, checkpoints)
+        for row in last_checkpoints(rows, checkpoints)
         if row["estimator"] in main_estimators(config)
     ]
-    chart = draw(
+    chart = plot(
         lines,
         "Error along the response, last checkpoints",
         shown,
@@ -57,7 +57,7 @@ def position_rows(checkpoint: RunCheckpoint, measured: Measured, *, seed: int) -
         for i, found in enumerate(bootstrap(statistic, measured.problems, seed=seed)):
             rows.append(
                 {
-                    **checkpoint.told,
+                    **checkpoint.header,
                     "estimator": name,
                     "position": (i + 0.5) / NUM_BINS,
                     "states": int((bins == i).sum()),

@@ -10,8 +10,8 @@ import torch
 
 from vineppo.analysis.credits import credit_all
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
 from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.intervals import NUM_RESAMPLES, finite
 from vineppo.machine.tables import Row
@@ -38,10 +38,10 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += variance_rows(subject, config)
-    chart = draw(
+    chart = plot(
         bars,
         "Mean cosine between minibatch gradients, last checkpoints",
-        [row for row in of_last(rows, checkpoints) if row["measure"] == "cosine"],
+        [row for row in last_checkpoints(rows, checkpoints) if row["measure"] == "cosine"],
         by=("estimator", "method"),
         x="estimator",
         y="estimate",
@@ -68,7 +68,7 @@ def variance_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
         products_MM = inner_products(gradients)
         rows += [
             {
-                **subject.checkpoint.told,
+                **subject.checkpoint.header,
                 "estimator": name,
                 "tokens_per_rollout": credited.num_tokens,
                 "measure": measure,
@@ -114,8 +114,8 @@ def moments(products_MM: np.ndarray, *, seed: int) -> dict[str, dict[str, float 
     covariance.
     """
     num = len(products_MM)
-    draw = np.random.default_rng(seed)
-    resampled = [statistics(products_MM, draw.integers(num, size=num)) for _ in range(NUM_RESAMPLES)]
+    rng = np.random.default_rng(seed)
+    resampled = [statistics(products_MM, rng.integers(num, size=num)) for _ in range(NUM_RESAMPLES)]
     found = {}
     for name, value in statistics(products_MM, np.arange(num)).items():
         column = np.array([of[name] for of in resampled])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vineppo.analysis.measured import AnalysisConfig, Measured, measure
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, last_checkpoints, open_subject
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 from vineppo.report.charts import lines
@@ -27,10 +27,13 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
     for checkpoint in checkpoints:
         with open_subject(checkpoint) as subject:
             rows += rows_of(checkpoint, measure(subject, config), config)
-    chart = draw(
+    chart = plot(
         lines,
         "Error of values by number of vines, last checkpoints",
-        [row | {"low": row["value_rmse_low"], "high": row["value_rmse_high"]} for row in of_last(rows, checkpoints)],
+        [
+            row | {"low": row["value_rmse_low"], "high": row["value_rmse_high"]}
+            for row in last_checkpoints(rows, checkpoints)
+        ],
         by=("method", "vines"),
         x="vines",
         y="value_rmse",
@@ -54,7 +57,7 @@ def rows_of(checkpoint: RunCheckpoint, measured: Measured, config: AnalysisConfi
         values, credits = bootstrap(statistic, measured.problems, seed=config.seed)
         rows.append(
             {
-                **checkpoint.told,
+                **checkpoint.header,
                 "vines": k,
                 "value_rmse": values["estimate"],
                 "value_rmse_low": values["low"],

@@ -55,8 +55,8 @@ class ReferenceValues:
             purpose="reference",
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for key, of_state in zip(keys, vines, strict=True):
-            self._known[key] = fmean(vine.grade.reward for vine in of_state)
+        for key, continuations in zip(keys, vines, strict=True):
+            self._known[key] = fmean(vine.grade.reward for vine in continuations)
             append_line(self.path, {"state": key, "value": self._known[key]})
 
 

@@ -22,11 +22,11 @@ class Result:
     tables: Mapping[str, Sequence[Row]]
     charts: Mapping[str, Chart] = field(default_factory=dict)
 
-    def save(self, folder: Path, told: Mapping[str, Any]) -> Path:
-        """`told` says what it was made from and with."""
+    def save(self, folder: Path, context: Mapping[str, Any]) -> Path:
+        """`context` says what it was made from and with."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.kind}.json"
-        write_file(path, json.dumps(asdict(self) | dict(told), indent=1, allow_nan=False) + "\n")
+        write_file(path, json.dumps(asdict(self) | dict(context), indent=1, allow_nan=False) + "\n")
         for name, chart in self.charts.items():
             save_figure(chart, folder / f"{self.kind}-{name}.svg")
         return path
@@ -41,18 +41,18 @@ def over_seeds(rows: Sequence[Row], by: Sequence[str], column: str) -> list[Row]
     for row in rows:
         groups.setdefault(tuple(row[key] for key in by), []).append(row)
     found = []
-    for key, of_group in groups.items():
-        known = [row for row in of_group if row[column] is not None]
+    for key, group in groups.items():
+        known = [row for row in group if row[column] is not None]
         if not known:
             continue
         shared = interval([row[column] for row in known])
         low, high = shared["ci95"] or (known[0].get("low"), known[0].get("high"))
-        told = dict(zip(by, key, strict=True))
-        found.append({**told, column: shared["mean"], "low": low, "high": high, "runs": len(known)})
+        shared_columns = dict(zip(by, key, strict=True))
+        found.append({**shared_columns, column: shared["mean"], "low": low, "high": high, "runs": len(known)})
     return found
 
 
-def draw(
+def plot(
     chart: Callable[..., Chart],
     title: str,
     rows: Sequence[Row],

@@ -8,13 +8,13 @@ import numpy as np
 
 from vineppo.analysis.credits import credit_all
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, Subject, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
 from vineppo.segments import segment_texts
-from vineppo.types import Rollout, UserError
+from vineppo.types import JudgesSegments, Rollout, UserError
 
 RIGHT, FIRST_WRONG, AFTER = "right step", "first wrong step", "after it"
 SIGNS = {RIGHT: 1, FIRST_WRONG: -1, AFTER: 0}
@@ -36,9 +36,9 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
         with open_subject(checkpoint) as subject:
             rows += signal_rows(subject, config)
     method = checkpoints[0].recipe.name
-    shown = [row for row in of_last(rows, checkpoints) if row["method"] == method and row["kind"] != AFTER]
+    shown = [row for row in last_checkpoints(rows, checkpoints) if row["method"] == method and row["kind"] != AFTER]
     charts = {
-        measure: draw(
+        measure: plot(
             bars,
             f"{title}, {method}, last checkpoints",
             [row for row in shown if row["measure"] == measure],
@@ -58,8 +58,8 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
 
 
 def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
-    judge = getattr(subject.environment.task, "judge_segments", None)
-    if judge is None:
+    task = subject.environment.task
+    if not isinstance(task, JudgesSegments):
         raise UserError(f"signal_to_noise: task {subject.recipe.task.name} does not know which steps are right")  # type: ignore[attr-defined]
     groups = draw_groups(subject, config)
     rollouts = [rollout for group in groups for rollout in group]
@@ -67,7 +67,8 @@ def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
     def texts_of(rollout: Rollout) -> list[str]:
         return segment_texts(subject.environment.tokenizer, rollout.token_ids, rollout.boundaries)
 
-    kinds = np.array([kind for rollout in rollouts for kind in kinds_of(judge(rollout.problem, texts_of(rollout)))])
+    judged = [task.judge_segments(rollout.problem, texts_of(rollout)) for rollout in rollouts]
+    kinds = np.array([kind for of_rollout in judged for kind in kinds_of(of_rollout)])
     problems = np.array([rollout.problem.id for rollout in rollouts for _ in range(rollout.num_segments)])
     rows = []
     for name, credited in credit_all(subject, groups, config).items():
@@ -78,15 +79,15 @@ def signal_rows(subject: Subject, config: AnalysisConfig) -> list[Row]:
             chosen = kinds == kind
             if not chosen.any():
                 continue
-            told = {
-                **subject.checkpoint.told,
+            header = {
+                **subject.checkpoint.header,
                 "estimator": name,
                 "kind": kind,
                 "visits": int(chosen.sum()),
                 "tokens_per_rollout": credited.num_tokens,
             }
             found = signal(advantages[chosen], sign, credited.num_tokens, problems[chosen].tolist(), seed=config.seed)
-            rows += [told | {"measure": measure} | numbers for measure, numbers in found.items()]
+            rows += [header | {"measure": measure} | numbers for measure, numbers in found.items()]
     return rows
 
 

@@ -32,7 +32,7 @@ class RunCheckpoint:
         return int(self.folder.name.removeprefix("iteration-"))
 
     @property
-    def told(self) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
         """The columns that every row about this checkpoint begins with."""
         return {"method": self.recipe.name, "seed": self.recipe.seed, "iteration": self.iteration}
 
@@ -42,7 +42,7 @@ class RunCheckpoint:
         return "-".join(checksum(file) for file in sorted(self.folder.glob("*.safetensors")))
 
 
-def of_last(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[RunCheckpoint]) -> list[dict[str, Any]]:
+def last_checkpoints(rows: Sequence[Mapping[str, Any]], checkpoints: Sequence[RunCheckpoint]) -> list[dict[str, Any]]:
     """The rows about every run's last checkpoint: one policy per run, so that runs are what is averaged over."""
     last: dict[tuple[str, int], int] = {}
     for checkpoint in checkpoints:

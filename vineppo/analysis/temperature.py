@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vineppo.analysis.measured import AnalysisConfig
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, last_checkpoints, open_subject
 from vineppo.evaluate import evaluate
 from vineppo.machine.tables import Row
 from vineppo.report.charts import lines
@@ -41,17 +41,17 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
                 score = found.scores["pass@1"]
                 rows.append(
                     {
-                        **checkpoint.told,
+                        **checkpoint.header,
                         "temperature": temperature,
                         "pass@1": score.mean,
                         "low": score.ci95[0],
                         "high": score.ci95[1],
                     }
                 )
-    chart = draw(
+    chart = plot(
         lines,
         "Accuracy by sampling temperature, last checkpoints",
-        of_last(rows, checkpoints),
+        last_checkpoints(rows, checkpoints),
         by=("method", "temperature"),
         x="temperature",
         y="pass@1",

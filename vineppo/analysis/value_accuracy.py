@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vineppo.analysis.measured import AnalysisConfig, Measured, main_estimators, measure
-from vineppo.analysis.result import Result, draw
-from vineppo.analysis.subject import RunCheckpoint, of_last, open_subject
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, last_checkpoints, open_subject
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
-from vineppo.report.charts import bars, lines, points
+from vineppo.report.charts import Chart, bars, lines, points
 
 WITHIN = (0.05, 0.1, 0.2)
 PERFECT = "perfect"
@@ -39,50 +39,60 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
         calibration += calibration_rows(checkpoint, measured)
         rows += ceiling_rows(checkpoint, measured, config.num_reference)
         scatter += scatter_rows(checkpoint, measured, main_estimators(config))
-    shown = (*main_estimators(config), PERFECT)
-    accuracy = [row for row in rows if row["measure"] == "within_0.05" and row["estimator"] in shown]
-    seeds = {row["method"]: row["seed"] for row in reversed(scatter)}
-    return Result(
-        "value_accuracy",
-        TITLE,
-        TEXT,
-        {"accuracy": rows, "calibration": calibration},
-        {
-            "training": draw(
-                lines,
-                "Share of states within 0.05 of the reference",
-                [row | {"of": f"{row['method']}: {row['estimator']}"} for row in accuracy],
-                by=("of", "iteration"),
-                x="iteration",
-                y="estimate",
-                called="share of states",
-                colour_by="of",
-            ),
-            "last": draw(
-                bars,
-                "Share of states within 0.05 of the reference, last checkpoints",
-                of_last([row for row in rows if row["measure"] == "within_0.05"], checkpoints),
-                by=("estimator", "method"),
-                x="estimator",
-                y="estimate",
-                called="share of states",
-                colour_by="method",
-            ),
-            "scatter": points(
-                "Predicted against reference value, last checkpoint of one run of each method",
-                [row for row in of_last(scatter, checkpoints) if row["seed"] == seeds[row["method"]]],
-                x="reference",
-                y="prediction",
-                by="of",
-                diagonal=(0, 1),
-            ),
-        },
+    tables = {"accuracy": rows, "calibration": calibration}
+    charts = {
+        "training": training_chart(rows, main_estimators(config)),
+        "last": last_chart(last_checkpoints(rows, checkpoints)),
+        "scatter": scatter_chart(last_checkpoints(scatter, checkpoints)),
+    }
+    return Result("value_accuracy", TITLE, TEXT, tables, charts)
+
+
+def training_chart(rows: Sequence[Row], shown: Sequence[str]) -> Chart:
+    return plot(
+        lines,
+        "Share of states within 0.05 of the reference",
+        [
+            row | {"of": f"{row['method']}: {row['estimator']}"}
+            for row in rows
+            if row["measure"] == "within_0.05" and row["estimator"] in (*shown, PERFECT)
+        ],
+        by=("of", "iteration"),
+        x="iteration",
+        y="estimate",
+        called="share of states",
+        colour_by="of",
+    )
+
+
+def last_chart(rows: Sequence[Row]) -> Chart:
+    return plot(
+        bars,
+        "Share of states within 0.05 of the reference, last checkpoints",
+        [row for row in rows if row["measure"] == "within_0.05"],
+        by=("estimator", "method"),
+        x="estimator",
+        y="estimate",
+        called="share of states",
+        colour_by="method",
+    )
+
+
+def scatter_chart(rows: Sequence[Row]) -> Chart:
+    seeds = {row["method"]: row["seed"] for row in reversed(rows)}  # the first run of each method
+    return points(
+        "Predicted against reference value, last checkpoint of one run of each method",
+        [row for row in rows if row["seed"] == seeds[row["method"]]],
+        x="reference",
+        y="prediction",
+        by="of",
+        diagonal=(0, 1),
     )
 
 
 def accuracy_rows(checkpoint: RunCheckpoint, measured: Measured, *, seed: int) -> list[Row]:
     return [
-        {**checkpoint.told, "estimator": name, "measure": measure_name, **found}
+        {**checkpoint.header, "estimator": name, "measure": measure_name, **found}
         for name, predicted in measured.predictions.items()
         for measure_name, found in accuracy(predicted, measured.reference, measured.problems, seed=seed).items()
     ]
@@ -120,7 +130,7 @@ def calibration_rows(checkpoint: RunCheckpoint, measured: Measured) -> list[Row]
             chosen = bins == i
             rows.append(
                 {
-                    **checkpoint.told,
+                    **checkpoint.header,
                     "estimator": name,
                     "from": float(i / NUM_BINS),
                     "to": float((i + 1) / NUM_BINS),
@@ -145,7 +155,7 @@ def ceiling_rows(checkpoint: RunCheckpoint, measured: Measured, num_reference: i
         f"within_{x:g}": float((chances_nH * (errors_nH <= x + 1e-9)).sum(axis=1).mean()) for x in WITHIN
     }
     return [
-        {**checkpoint.told, "estimator": PERFECT, "measure": name, "estimate": number, "low": None, "high": None}
+        {**checkpoint.header, "estimator": PERFECT, "measure": name, "estimate": number, "low": None, "high": None}
         for name, number in numbers.items()
     ]
 
@@ -153,7 +163,7 @@ def ceiling_rows(checkpoint: RunCheckpoint, measured: Measured, num_reference: i
 def scatter_rows(checkpoint: RunCheckpoint, measured: Measured, shown: Sequence[str]) -> list[Row]:
     return [
         {
-            **checkpoint.told,
+            **checkpoint.header,
             "of": f"{checkpoint.recipe.name}: {name}",
             "reference": round(float(true), 4),
             "prediction": round(float(value), 4),

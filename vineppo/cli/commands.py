@@ -12,6 +12,7 @@ from vineppo.config import diff
 from vineppo.machine.files import check_file, check_folder, read_json, write_file
 from vineppo.machine.tables import aligned
 from vineppo.machine.terminal import is_harmless, say
+from vineppo.parts import load_part
 from vineppo.types import UserError
 
 
@@ -127,6 +128,8 @@ def run_analyze(args: argparse.Namespace) -> None:
     prepare()
     from vineppo.analysis import analyze, kinds_called
 
+    for name in args.part:
+        load_part(name, "--part")
     kinds = kinds_called(args.kind)
     for kind in kinds:
         try:

@@ -28,7 +28,7 @@ def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[
     methods: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         methods.setdefault(run["method"], []).append(run)
-    peaks = {method: fmean(run["peak"] for run in of_method) for method, of_method in methods.items()}
+    peaks = {method: fmean(run["peak"] for run in method_runs) for method, method_runs in methods.items()}
     ours, baseline = (named_first(runs, credit) for credit in ("vineppo", "ppo"))
     target = peaks.get(baseline)
     level = min(peaks.values())
@@ -38,10 +38,12 @@ def compare_runs(folders: Sequence[Path], *, start: Path | None = None) -> dict[
         "initial_accuracy": initial[0] if initial else None,
         "equal_accuracy": level,
         "target": target,
-        "methods": {method: summarize(of_method, target=target, level=level) for method, of_method in methods.items()},
+        "methods": {
+            method: summarize_method(method_runs, target=target, level=level) for method, method_runs in methods.items()
+        },
         "differences": {
-            method: paired(methods[ours], of_method)
-            for method, of_method in methods.items()
+            method: paired(methods[ours], method_runs)
+            for method, method_runs in methods.items()
             if ours in methods and method != ours
         },
         "runs": runs,
@@ -53,7 +55,7 @@ def named_first(runs: Sequence[Mapping[str, Any]], credit: str) -> str:
     return next((run["method"] for run in runs if run["credit"] == credit), "")
 
 
-def summarize(runs: Sequence[Mapping[str, Any]], *, target: float | None, level: float) -> dict[str, Any]:
+def summarize_method(runs: Sequence[Mapping[str, Any]], *, target: float | None, level: float) -> dict[str, Any]:
     """One method over its seeds."""
     num_iterations = fmean(run["num_iterations"] for run in runs)
     return {

@@ -37,7 +37,7 @@ def read_run(folder: Path, start: Path | None = None) -> dict[str, Any]:
     `start` is a run; where it is the one that this run's policy comes from, its accuracy is the first point.
     """
     recipe, result = read_recipe(folder), read_finished(folder)
-    metrics, timings = read_lines_of_both(folder, result)
+    metrics, timings = read_metrics_and_timings(folder, result)
     environment = read_json(folder / "environment.json")
     initial = read_finished(start) if start is not None and starts_from(recipe, start) else None
     points = list(read_points(folder, metrics, timings, initial))
@@ -90,7 +90,7 @@ def read_finished(folder: Path) -> dict[str, Any]:
     return result
 
 
-def read_lines_of_both(folder: Path, result: Mapping[str, Any]) -> tuple[list[Line], list[Line]]:
+def read_metrics_and_timings(folder: Path, result: Mapping[str, Any]) -> tuple[list[Line], list[Line]]:
     """Metrics and timings, a line each for the iterations 1, 2, .. up to the one that the result is of."""
     last = result.get("iteration")
     both = []

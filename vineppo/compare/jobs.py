@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from multiprocessing import get_context
@@ -19,10 +19,10 @@ from vineppo.config import flatten
 from vineppo.machine.files import read_json, write_file, write_json
 from vineppo.machine.terminal import printable, say
 from vineppo.machine.threads import fair_threads
-from vineppo.methods import load_recipe
+from vineppo.methods import kind_of, load_recipe
 from vineppo.methods.sft import SFTRecipe
-from vineppo.runs.changes import changes, is_run, settle
-from vineppo.runs.recipe import PARTS, Recipe
+from vineppo.runs.changes import changed_recipe, changes, is_run, settle
+from vineppo.runs.recipe import PARTS, Recipe, load_own_parts, make_recipe
 from vineppo.runs.run_folder import finished_iteration
 from vineppo.types import UserError
 
@@ -67,14 +67,18 @@ def compare(
         if failed:
             break
     finished = [*folders, *(job.folder for job in jobs if is_finished(job))]
-    comparison: dict[str, Any] = {}
-    if finished:
-        comparison = compare_runs(finished, start=sft[0].folder if sft else None)
-        comparison["failed"] = [job.folder.name for job in failed]
-        write_json(out / "comparison.json", comparison)
-        write_file(out / "comparison.md", to_markdown(comparison))
+    comparison = write_comparison(out, finished, failed, start=sft[0].folder if sft else None) if finished else {}
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(f'{job.folder}.log' for job in failed)}")
+    return comparison
+
+
+def write_comparison(
+    out: Path, finished: Sequence[Path], failed: Sequence[Job], *, start: Path | None
+) -> dict[str, Any]:
+    comparison = compare_runs(finished, start=start) | {"failed": [job.folder.name for job in failed]}
+    write_json(out / "comparison.json", comparison)
+    write_file(out / "comparison.md", to_markdown(comparison))
     return comparison
 
 
@@ -156,7 +160,7 @@ def as_stored(recipe: Recipe) -> dict[str, Any]:
     name = recipe.model.name
     if name is not None and Path(name).exists() and (not is_run(name) or finished_iteration(Path(name)) is not None):
         recipe = recipe.model_copy(update={"model": settle(recipe.model)})
-    return recipe.model_dump(mode="json", exclude_none=True)
+    return as_tree(recipe)
 
 
 def is_finished(job: Job) -> bool:
@@ -166,8 +170,7 @@ def is_finished(job: Job) -> bool:
         return False
     found = changes(load_recipe(stored), job.recipe)
     if found:
-        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items())
-        raise UserError(f"{job.folder}: the recipe has changed since this run began ({lines}); choose another --out")
+        raise changed_recipe(job.folder, [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()])
     result = job.folder / "result.json"
     return result.exists() and read_json(result).get("finished") is True
 
@@ -183,7 +186,7 @@ def run_jobs(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> 
     while waiting or running:
         while waiting and len(running) < num_jobs:
             job = waiting.pop(0)
-            process = context.Process(target=run_job, args=(job.recipe, job.folder, num_threads))
+            process = context.Process(target=run_job, args=(as_tree(job.recipe), job.folder, num_threads))
             process.start()
             running[process.sentinel] = (job, process)
         for sentinel in wait(list(running)):
@@ -198,8 +201,12 @@ def run_jobs(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> 
     return failed
 
 
-def run_job(recipe: Recipe, folder: Path, num_threads: int) -> None:
-    """In a process of its own; says everything in FOLDER.log."""
+def as_tree(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude_none=True)
+
+
+def run_job(tree: Mapping[str, Any], folder: Path, num_threads: int) -> None:
+    """In a process of its own, which loads own parts for itself; says everything in FOLDER.log."""
     import torch
 
     from vineppo.machine import runtime
@@ -213,6 +220,8 @@ def run_job(recipe: Recipe, folder: Path, num_threads: int) -> None:
     runtime.prepare()
     torch.set_num_threads(num_threads)
     try:
+        load_own_parts(tree, str(folder))
+        recipe = make_recipe(tree, kind=kind_of(tree), source=str(folder))
         lines = Lines()
         resume = (folder / "recipe.toml").exists()
         run_recipe(recipe, folder, resume=resume, sinks=[lines], say=say, on_start=lines.set_total)

@@ -19,7 +19,7 @@ from vineppo.types import Assigned, Group
 
 
 class GRPOConfig(Named):
-    name: Literal["grpo"] = "grpo"
+    name: str = "grpo"
     divide_by_std: bool = True
     """false: Dr. GRPO; to follow it in full, also learner.loss_aggregation = "constant"."""
     std: Literal["population", "sample"] = "population"

@@ -7,7 +7,6 @@ is subtracted from, so the policy gradient stays unbiased.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from vineppo.config import Named
 from vineppo.credit.advantages import leave_one_out
@@ -16,7 +15,7 @@ from vineppo.types import Assigned, Group
 
 
 class RLOOConfig(Named):
-    name: Literal["rloo"] = "rloo"
+    name: str = "rloo"
 
 
 class RLOO:

@@ -28,7 +28,7 @@ StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
 
 
 class VinePPOConfig(Named):
-    name: Literal["vineppo"] = "vineppo"
+    name: str = "vineppo"
     num_vines: int = Field(default=9, ge=1)
     """Continuations per state (K). Upstream configs use 9."""
     vine_budget: Literal["remaining", "full"] = "remaining"

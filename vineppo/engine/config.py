@@ -12,7 +12,7 @@ KernelName = Literal["triton", "native", "torch"]
 
 
 class TorchEngineConfig(Named):
-    name: Literal["torch"] = "torch"
+    name: str = "torch"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
     kernels: Literal["auto", KernelName] = "auto"
@@ -25,7 +25,7 @@ class TorchEngineConfig(Named):
 
 
 class HFEngineConfig(Named):
-    name: Literal["hf"] = "hf"
+    name: str = "hf"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
     max_batch: int = Field(default=64, ge=1)
@@ -33,7 +33,7 @@ class HFEngineConfig(Named):
 
 
 class VLLMEngineConfig(Named):
-    name: Literal["vllm"] = "vllm"
+    name: str = "vllm"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where it is faster than float32 (GPUs, CPUs with AVX512-BF16 or AMX)."""
     max_batch: int = Field(default=256, ge=1)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vineppo.environment import Environment
-from vineppo.tasks.grading import Grader, GradingConfig
+from vineppo.grading import Grader, GradingConfig
 from vineppo.types import Completion, Grade, OnComplete, Problem, Request, SamplingParams
 
 ACTIONS = "+*-="
@@ -76,7 +76,7 @@ def visit(world: World, state: str, reach: float) -> float:
     """Enters the state and all that can follow into the world; returns V(state)."""
     world.reach[state] = reach
     if is_over(state):
-        value = float(is_right(state))
+        value = float(is_correct(state))
     else:
         probs_A = world.probs_SA[row(state)]
         value = sum(float(p) * visit(world, state + a, reach * float(p)) for a, p in zip(ACTIONS, probs_A, strict=True))
@@ -93,7 +93,7 @@ def is_over(state: str) -> bool:
     return state[-1] == "=" or len(state) == 1 + BUDGET
 
 
-def is_right(state: str) -> bool:
+def is_correct(state: str) -> bool:
     return state[-1] == "=" and number(state[1:]) == int(state[0])
 
 
@@ -108,11 +108,6 @@ def row(state: str) -> int:
     """Of the policy's table: the prompt, and "=" (which nothing follows) or the last operation."""
     last = ACTIONS.index(state[-1]) if len(state) > 1 else END
     return PROMPTS.index(state[0]) * len(ACTIONS) + last
-
-
-def expected_reward(world: World) -> float:
-    """J(theta): the mean over prompts, which are equally likely."""
-    return float(np.mean([world.value[prompt] for prompt in PROMPTS]))
 
 
 def true_gradient(world: World) -> np.ndarray:  # [S, A]

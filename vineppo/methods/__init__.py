@@ -11,7 +11,8 @@ from vineppo.methods.dpo import DPORecipe, run_dpo
 from vineppo.methods.restem import RestEMRecipe, run_restem
 from vineppo.methods.sft import SFTRecipe, run_sft
 from vineppo.methods.train import TrainRecipe, run_train
-from vineppo.runs.recipe import Recipe, make_recipe
+from vineppo.parts import run_around
+from vineppo.runs.recipe import Recipe, load_own_parts, make_recipe
 from vineppo.types import UserError
 
 R = TypeVar("R", bound=Recipe)
@@ -42,8 +43,13 @@ def kind_of(tree: Mapping[str, Any], source: str = "recipe") -> type[Recipe]:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, kind: type[R] = Recipe) -> R:
-    """The checked recipe, of whatever kind its sections say; raises UserError where that is not `kind`."""
-    tree = apply_overrides(read_toml(path), overrides)
+    """The checked recipe, of whatever kind its sections say; raises UserError where that is not `kind`.
+
+    Own parts that it names are loaded. Of a recipe that lies in a run's folder only what the overrides name is.
+    """
+    stored = read_toml(path)
+    tree = apply_overrides(stored, overrides)
+    load_own_parts(apply_overrides({}, overrides) if run_around(path) else tree, str(path))
     recipe = make_recipe(tree, kind=kind_of(tree, str(path)), source=str(path))
     if not isinstance(recipe, kind):
         raise UserError(f"{path}: a {type(recipe).__name__}, where a {kind.__name__} is needed")

@@ -1,4 +1,4 @@
-"""Rollouts for the credit inspector: as many as the page can hold, and the credit that siblings' rewards would give."""
+"""Rollouts for the credit inspector: as many as the page can hold, and the credit by comparison within a group."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
+from vineppo.credit.advantages import group_advantages, leave_one_out
 from vineppo.machine.files import parse_object
 from vineppo.types import UserError
 
@@ -17,7 +18,6 @@ NAME = re.compile(r"iteration-(\d{6,})\.jsonl\.gz", re.ASCII)
 MAX_NUMBER = 1e100  # of a reward, a value, ...
 BUDGET = 2_500_000  # bytes of compressed rollouts in a page, over all its runs
 MAX_ITERATIONS = 50
-GRPO_STD_EPS = 1e-4  # the default of credit/grpo.py
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def read_rollouts(folder: Path, budget: int) -> dict[str, Any]:
             damaged.append(str(error))
             continue
         for group in evenly(groups, max(1, int(share * len(groups)))):
-            shown += [{"iteration": iteration, **rollout} for rollout in with_sibling_credit(group)]
+            shown += [{"iteration": iteration, **rollout} for rollout in with_group_credit(group)]
     return {"shown": shown, "iterations": list(files), "damaged": damaged}
 
 
@@ -129,27 +129,20 @@ def rounded(rollout: Mapping[str, Any]) -> dict[str, Any]:
     return {**rollout, **numbers, "vines": rollout.get("vines")}
 
 
-def with_sibling_credit(group: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By GRPO in standard deviations of the group, and before that division; by RLOO."""
+def with_group_credit(group: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By GRPO in standard deviations of the group, and before that division; by RLOO. None where nobody is compared."""
     rewards = [rollout["reward"] for rollout in group]
-    if len(group) < 2:
-        return [{**rollout, "grpo": None, "centred": None, "rloo": None} for rollout in group]
-    centred = [reward - fmean(rewards) for reward in rewards]
-    credit = zip(group, grpo(rewards), centred, rloo(rewards), strict=True)
-    return [
-        {**rollout, "grpo": round(a, 4), "centred": round(b, 4), "rloo": round(c, 4)} for rollout, a, b, c in credit
-    ]
+    centred = partial(group_advantages, divide_by_std=False)
+    formulas = {"grpo": group_advantages, "centred": centred, "rloo": leave_one_out}
+    credit = {name: group_credit(rewards, formula) for name, formula in formulas.items()}
+    return [{**rollout, **{name: credit[name][g] for name in credit}} for g, rollout in enumerate(group)]
 
 
-def grpo(rewards: Sequence[float]) -> list[float]:  # [G]
-    """As credit/grpo.py, which stands on torch and so cannot be asked."""
-    mean, scale = fmean(rewards), pstdev(rewards) + GRPO_STD_EPS
-    return [(reward - mean) / scale if max(rewards) > min(rewards) else 0.0 for reward in rewards]
-
-
-def rloo(rewards: Sequence[float]) -> list[float]:  # [G]
-    """As credit/rloo.py."""
-    return [reward - (sum(rewards) - reward) / (len(rewards) - 1) for reward in rewards]
+def group_credit(rewards: Sequence[float], formula: Callable[[Sequence[float]], list[float]]) -> list[float | None]:
+    if len(rewards) < 2:
+        return [None] * len(rewards)
+    advantages = formula(rewards) if max(rewards) > min(rewards) else [0.0] * len(rewards)
+    return [round(advantage, 4) for advantage in advantages]
 
 
 def evenly(items: Sequence[T], n: int) -> list[T]:

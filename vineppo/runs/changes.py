@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,9 +48,15 @@ def continued(stored: R, recipe: R, folder: Path) -> tuple[R, Changes]:
         if (why := refusal(recipe, key, old, new)) is not None
     ]
     if refusals:
-        told = "; ".join(refusals)
-        raise UserError(f"{folder}: the recipe has changed since this run began ({told}); choose another --out")
+        raise changed_recipe(folder, refusals)
     return recipe.model_copy(update={"model": stored.model}), found
+
+
+def changed_recipe(folder: Path, found: Sequence[str]) -> UserError:
+    """`found` are changes that make another run of it."""
+    return UserError(
+        f"{folder}: the recipe has changed since this run began ({'; '.join(found)}); choose another --out"
+    )
 
 
 def refusal(recipe: Recipe, key: str, old: Any, new: Any) -> str | None:

@@ -12,18 +12,19 @@ from vineppo.config import Config, Named, show, validate
 from vineppo.credit import CREDIT
 from vineppo.engine import ENGINES
 from vineppo.evaluate import EvaluationConfig
+from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
-from vineppo.parts import Part, find_part
+from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_part
 from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
 from vineppo.runs.metrics import MetricsConfig
 from vineppo.tasks import TASKS
-from vineppo.tasks.grading import GradingConfig
-from vineppo.types import UserError
+from vineppo.types import CreditEstimator, Engine, Task, UserError
 
 PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credit": CREDIT}
 """Sections whose `name` picks a part; the part's own Config checks the rest of the section."""
+PROTOCOLS: dict[str, type] = {"task": Task, "engine": Engine, "credit": CreditEstimator}
 
 
 class Recipe(Config):
@@ -74,6 +75,15 @@ class SamplingRecipe(Recipe):
 R = TypeVar("R", bound=Recipe)
 
 
+def load_own_parts(tree: Mapping[str, Any], source: str) -> None:
+    """Runs the code that a recipe of the user's names; to be called before `make_recipe`, which runs none."""
+    for section in PARTS:
+        values = tree.get(section)
+        name = values.get("name") if isinstance(values, Mapping) else None
+        if is_own(name):
+            load_part(str(name), f"{source}: {section}.name")
+
+
 def make_recipe(tree: Mapping[str, Any], *, kind: type[R], source: str) -> R:
     """The checked recipe; raises UserError with one line naming the source and the key."""
     sections = {
@@ -88,10 +98,14 @@ def read_section(section: str, values: Any, source: str) -> Named:
         raise UserError(f"{source}: {section} = {show(values)}: must be a section")
     if "name" not in values:
         raise UserError(f"{source}: {section}.name must be one of {', '.join(map(repr, PARTS[section]))}")
-    part = find_part(values["name"], PARTS[section], f"{source}: {section}.name")
-    return validate(part.Config, values, source=source, section=section)
+    name = full_name(values["name"])
+    part = find_part(name, PARTS[section], f"{source}: {section}.name")
+    return validate(part.Config, {**values, "name": name}, source=source, section=section)
 
 
 def make_part(section: str, config: Named, *args: Any, **kwargs: Any) -> Any:
     """What a section of a recipe asks for."""
-    return find_part(config.name, PARTS[section], f"{section}.name")(config, *args, **kwargs)
+    part = find_part(config.name, PARTS[section], f"{section}.name")(config, *args, **kwargs)
+    if is_own(config.name):
+        check_members(part, PROTOCOLS[section], f"{section}.name = {config.name}")
+    return part

@@ -11,6 +11,7 @@ from typing import Any
 from vineppo.engine import engine_inputs
 from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, evaluate
+from vineppo.grading import Grader
 from vineppo.machine.runtime import pick_device
 from vineppo.models import longest_prompt
 from vineppo.models.loading import load_policy_model
@@ -18,7 +19,6 @@ from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
 from vineppo.runs.changes import check_weights, last_checkpoint
 from vineppo.runs.recipe import Recipe, make_part
 from vineppo.seeding import derive_seed
-from vineppo.tasks.grading import Grader
 from vineppo.types import Engine, SamplingParams, Task, UserError
 
 

@@ -1,4 +1,13 @@
-"""Tasks: problems, segment cuts and grading. TASKS maps the recipe's `task.name` to a class with a `Config`."""
+"""Tasks: problems, where a response may be cut into segments, and how good it is.
+
+    arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
+    problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
+    latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
+    answers/                          reads final answers and compares them with the gold one
+
+A task satisfies `vineppo.types.Task` and knows nothing of processes or limits: vineppo/grading calls its `grade`.
+TASKS maps the recipe's `task.name` to a class with a `Config`.
+"""
 
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.gsm8k import GSM8K

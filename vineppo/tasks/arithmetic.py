@@ -18,14 +18,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
-from typing import Literal
 
 from pydantic import Field, model_validator
 
 from vineppo.config import Named
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers import grade_number, hash_answer
+from vineppo.tasks.answers.numbers import grade_number, hash_answer
 from vineppo.types import Grade, Problem, UserError
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
@@ -34,7 +33,7 @@ BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
 
 
 class ArithmeticConfig(Named):
-    name: Literal["arithmetic"] = "arithmetic"
+    name: str = "arithmetic"
     num_steps: tuple[int, int] = (8, 12)
     """Fewest and most steps of a problem."""
     modulus: int = Field(default=10, ge=2, le=1000)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from vineppo.config import Named
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers import grade_number, hash_answer, parse_number
+from vineppo.tasks.answers.numbers import grade_number, hash_answer, parse_number
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.types import Grade, Problem
@@ -18,7 +18,7 @@ CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
 class GSM8KConfig(Named):
-    name: Literal["gsm8k"] = "gsm8k"
+    name: str = "gsm8k"
     path: str
     """JSONL or Parquet file with fields question and answer, a folder with train.* and test.*, or a hub name."""
     subset: str | None = None

@@ -7,17 +7,17 @@ import logging
 import math
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from vineppo.config import Named
-from vineppo.tasks.boxes import all_boxes, boxed_answer
+from vineppo.tasks.answers.boxes import all_boxes, boxed_answer
+from vineppo.tasks.answers.equality import equal_answers, is_readable
+from vineppo.tasks.answers.reading import compact, spread, tidy
 from vineppo.tasks.dataset import Record
-from vineppo.tasks.equality import equal_answers, is_readable
 from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.problem_set import ProblemSet, containing
-from vineppo.tasks.reading import compact, spread, tidy
 from vineppo.types import Grade, Problem, UserError
 
 ENTER_ALL = re.compile(r"\b[Ee]nter all\b|separated by (?:a )?comma")
@@ -29,7 +29,7 @@ FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 
 
 class MATHConfig(Named):
-    name: Literal["math"] = "math"
+    name: str = "math"
     path: str
     """JSONL or Parquet file with fields problem and solution, a folder with train.* and test.*, or a hub name."""
     subset: str | None = None

@@ -1,4 +1,4 @@
-"""The process behind `grading_pool.Worker`: receives a task, then answers every (problem, response) with a Reply.
+"""The process behind `pool.Worker`: receives a task, then answers every (problem, response) with a Reply.
 
 It dies with its parent, with its limits, or when its parent kills it; nothing here waits or retries.
 """
@@ -13,12 +13,11 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from vineppo.tasks.grading_reply import grade_with
-from vineppo.types import Task
+from vineppo.grading.reply import READY, TIME_IS_UP, grade_with, write_reply
+from vineppo.parts import run_code
+from vineppo.types import Prepares, Task
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-TIME_IS_UP = signal.SIGPROF
-"""What the kernel sends when the process has computed for as long as it may; nothing sleeps through it."""
 
 
 def main(descriptor: int, timeout_s: float, memory_mb: int) -> None:
@@ -30,19 +29,21 @@ def main(descriptor: int, timeout_s: float, memory_mb: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = Connection(descriptor)
     try:
-        task: Task = pickle.loads(connection.recv_bytes())
-        prepare = getattr(task, "prepare", None)
-        if prepare is not None:
-            prepare()
+        code, task_bytes = pickle.loads(connection.recv_bytes())
+        if code is not None:  # the task's own file
+            run_code(code)
+        task: Task = pickle.loads(task_bytes)
+        if isinstance(task, Prepares):
+            task.prepare()
         limit_memory(memory_mb)
-        connection.send("ready")
+        connection.send_bytes(READY)
         be_silent()
         while True:
             problem, response = connection.recv()
             signal.setitimer(signal.ITIMER_PROF, timeout_s)
             reply = grade_with(task, problem, response)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            connection.send(reply)
+            connection.send_bytes(write_reply(reply))
     except (EOFError, ConnectionError):  # the parent is gone
         return
     except MemoryError:  # outside of an answer: as if the kernel had run out of it, and no answer's fault

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from vineppo.tasks.evaluation import InexactError, operations, proportional, same_function, symbols
-from vineppo.tasks.expressions import Tree, UnreadableError, parse
-from vineppo.tasks.reading import Answer, compact, read_tidy, spread, tidy, words_of
-from vineppo.tasks.units import agree
+from vineppo.tasks.answers.evaluation import InexactError, operations, proportional, same_function, symbols
+from vineppo.tasks.answers.expressions import Tree, UnreadableError, parse
+from vineppo.tasks.answers.reading import Answer, compact, read_tidy, spread, tidy, words_of
+from vineppo.tasks.answers.units import agree
 
 FAILURES = (UnreadableError, InexactError, RecursionError, OverflowError, ZeroDivisionError)
 MAX_CHARS = 2000

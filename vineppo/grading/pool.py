@@ -22,16 +22,17 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from threading import Event
 
-from vineppo.tasks.grading_reply import Reply
-from vineppo.tasks.grading_worker import TIME_IS_UP
-from vineppo.types import Grade, Problem, Task, UserError
+from vineppo.grading.reply import READY, TIME_IS_UP, Pair, Reply, crash, read_reply
+from vineppo.parts import code_of
+from vineppo.types import Grade, Task, UserError
 
-Pair = tuple[Problem, str]
 STARTUP_S = 120.0
 STARTS = 3
 """Times that a worker is started before the run gives up."""
 PATIENCE = 10
 """Times the limit of processor time that an answer may take on the clock: for what waits instead of computing."""
+MAX_REPLY = 1 << 26
+"""Bytes."""
 LOOK_S = 0.2
 """Between looks at whether grading goes on at all."""
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
@@ -51,7 +52,7 @@ class Pool:
     def __init__(self, task: Task, *, num_workers: int, timeout_s: float, memory_mb: int, stopping: Event):
         self._num_workers, self._timeout_s, self._memory_mb = num_workers, timeout_s, memory_mb
         self._stopping = stopping
-        self._task_bytes = pickle.dumps(task)
+        self._task_bytes = pickle_task(task)
         self._workers: list[Worker] = []
 
     def grade(self, pairs: Sequence[Pair]) -> Generator[tuple[int, Reply], None, None]:
@@ -127,7 +128,7 @@ class Worker:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(STARTUP_S), 0))
         limits = [str(timeout_s), str(memory_mb)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vineppo.tasks.grading_worker", str(theirs.fileno()), *limits],
+            [sys.executable, "-m", "vineppo.grading.worker", str(theirs.fileno()), *limits],
             pass_fds=[theirs.fileno()],
             env=os.environ | ALONE | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             stdin=subprocess.DEVNULL,
@@ -160,9 +161,12 @@ class Worker:
             received = self._receive()
         elif self.alive and time.monotonic() < self.deadline:
             return None
-        if isinstance(received, Reply):
-            return received
-        if received == "ready" and not self.ready:
+        if received is not None and self.ready:
+            try:
+                return read_reply(received)
+            except ValueError:
+                return crash("the worker sent no reply", in_doubt=True)
+        if received == READY:
             self.ready = True
             if self.job is None or self.take(self.job):
                 return None
@@ -172,7 +176,7 @@ class Worker:
             return Reply(Grade(0.0, "timeout"))
         if expired:
             return Reply(Grade(0.0, "timeout"), in_doubt=True)
-        return Reply(Grade(0.0, "crashed"), f"the worker {self.end()}", in_doubt=code < 0)
+        return crash(f"the worker {self.end()}", in_doubt=code < 0)
 
     def end(self) -> str:
         """How the process ended, and the last it said before it was ready."""
@@ -208,8 +212,19 @@ class Worker:
             return False
         return True
 
-    def _receive(self) -> object:
+    def _receive(self) -> bytes | None:
         try:
-            return self.connection.recv()
+            return self.connection.recv_bytes(MAX_REPLY)
         except (EOFError, OSError):
             return None
+
+
+def pickle_task(task: Task) -> bytes:
+    """With the code of the file that it is from, where it is somebody's own."""
+    try:
+        return pickle.dumps((code_of(type(task)), pickle.dumps(task)))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{type(task).__name__} cannot be sent to the processes that grade it ({error}); keep what cannot be "
+            "pickled out of the task, or set isolate = False"
+        ) from None

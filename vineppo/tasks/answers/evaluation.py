@@ -6,7 +6,7 @@ import hashlib
 from fractions import Fraction
 from typing import Any
 
-from vineppo.tasks.expressions import Tree, UnreadableError
+from vineppo.tasks.answers.expressions import Tree, UnreadableError
 
 MAX_BITS = 40_000
 """Of a power or factorial that is computed exactly."""

@@ -1,16 +1,15 @@
 """Grading that neither hangs nor lies: worker processes under a time and a memory limit, and verdicts that are counted.
 
-A verdict is correct, wrong, unparseable, timeout or crashed; only the first earns reward. A grader that keeps failing
-stops the run, since a policy trained on silent zeros would be worthless.
+A verdict is correct, wrong, unparseable, timeout or crashed. What fails to be graded, the last two, earns 0. A grader
+that keeps failing stops the run, since a policy trained on silent zeros would be worthless.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
 from types import TracebackType
@@ -18,14 +17,13 @@ from types import TracebackType
 from pydantic import Field
 
 from vineppo.config import Config
+from vineppo.grading.ahead import GradingAhead
+from vineppo.grading.pool import Pool
+from vineppo.grading.reply import Pair, Reply, grade_with
 from vineppo.machine.limits import available_memory_bytes
-from vineppo.tasks.grading_pool import Pair, Pool
-from vineppo.tasks.grading_reply import Reply, grade_with
 from vineppo.types import Grade, Task, UserError
 
 CACHE_SIZE = 200_000
-AHEAD = 16
-"""Answers that are handed over at once while others are still being written."""
 MIN_FAILURES = 10
 """Timeouts and crashes before their share is believed: 3 of the first 20 answers happen by chance at a rate of 5 %."""
 
@@ -71,21 +69,8 @@ class Grader:
         return results
 
     def ahead(self) -> GradingAhead:
-        return GradingAhead(self, in_parallel=self._task.isolate)
-
-    def submit(self, pairs: dict[int, Pair]) -> Future[dict[int, Grade]]:
-        return self._thread.submit(self.grade_all, pairs)
-
-    def grade_all(self, pairs: dict[int, Pair]) -> dict[int, Grade]:
-        return dict(zip(pairs, self.grade(list(pairs.values())), strict=True))
-
-    def abandon(self, jobs: Collection[Future[dict[int, Grade]]]) -> None:
-        """Waits for no answer any more."""
-        self._stopping.set()
-        for job in jobs:
-            job.cancel()
-        wait_for(jobs)
-        self._stopping.clear()
+        """For answers that come one by one. Left by an exception, it waits for none of them any more."""
+        return GradingAhead(self.grade, self._thread if self._task.isolate else None, self._stopping)
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -138,46 +123,6 @@ def make_pool(task: Task, config: GradingConfig, stopping: Event) -> Pool:
             f"{available_mb} MiB that this process may use; lower one of them"
         )
     return Pool(task, num_workers=workers, timeout_s=config.timeout_s, memory_mb=memory_mb, stopping=stopping)
-
-
-class GradingAhead:
-    """Takes answers one by one, while others are still being written, and grades them in the meantime.
-
-    In a thread, which for worker processes only waits. Tasks that are graded right here would take the sampler's time,
-    so their answers wait until all are there. What is done is looked at once: n answers take O(n) steps.
-    """
-
-    def __init__(self, grader: Grader, *, in_parallel: bool):
-        self._grader, self._in_parallel = grader, in_parallel
-        self._new: dict[int, Pair] = {}
-        self._jobs: deque[Future[dict[int, Grade]]] = deque()  # in the order in which they will be done
-        self._graded: dict[int, Grade] = {}
-
-    def add(self, index: int, pair: Pair) -> None:
-        """Raises what grading has raised so far, so that a run with a broken grader stops at once."""
-        self._new[index] = pair
-        if self._in_parallel and len(self._new) >= AHEAD:
-            while self._jobs and self._jobs[0].done():
-                self._graded |= self._jobs.popleft().result()
-            self._jobs.append(self._grader.submit(self._new))
-            self._new = {}
-
-    def grades(self) -> dict[int, Grade]:
-        """Of all that were added, by index."""
-        while self._jobs:
-            self._graded |= self._jobs.popleft().result()
-        self._graded |= self._grader.grade_all(self._new)
-        self._new = {}
-        return self._graded
-
-    def __enter__(self) -> GradingAhead:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._grader.abandon(self._jobs)
 
 
 def fingerprint(pair: Pair) -> bytes:

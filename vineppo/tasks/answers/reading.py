@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from vineppo.tasks.boxes import all_boxes
-from vineppo.tasks.expressions import Tree, UnreadableError, parse
-from vineppo.tasks.units import known_units
+from vineppo.tasks.answers.boxes import all_boxes
+from vineppo.tasks.answers.expressions import Tree, UnreadableError, parse
+from vineppo.tasks.answers.units import known_units
 
 MAX_ITEMS = 60
 MAX_DEPTH = 8

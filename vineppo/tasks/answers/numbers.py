@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from vineppo.tasks.boxes import boxed_answer
-from vineppo.tasks.units import known_units
+from vineppo.tasks.answers.boxes import boxed_answer
+from vineppo.tasks.answers.units import known_units
 from vineppo.types import Grade
 
 MAX_CHARS = 400

@@ -6,16 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor
 from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
-from tasks.hostile_task import HostileTask
+from hostile_task import HostileTask
 
+from vineppo.grading import Grader, GradingConfig
+from vineppo.grading.ahead import AHEAD, GradingAhead
+from vineppo.grading.grader import MIN_FAILURES
+from vineppo.grading.pool import STARTS, Worker
 from vineppo.machine.limits import available_memory_bytes
-from vineppo.tasks.grading import AHEAD, MIN_FAILURES, Grader, GradingAhead, GradingConfig
-from vineppo.tasks.grading_pool import STARTS
-from vineppo.types import UserError
+from vineppo.types import Grade, UserError
 
 TASK = HostileTask()
 PROBLEMS = TASK.sample(50, seed=0)
@@ -26,7 +30,7 @@ LENIENT = GradingConfig(timeout_s=0.3, memory_mb=256, max_failure_share=1.0)
 @pytest.fixture
 def impatient(monkeypatch):
     """Less time on the clock for what waits instead of computing, so that the tests need not wait for it."""
-    monkeypatch.setattr("vineppo.tasks.grading_pool.PATIENCE", 5)
+    monkeypatch.setattr("vineppo.grading.pool.PATIENCE", 5)
 
 
 def workers_of(grader: Grader) -> list:
@@ -70,6 +74,22 @@ def test_hostile_answers_harm_only_themselves(impatient, num_workers):
     assert wait_until_gone(workers)
 
 
+@pytest.mark.parametrize("isolate", [False, True])
+def test_any_reward_comes_through_and_one_per_segment(isolate):
+    with Grader(HostileTask(isolate=isolate), LENIENT) as grader:
+        grades = grader.grade([(PROBLEMS[0], text) for text in ("negative", "segments: a|b", "segments: ab")])
+    assert grades == [Grade(-2.5, "wrong"), Grade(0.25, "wrong", (-0.5, 0.75)), Grade(0.0, "crashed")]
+
+
+def test_a_worker_that_sends_anything_but_replies_is_replaced(monkeypatch):
+    with Grader(TASK, LENIENT.model_copy(update={"num_workers": 1})) as grader:
+        assert verdicts(grader, "wrong") == ["wrong"]
+        worker, receive = workers_of(grader)[0], Worker._receive
+        monkeypatch.setattr(Worker, "_receive", lambda self: b"\x80" if self is worker else receive(self))
+        assert verdicts(grader, "0") == ["correct"]
+        assert worker not in workers_of(grader)
+
+
 def test_only_time_that_the_answer_computes_counts():
     with Grader(HostileTask(busy_start_s=0.5), LENIENT) as grader:
         assert verdicts(grader, "doze") == ["correct"]
@@ -85,7 +105,7 @@ def test_only_memory_that_the_answer_takes_counts():
 @pytest.mark.parametrize("what", ["killed", "stopped"])
 def test_a_worker_that_is_killed_or_stopped_from_outside_costs_no_answer(tmp_path, impatient, what):
     with Grader(TASK, LENIENT) as grader:
-        answers = [f"{what} once {tmp_path / str(i)}" for i in range(3)]
+        answers = [f"{what} once: {tmp_path / str(i)}" for i in range(3)]
         assert verdicts(grader, *answers, "wrong") == ["correct"] * 3 + ["wrong"]
         assert all((tmp_path / str(i)).exists() for i in range(3))
 
@@ -97,7 +117,7 @@ def test_signals_for_the_parent_do_not_end_its_workers():
 
 def test_what_a_grader_prints_reaches_no_terminal(capfd):
     with Grader(TASK, LENIENT) as grader:
-        assert verdicts(grader, "print") == ["wrong"]
+        assert verdicts(grader, "print") == ["correct"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -120,13 +140,20 @@ def test_a_worker_that_never_starts_says_why(tmp_path, end, why):
 
 def test_a_task_that_workers_cannot_import_is_named(monkeypatch):
     monkeypatch.setattr(HostileTask, "__module__", "no_such_module")
-    monkeypatch.setitem(sys.modules, "no_such_module", sys.modules["tasks.hostile_task"])
+    monkeypatch.setitem(sys.modules, "no_such_module", sys.modules["hostile_task"])
     with Grader(HostileTask(), LENIENT) as grader, pytest.raises(UserError, match="No module named 'no_such_module'"):
         verdicts(grader, "wrong")
 
 
+def test_a_task_that_cannot_be_sent_to_workers_is_named():
+    task = HostileTask()
+    task.segment = lambda response: []
+    with pytest.raises(UserError, match=r"HostileTask cannot be sent to the processes that grade it .*isolate = False"):
+        Grader(task, LENIENT)
+
+
 def test_the_worker_by_itself_says_what_it_is():
-    command = [sys.executable, "-m", "vineppo.tasks.grading_worker"]
+    command = [sys.executable, "-m", "vineppo.grading.worker"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("a process in which vineppo grades answers")
@@ -175,7 +202,7 @@ def test_an_interrupted_call_leaves_nothing_behind_for_the_next(monkeypatch):
     with Grader(TASK, LENIENT) as grader:
         grader.grade(GOOD[:2])
         with monkeypatch.context() as patch:
-            patch.setattr("vineppo.tasks.grading_pool.wait", interrupt)
+            patch.setattr("vineppo.grading.pool.wait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 grader.grade([(PROBLEMS[0], "sleep"), (PROBLEMS[1], "wrong")])
         assert [grade.verdict for grade in grader.grade(GOOD[2:6])] == ["correct"] * 4
@@ -208,8 +235,8 @@ def test_killing_workers_at_random_changes_no_grade():
 def test_workers_do_not_outlive_a_killed_parent_even_while_spinning():
     script = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from tasks.hostile_task import HostileTask\n"
-        "from vineppo.tasks.grading import AHEAD, Grader, GradingConfig\n"
+        "from hostile_task import HostileTask\n"
+        "from vineppo.grading import Grader, GradingConfig\n"
         "task = HostileTask(); grader = Grader(task, GradingConfig())\n"
         "problems = task.sample(2, seed=0); grader.grade([(p, p.answer) for p in problems])\n"
         "print('busy', flush=True); grader.grade([(problems[0], 'spin'), (problems[1], 'sleep')])\n"
@@ -227,7 +254,7 @@ def test_workers_do_not_outlive_a_killed_parent_even_while_spinning():
 
 
 def test_workers_do_not_import_torch():
-    code = "import sys, vineppo.tasks.grading_worker, vineppo.tasks; print('torch' in sys.modules)"
+    code = "import sys, vineppo.grading.worker, vineppo.tasks; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
@@ -317,22 +344,21 @@ def test_what_is_done_is_looked_at_once(lag):
         def result(self):
             return dict.fromkeys(self.pairs, "grade")
 
-    class Submitter(Grader):
-        def submit(self, pairs):
+    class Thread(Executor):
+        def submit(self, work, pairs):  # type: ignore[override]
             jobs.append(Job(pairs))
             return jobs[-1]
 
-    with Submitter(HostileTask(isolate=False), GradingConfig()) as grader:
-        ahead = GradingAhead(grader, in_parallel=True)
-        for i in range(100 * AHEAD):
-            ahead.add(i, GOOD[0])
-        assert ahead.grades() == dict.fromkeys(range(100 * AHEAD), "grade")
+    ahead = GradingAhead(lambda pairs: [], Thread(), Event())
+    for i in range(100 * AHEAD):
+        ahead.add(i, GOOD[0])
+    assert ahead.grades() == dict.fromkeys(range(100 * AHEAD), "grade")
     assert len(jobs) == 100
     assert 99 <= num_asked <= 200
 
 
 def test_the_newest_answers_are_remembered(monkeypatch):
-    monkeypatch.setattr("vineppo.tasks.grading.CACHE_SIZE", 10)
+    monkeypatch.setattr("vineppo.grading.grader.CACHE_SIZE", 10)
     task = HostileTask(isolate=False)
     with Grader(task, GradingConfig()) as grader:
         for number in range(40):

@@ -1,0 +1,61 @@
+"""A worker's replies: they arrive as they were sent, and what breaks a law of grades is no reply."""
+
+import json
+import random
+import struct
+
+import pytest
+
+from vineppo.grading.reply import Reply, grade_with, read_reply, write_reply
+from vineppo.types import Grade, Problem
+
+GOOD = {"reward": 1.0, "verdict": "correct", "segment_rewards": None, "why": "", "in_doubt": False}
+
+
+class Lines:
+    """A task with process rewards: one for each line."""
+
+    def __init__(self, *rewards: float):
+        self.rewards = rewards
+
+    def grade(self, problem, response):
+        return Grade(sum(self.rewards), "correct", self.rewards)
+
+    def segment(self, response):
+        return [i + 1 for i, character in enumerate(response[:-1]) if character == "\n"]
+
+
+def test_replies_arrive_as_they_were_sent():
+    draw = random.Random(0)
+    for _ in range(200):
+        (reward,) = struct.unpack("d", draw.randbytes(7) + bytes([draw.randrange(0x7F)]))  # any finite number
+        for reply in (Reply(Grade(reward, "wrong", (reward,))), Reply(Grade(reward, "correct"), "\x1b\ud800", True)):
+            assert read_reply(write_reply(reply)) == reply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reward": float("nan")}, {"reward": "one"}, {"reward": None}, {"reward": [1]}, {"verdict": "right"},
+        {"verdict": ["correct"]}, {"segment_rewards": [0.5]}, {"segment_rewards": 1.0}, {"segment_rewards": ["a"]},
+    ],
+)  # fmt: skip
+def test_what_breaks_a_law_is_no_reply(change):
+    assert read_reply(json.dumps(GOOD).encode()) == Reply(Grade(1.0, "correct"))
+    with pytest.raises(ValueError, match=r"^no reply: "):
+        read_reply(json.dumps(GOOD | change).encode())
+
+
+@pytest.mark.parametrize("message", [b"", b"ready", b"[]", b"{}", b"\xff", b"[" * 100_000, b"\x80\x04N."])
+def test_other_bytes_are_no_reply(message):
+    with pytest.raises(ValueError, match=r"^no reply: "):
+        read_reply(message)
+
+
+@pytest.mark.parametrize(("rewards", "num_lines"), [((1.0,), 2), ((0.5, 0.5), 1), ((1.0, 0.0, 0.0), 2)])
+def test_there_is_a_reward_for_every_segment_or_the_task_is_wrong(rewards, num_lines):
+    problem = Problem("lines", "", "")
+    assert grade_with(Lines(*rewards), problem, "a line\n" * len(rewards)).grade.segment_rewards == rewards  # type: ignore[arg-type]
+    reply = grade_with(Lines(*rewards), problem, "a line\n" * num_lines)  # type: ignore[arg-type]
+    assert reply.grade == Grade(0.0, "crashed")
+    assert reply.why == f"grade() gave {len(rewards)} segment rewards for {num_lines} segments"

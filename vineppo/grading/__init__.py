@@ -1,0 +1,12 @@
+"""Grading: what becomes of (problem, response) pairs, whichever task they are of.
+
+grader.py   Grader: a batch of pairs in, grades out; each distinct pair once; verdicts counted
+ahead.py    grades answers while others are still being written
+pool.py     the worker processes of a task with `isolate`, watched and replaced
+worker.py   what runs in such a process
+reply.py    what a worker says of one answer
+"""
+
+from vineppo.grading.grader import Grader, GradingConfig
+
+__all__ = ["Grader", "GradingConfig"]
