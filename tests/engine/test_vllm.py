@@ -140,7 +140,9 @@ def test_lengths(engine, torch_engine):
     ones = engine.generate([Request((5, 6), 1, seed) for seed in range(5)], HOT, purpose="policy", keep=True)
     assert [len(c.token_ids) for c in ones] == [1] * 5
     cut = [Request((7,) * n, 500, 0) for n in (100, 127)]
-    check_equal(engine.generate(cut, HOT, purpose="x"), torch_engine.generate(cut, HOT, purpose="x", keep=False))
+    check_equal(
+        engine.generate(cut, HOT, purpose="x", keep=False), torch_engine.generate(cut, HOT, purpose="x", keep=False)
+    )
     assert engine.generate([], HOT, purpose="policy", keep=True) == []
     for impossible in (Request((), 5, 0), Request((1,), 0, 0), Request((64,), 5, 0), Request((1,) * 128, 1, 0)):
         with pytest.raises(UserError):
