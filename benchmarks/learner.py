@@ -29,6 +29,7 @@ from rich.table import Table
 
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.policy import PolicyLearner
+from vineppo.learner.policy_loss import policy_loss
 from vineppo.machine import runtime
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.models import TinyModelConfig
@@ -95,19 +96,19 @@ def bench(
     )
     learner = PolicyLearner(config, policy, reference, sampling=SamplingParams(), total_steps=1000)
     scored = learner.score(rollouts)
-    learner.step(scored)  # optimizer state and thread pools exist from here on
+    learner.step(scored, policy_loss)  # optimizer state and thread pools exist from here on
     num_tokens = sum(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
     num_multiplied = sum(p.numel() for name, p in policy.named_parameters() if p.ndim == 2 and "embed" not in name)
     if policy.config.tie_word_embeddings:
         num_multiplied += policy.get_output_embeddings().weight.numel()
     rates: dict[str, list[float]] = {"products": [], "step": [], "score": []}
     for _ in range(options.repeats):
-        rates["products"].append(product_rate(device, learner.stepper.dtype))
-        rates["step"].append(num_tokens / seconds(lambda: learner.step(scored), device))
+        rates["products"].append(product_rate(device, learner.optimizer_step.dtype))
+        rates["step"].append(num_tokens / seconds(lambda: learner.step(scored, policy_loss), device))
         rates["score"].append(2 * num_tokens / seconds(lambda: learner.score(rollouts), device))
     operations = {"step": 6 * num_multiplied, "score": 2 * num_multiplied}
     return {
-        "dtype": str(learner.stepper.dtype),
+        "dtype": str(learner.optimizer_step.dtype),
         "num_parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "real_tokens": num_tokens,
         "gflops_of_products": summarize(rates["products"]),

@@ -29,7 +29,7 @@ LAYERS = [
 HEAVY = {
     "torch": {
         *("batch", "models", "learner", "engine", "analysis/gradient_variance", "machine/runtime"),
-        *("machine/tensor_files", "methods/train", "runs/metrics", "compare/jobs"),
+        *("machine/tensor_files", "methods/dpo", "learner/objective", "runs/metrics", "compare/jobs"),
     },
     "transformers": {"models", "engine", "machine/runtime"},
     "vllm": {"engine/vllm"},

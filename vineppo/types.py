@@ -9,10 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+
+T = TypeVar("T")
 
 FinishReason = Literal["eos", "stop", "length"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "crashed"]
@@ -231,7 +233,15 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout with its credit, as the learner sees it: every list is aligned to the response."""
+    """A rollout with its credit, as the learner sees it: every column is aligned to the response.
+
+    A prompt P0 P1, an answer A0 A1, what a tool replied T0, and the rest of the answer A2:
+
+        prompt_ids   P0 P1
+        response_ids A0   A1   T0    A2
+        action_mask  True True False True     a loss sees A0, A1 and A2 alone
+        advantages   0.5  0.5  0.0   -0.2     whatever a column has at T0 is never read
+    """
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]  # [L]
@@ -241,7 +251,8 @@ class Sample:
     returns: tuple[float, ...] | None = None  # [L]
     old_logprobs: tuple[float, ...] | None = None  # [L]
     ref_logprobs: tuple[float, ...] | None = None  # [L]
-    kept_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
+    nucleus_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
+    action_mask: tuple[bool, ...] | None = None  # [L] False on tokens that the environment wrote; None: all are actions
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
@@ -251,12 +262,28 @@ class Sample:
                 and len(column) != len(self.response_ids)
             ):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
+        if self.action_mask is not None and not any(self.action_mask):
+            raise ValueError("action_mask leaves no token to learn from")
+
+    @property
+    def num_actions(self) -> int:
+        return len(self.response_ids) if self.action_mask is None else sum(self.action_mask)
+
+    def at_actions(self, column: Sequence[T]) -> Sequence[T]:
+        """What a column [L] has at the tokens that the policy wrote."""
+        return column if self.action_mask is None else list(compress(column, self.action_mask))
 
 
-def make_sample(prompt_ids: tuple[int, ...], response_ids: tuple[int, ...]) -> Sample:
+Minibatch = Sequence[Sample] | Sequence[tuple[Sample, ...]]
+"""What one optimizer step learns from: samples, or samples that are compared with each other, such as pairs."""
+
+
+def make_sample(
+    prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], action_mask: tuple[bool, ...] | None = None
+) -> Sample:
     """A response without credit, as maximum likelihood and scoring take it."""
     nothing = (0.0,) * len(response_ids)
-    return Sample(prompt_ids, response_ids, advantages=nothing, sampling_logprobs=nothing)
+    return Sample(prompt_ids, response_ids, advantages=nothing, sampling_logprobs=nothing, action_mask=action_mask)
 
 
 def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
@@ -395,30 +422,36 @@ class LearningEstimator(CreditEstimator, Protocol):
 
 
 class Learner(Protocol):
-    """Owns the policy's parameters and their optimizer."""
+    """Owns the policy's parameters and their optimizer. Knows no method: what is minimised is passed in."""
 
     def score(self, samples: Sequence[Sample]) -> list[Sample]:
         """The samples with old and reference log-probs, from the training forward at the sampling temperature."""
         ...
 
-    def step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        """One optimizer step."""
+    def step(self, minibatch: Minibatch, loss: Callable[..., Any]) -> dict[str, float]:
+        """One optimizer step on a `learner.objective.LossFunction`; returns its metrics and the step's."""
+        ...
+
+    def weights(self) -> Mapping[str, Any]:
+        """Parameters by name, as `Engine.load_weights` takes them."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes everything but the weights that the next step depends on below a checkpoint's folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continues from what `save` wrote. Raises UserError where it is not this policy's."""
         ...
 
     def mismatch(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How far the engine's log-probs are from `score`'s."""
         ...
 
+    def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """How far the policy is from the reference on these responses; nothing where there is no reference."""
+        ...
+
     def memory(self) -> dict[str, float]:
         """MiB by what they hold, as `memory/name` keys."""
-        ...
-
-    def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """KL to the reference on these responses, as `eval/kl_reference`; nothing without a reference."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-    def trainer_state(self) -> dict[str, Any]:
-        """Everything but the weights that the next step depends on."""
         ...

@@ -13,6 +13,7 @@ from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import find_checkpoints, open_subject
 from vineppo.cli import main
 from vineppo.learner.policy import PolicyLearner
+from vineppo.learner.policy_loss import policy_loss
 from vineppo.methods.train import to_samples
 from vineppo.types import Credit
 
@@ -117,10 +118,10 @@ def test_the_gradient_is_the_one_that_training_takes(runs):
         optim = subject.recipe.learner.optim.model_copy(update={"max_grad_norm": 1e9})
         config = subject.recipe.learner.model_copy(update={"optim": optim, "kl_coef": 0.0})
         learner = PolicyLearner(config, subject.model, None, sampling=subject.environment.params, total_steps=10)
-        learner.step(learner.score(samples))
-        moments = learner.stepper.optimizer.state
-        first = torch.cat([moments[p]["exp_avg"].flatten() for p in learner.stepper.parameters]).numpy()
-        beta = learner.stepper.optimizer.param_groups[0]["betas"][0]
+        learner.step(learner.score(samples), policy_loss)
+        moments = learner.optimizer_step.optimizer.state
+        first = torch.cat([moments[p]["exp_avg"].flatten() for p in learner.optimizer_step.parameters]).numpy()
+        beta = learner.optimizer_step.optimizer.param_groups[0]["betas"][0]
     assert -first / (1 - beta) == pytest.approx(ours, abs=1e-5)
 
 

@@ -170,7 +170,8 @@ def test_gradients_do_not_depend_on_microbatches_or_order(environment, groups):
     def gradients(minibatch: list[Sample], microbatch_tokens: int) -> list[torch.Tensor]:
         critic = make_critic(microbatch_tokens=microbatch_tokens)
         found: list[torch.Tensor] = []
-        critic.stepper.optimizer.step = lambda: found.extend(p.grad.clone() for p in critic.stepper.parameters)  # type: ignore[method-assign]
+        optimizer_step = critic.optimizer_step
+        optimizer_step.optimizer.step = lambda: found.extend(p.grad.clone() for p in optimizer_step.parameters)  # type: ignore[method-assign]
         critic.step(minibatch)
         return found
 
@@ -396,10 +397,10 @@ def test_a_loaded_critic_goes_on_exactly(groups, tmp_path):
             estimator.update(to_samples(groups, assigned.credits))
     assert ppo.assign(groups, seed=2) == resumed.assign(groups, seed=2)
     assert same(weights(ppo.critic.model), weights(resumed.critic.model))
-    ones, others = (p.critic.stepper.state_dict()["optimizer"]["state"] for p in (ppo, resumed))
+    ones, others = (p.critic.optimizer_step.state_dict()["optimizer"]["state"] for p in (ppo, resumed))
     for number, moments in ones.items():
         assert all(torch.equal(moment, others[number][name]) for name, moment in moments.items())
-    assert (resumed.critic.stepper.num_steps, resumed.num_iterations) == (3, 2)
+    assert (resumed.critic.optimizer_step.num_steps, resumed.num_iterations) == (3, 2)
 
 
 def test_what_another_model_s_critic_left_is_refused(groups, tmp_path):
@@ -452,4 +453,4 @@ def test_make_starts_from_the_model_that_training_started_from():
     policy = make_policy()
     ppo = PPO(PPOConfig(), CreditContext(make_environment(), lambda: policy, total_steps=7, seed=3))
     assert same(weights(ppo.critic.model.base_model), weights(policy.base_model))
-    assert ppo.critic.stepper.total_steps == 7
+    assert ppo.critic.optimizer_step.total_steps == 7

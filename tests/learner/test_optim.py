@@ -52,9 +52,9 @@ def test_one_adamw_step_is_the_textbook_one():
 def test_the_global_norm_is_clipped_and_returned_as_it_was():
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    assert clip_gradients(parameters, 1.0) == pytest.approx(5.0)
+    assert clip_gradients(parameters, 1.0).item() == pytest.approx(5.0)
     assert parameters[0].grad.tolist() + parameters[1].grad.tolist() == pytest.approx([0.6, 0.0, 0.8], rel=1e-5)
-    assert clip_gradients(parameters, 10.0) == pytest.approx(1.0, rel=1e-5)
+    assert clip_gradients(parameters, 10.0).item() == pytest.approx(1.0, rel=1e-5)
     assert parameters[1].grad.item() == pytest.approx(0.8, rel=1e-5)
 
 

@@ -214,10 +214,10 @@ def test_resuming_a_finished_run_changes_nothing(wholes, name):
         ("vineppo", TorchEngine, "generate", 8, 2),  # vines, of any iteration
         ("ppo", PolicyLearner, "score", 1, 0),  # credit has been assigned, nothing has been learnt from it
         ("ppo", PPO, "update", 1, 1),  # within an update: the iteration is finished first
-        ("restem", PolicyLearner, "step_nll", 2, 0),  # in the first refit: nothing to keep yet
-        ("restem", PolicyLearner, "step_nll", 11, None),  # in a later one
+        ("restem", PolicyLearner, "step", 2, 0),  # in the first refit: nothing to keep yet
+        ("restem", PolicyLearner, "step", 11, None),  # in a later one
         ("dpo", TorchEngine, "generate", 1, 0),  # while pairs are sampled: nothing to keep yet
-        ("dpo", PolicyLearner, "step_dpo", 2, 2),
+        ("dpo", PolicyLearner, "step", 2, 2),
     ],
 )
 def test_a_stop_inside_of_an_iteration_loses_that_iteration_at_most(

@@ -17,6 +17,7 @@ from vineppo.evaluate import evaluate
 from vineppo.learner.policy import PolicyLearner
 from vineppo.methods.epochs import minibatches, num_steps
 from vineppo.methods.restem import Candidate, Refits, RestEMConfig, RestEMRecipe, keep_correct, restem, select
+from vineppo.methods.sft import nll_loss
 from vineppo.rollouts import sample_iteration
 from vineppo.runs.metrics import whole_lines
 from vineppo.seeding import derive_seed
@@ -88,13 +89,13 @@ class Watched(PolicyLearner):
         self.first_weights: dict[str, torch.Tensor] = {}
         self.seen: list[Sample] = []
 
-    def step_nll(self, minibatch):
+    def step(self, minibatch, loss, **options):
         if not self.first_weights:
-            assert self.stepper.num_steps == 0
-            assert not self.stepper.optimizer.state
+            assert self.optimizer_step.num_steps == 0
+            assert not self.optimizer_step.optimizer.state
             self.first_weights = snapshot(self.model)
         self.seen += minibatch
-        return super().step_nll(minibatch)
+        return super().step(minibatch, loss, **options)
 
 
 def snapshot(model: Any) -> dict[str, torch.Tensor]:
@@ -165,7 +166,7 @@ def test_every_refit_starts_from_the_initial_policy_with_a_fresh_optimizer(world
     initial = snapshot(make_walker())
     for learner in world.learners:
         assert same(learner.first_weights, initial)
-        assert learner.stepper.total_steps == num_steps(len(learner.seen) // 2, 8, 2)
+        assert learner.optimizer_step.total_steps == num_steps(len(learner.seen) // 2, 8, 2)
     assert not same(world.done[0], initial)
     assert not same(world.done[0], world.done[1])
 
@@ -189,7 +190,7 @@ def test_an_iteration_is_the_one_written_down(world):
     last = num_steps(len(examples), 8, 2)
     learner = PolicyLearner(recipe.learner, policy, None, sampling=SamplingParams(), total_steps=last)
     for step, minibatch in minibatches(examples, 8, 2, seed=partial(seed, "refit")):
-        learner.step_nll(minibatch)
+        learner.step(minibatch, nll_loss)
         if step % 2 == 1 or step + 1 == last:
             candidates.append((accuracy(), snapshot(policy)))
     best, weights = max(candidates, key=lambda candidate: candidate[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.runs.checkpoint import CheckpointConfig, checkpoint_folders, load_checkpoint, save_checkpoint
 from vineppo.types import UserError
 
@@ -13,12 +14,13 @@ KEEP_ALL = CheckpointConfig(keep_last=100)
 
 
 def save(root: Path, iteration: int, config: CheckpointConfig = KEEP_ALL, size: int = 10) -> Path:
+    def save_parts(folder: Path) -> None:
+        save_tensors(torch.full((size,), float(iteration)), folder / "model.safetensors")
+        save_tensors({"optimizer": {"moment": torch.arange(5) * iteration}}, folder / "trainer.pt")
+
     return save_checkpoint(
         root,
-        save_models=lambda folder: (
-            torch.save(torch.full((size,), float(iteration)), folder / "model.safetensors") and None
-        ),
-        state={"optimizer": {"moment": torch.arange(5) * iteration}},
+        save_parts=save_parts,
         progress={"iteration": iteration, "seed": 3},
         config=config,
     )
@@ -34,7 +36,7 @@ def test_the_newest_checkpoint_comes_back_whole(tmp_path):
     checkpoint = load_checkpoint(tmp_path, warn=pytest.fail)
     assert checkpoint is not None
     assert (checkpoint.iteration, checkpoint.progress) == (2, {"iteration": 2, "seed": 3})
-    assert torch.equal(checkpoint.state["optimizer"]["moment"], torch.arange(5) * 2)
+    assert torch.equal(load_tensors(checkpoint.folder / "trainer.pt")["optimizer"]["moment"], torch.arange(5) * 2)
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -117,12 +119,15 @@ def test_a_file_size_limit_is_a_full_disk_too(tmp_path):
     script = f"""
 import resource, torch
 from pathlib import Path
+from vineppo.machine.tensor_files import save_tensors
 from vineppo.runs.checkpoint import CheckpointConfig, save_checkpoint
 from vineppo.types import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def save(iteration, size):
-    save_checkpoint(Path({str(tmp_path)!r}), save_models=lambda folder: (folder / "model.safetensors").touch(),
-                    state={{"x": torch.zeros(size)}},
+    def save_parts(folder):
+        (folder / "model.safetensors").touch()
+        save_tensors({{"x": torch.zeros(size)}}, folder / "trainer.pt")
+    save_checkpoint(Path({str(tmp_path)!r}), save_parts=save_parts,
                     progress={{"iteration": iteration, "seed": 0}}, config=CheckpointConfig())
 save(1, 10)
 try:

@@ -7,7 +7,7 @@ from survive import RECIPE
 from vineppo.cli.quickstart import SFT, VINEPPO
 from vineppo.config import diff, flatten, write_toml
 from vineppo.credit.ppo import PPOConfig
-from vineppo.learner.config import StepperConfig
+from vineppo.learner.config import OptimizerStepConfig
 from vineppo.methods import load_recipe
 from vineppo.methods.dpo import DPORecipe
 from vineppo.methods.restem import RestEMRecipe
@@ -192,7 +192,7 @@ def test_paper_recipes_of_the_loop_differ_in_credit_alone(experiment, method):
 def test_ppo_s_critic_learns_like_the_policy(experiment):
     recipe = load_recipe(PAPER / f"{experiment}-ppo.toml", kind=TrainRecipe)
     assert isinstance(recipe.credit, PPOConfig)
-    shared = StepperConfig.model_fields
+    shared = OptimizerStepConfig.model_fields
     assert {key: getattr(recipe.credit.critic, key) for key in shared} == {
         key: getattr(recipe.learner, key) for key in shared
     }

@@ -204,7 +204,6 @@ def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, files, resume):
 )  # fmt: skip
 @pytest.mark.parametrize("tree", [SHORT, SFT, RESTEM], ids=["train", "sft", "restem"])
 def test_a_mistake_of_the_evaluation_is_found_before_the_first_step(tmp_path, tree, changes, reason, monkeypatch):
-    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step_nll", None)
     monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step", None)
     with pytest.raises(UserError, match=reason):
         run(tree | changes, tmp_path / "run")
@@ -233,8 +232,7 @@ def test_an_evaluation_that_fails_loses_no_training(tmp_path, tree, monkeypatch)
         patch.setattr(Setup, "evaluate", fail)
         with pytest.raises(OSError, match="no more"):
             run(tree, tmp_path / "run")
-    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step_nll", None)  # nothing is learnt again
-    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step", None)
+    monkeypatch.setattr("vineppo.learner.policy.PolicyLearner.step", None)  # nothing is learnt again
     run(tree, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 

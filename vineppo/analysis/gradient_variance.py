@@ -16,7 +16,7 @@ from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.intervals import NUM_RESAMPLES, finite
 from vineppo.machine.tables import Row
 from vineppo.methods.train import to_samples
-from vineppo.models.logprobs import token_logprobs
+from vineppo.models.logprobs import reading_dtype, token_logprobs
 from vineppo.report.charts import bars
 from vineppo.types import Sample, UserError
 
@@ -83,17 +83,13 @@ def gradient(subject: Subject, samples: Sequence[Sample]) -> np.ndarray:  # [D] 
     """Of the mean over tokens of A_t log pi(y_t | s_t) at the sampling temperature."""
     model: Any = subject.model
     parameters = [p for p in model.parameters() if p.requires_grad]
-    total_tokens = sum(len(sample.response_ids) for sample in samples)
+    num_actions = sum(sample.num_actions for sample in samples)
     model.zero_grad(set_to_none=True)
     for indices in microbatches(list(map(num_tokens, samples)), subject.recipe.learner.microbatch_tokens):
         chosen = [samples[i] for i in indices]
-        logprobs_N = token_logprobs(
-            model,
-            collate(chosen, device=parameters[0].device),
-            temperature=subject.recipe.sampling.temperature,
-        )
-        advantages_N = logprobs_N.new_tensor([a for sample in chosen for a in sample.advantages])
-        ((logprobs_N * advantages_N).sum() / total_tokens).backward()
+        batch = collate(chosen, columns=("advantages",), dtype=reading_dtype(model), device=parameters[0].device)
+        logprobs_N = token_logprobs(model, batch, temperature=subject.recipe.sampling.temperature)
+        ((logprobs_N * batch.columns["advantages"]).sum() / num_actions).backward()
     flat = [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters]
     return torch.cat(flat).cpu().numpy()
 

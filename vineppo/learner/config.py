@@ -26,7 +26,7 @@ class OptimConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
-class StepperConfig(Config):
+class OptimizerStepConfig(Config):
     microbatch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens per forward pass: less memory, same gradients."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -37,7 +37,7 @@ class StepperConfig(Config):
     optim: OptimConfig = OptimConfig()
 
 
-class LearnerConfig(StepperConfig):
+class LearnerConfig(OptimizerStepConfig):
     clip_eps_low: float = Field(default=0.2, gt=0, lt=1)
     clip_eps_high: float = Field(default=0.2, gt=0)
     """Ratios are clipped to [1 - clip_eps_low, 1 + clip_eps_high]."""
@@ -71,6 +71,6 @@ class LearnerConfig(StepperConfig):
         return self
 
 
-class CriticConfig(StepperConfig):
+class CriticConfig(OptimizerStepConfig):
     value_clip_eps: float = Field(default=0.2, gt=0)
     """How far a value may move within an iteration before its loss stops rewarding it."""

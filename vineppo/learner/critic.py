@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from vineppo.batch import by_response, collate, microbatches, num_tokens
+from vineppo.batch import Batch, by_response, collate, microbatches, num_tokens
 from vineppo.learner.config import CriticConfig
 from vineppo.learner.losses import clipped_value_loss
-from vineppo.learner.optimizer_step import Stepper
+from vineppo.learner.objective import Loss, Sum
+from vineppo.learner.optimizer_step import STATE_FILE, OptimizerStep
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.loading import load_critic_model
-from vineppo.models.logprobs import token_values
+from vineppo.models.logprobs import reading_dtype, token_values
 from vineppo.types import Sample, UserError, make_sample
 
 
@@ -22,7 +23,7 @@ class Critic:
     def __init__(self, config: CriticConfig, model: Any, *, total_steps: int):
         self.config = config
         self.model = model
-        self.stepper = Stepper(config, model, total_steps=total_steps, name="credit.critic")
+        self.optimizer_step = OptimizerStep(config, model, total_steps=total_steps, name="credit.critic")
 
     @torch.no_grad()
     def values(self, responses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
@@ -32,34 +33,37 @@ class Critic:
         rows: list[tuple[float, ...]] = [()] * len(samples)
         for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
             chosen = [samples[i] for i in indices]
-            for i, row in zip(indices, by_response(chosen, self._forward(chosen)), strict=True):
+            for i, row in zip(indices, by_response(chosen, self._forward(self._collate(chosen))), strict=True):
                 rows[i] = row
         return rows
 
     def step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        """One optimizer step on the clipped value loss, mean over tokens; every sample has token_values and returns."""
-        total_tokens = sum(len(sample.response_ids) for sample in minibatch)
-        num_clipped = 0.0
+        """One optimizer step on the clipped value loss, mean over actions. Samples need token_values and returns."""
+        num_actions = sum(sample.num_actions for sample in minibatch)
+        result = self.optimizer_step.take(
+            minibatch, list(map(num_tokens, minibatch)), lambda microbatch: self._loss(microbatch, num_actions)
+        )
+        return result.metrics("critic")
 
-        def loss_of(microbatch: list[Sample]) -> torch.Tensor:
-            nonlocal num_clipped
-            values_N = self._forward(microbatch)
-            old_N = values_N.new_tensor([value for sample in microbatch for value in sample.token_values or ()])
-            returns_N = values_N.new_tensor([target for sample in microbatch for target in sample.returns or ()])
-            losses_N, clipped_N = clipped_value_loss(values_N, old_N, returns_N, clip_eps=self.config.value_clip_eps)
-            num_clipped += clipped_N.sum().item()
-            return losses_N.sum() / total_tokens
-
-        step = self.stepper.step(minibatch, list(map(num_tokens, minibatch)), loss_of)
-        return {"critic/loss": step.loss, "critic/clip_frac": num_clipped / total_tokens} | step.metrics("critic")
+    def _loss(self, microbatch: Sequence[Sample], num_actions: int) -> Loss:
+        """`num_actions` is the whole minibatch's."""
+        batch = self._collate(microbatch, columns=("token_values", "returns"))
+        losses_N, clipped_N = clipped_value_loss(
+            self._forward(batch),
+            batch.columns["token_values"],
+            batch.columns["returns"],
+            clip_eps=self.config.value_clip_eps,
+        )
+        loss = losses_N.sum() / num_actions
+        return Loss(loss, {"critic/loss": Sum(loss), "critic/clip_frac": Sum(clipped_N.sum(), per=num_actions)})
 
     def memory(self) -> dict[str, float]:
-        return self.stepper.memory("critic")
+        return self.optimizer_step.memory("critic")
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """A folder that `load_critic_model` opens, and the optimizer with whatever else is in `state`."""
         self.model.save_pretrained(folder)
-        save_tensors(state | self.stepper.state_dict(), folder / "trainer.pt")
+        save_tensors(state | self.optimizer_step.state_dict(), folder / STATE_FILE)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Raises UserError where the folder holds another model's critic."""
@@ -67,13 +71,17 @@ class Critic:
             self.model.load_state_dict(load_critic_model(folder).state_dict())
         except RuntimeError:  # its message is a list of all parameters
             raise UserError(f"{folder}: this critic is of another architecture than the policy") from None
-        state = load_tensors(folder / "trainer.pt")
+        state = load_tensors(folder / STATE_FILE)
         try:
-            self.stepper.load_state_dict(state)
+            self.optimizer_step.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{folder / 'trainer.pt'}: not the state of this critic's optimizer: {error}") from None
         return state
 
-    def _forward(self, samples: Sequence[Sample]) -> torch.Tensor:
-        with self.stepper.autocast():
-            return token_values(self.model, collate(samples, device=self.stepper.device))
+    def _collate(self, samples: Sequence[Sample], columns: Sequence[str] = ()) -> Batch:
+        dtype = reading_dtype(self.model)
+        return collate(samples, columns=columns, dtype=dtype, device=self.optimizer_step.device)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        with self.optimizer_step.autocast():
+            return token_values(self.model, batch)

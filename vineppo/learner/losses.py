@@ -1,9 +1,8 @@
-"""Pure tensor formulas, one number per token or per pair. The caller sums, and divides by counts of the minibatch."""
+"""Pure tensor formulas, one number per token. The caller sums, and divides by counts of the minibatch."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from vineppo.learner.config import KLEstimator
 
@@ -46,28 +45,6 @@ def clipped_value_loss(
     bounded_N = torch.minimum(torch.maximum(values_N, old_values_N - clip_eps), old_values_N + clip_eps)
     free_N, tied_N = (values_N - returns_N).square(), (bounded_N - returns_N).square()
     return 0.5 * torch.maximum(free_N, tied_N), tied_N > free_N
-
-
-def dpo_loss(
-    chosen_P: torch.Tensor,
-    rejected_P: torch.Tensor,
-    ref_chosen_P: torch.Tensor,
-    ref_rejected_P: torch.Tensor,
-    *,
-    beta: float,
-    positive_lambda: float,
-    label_smoothing: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """DPO-positive per pair, from log-probs of whole responses: (losses_P, margins_P).
-
-    z = [chosen - rejected] - [ref_chosen - ref_rejected] - lambda max(0, ref_chosen - chosen), and
-    -(1 - s) log sigmoid(beta z) - s log sigmoid(-beta z) (Pal et al. 2024, "Smaug", eq. 3). lambda = 0 is plain DPO
-    (Rafailov et al. 2023, eq. 7). The margin is beta times the first two brackets.
-    """
-    margins_P = (chosen_P - rejected_P) - (ref_chosen_P - ref_rejected_P)
-    z_P = beta * (margins_P - positive_lambda * (ref_chosen_P - chosen_P).clamp(min=0))
-    losses_P = -(1 - label_smoothing) * F.logsigmoid(z_P) - label_smoothing * F.logsigmoid(-z_P)
-    return losses_P, beta * margins_P
 
 
 def kl_to_reference(

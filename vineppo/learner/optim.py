@@ -63,6 +63,6 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * remaining[config.schedule])
 
 
-def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float) -> torch.Tensor:  # []
     """Scales gradients so that their global norm is at most `max_norm`; returns the norm they had."""
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -14,25 +14,28 @@ from typing import Any, TypeVar
 import torch
 
 from vineppo.batch import microbatches
-from vineppo.learner.config import StepperConfig
+from vineppo.learner.config import OptimizerStepConfig
+from vineppo.learner.objective import Loss, Max, Sum
 from vineppo.learner.optim import clip_gradients, learning_rate, load_moments, make_optimizer
 from vineppo.machine import runtime
 from vineppo.types import UserError
 
 T = TypeVar("T")
 
+STATE_FILE = "trainer.pt"
+
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What came of one optimizer step."""
 
-    loss: float
+    loss_metrics: dict[str, float]
     grad_norm: float  # before clipping
     lr: float
     skipped: bool
 
     def metrics(self, area: str) -> dict[str, float]:
-        return {
+        return self.loss_metrics | {
             f"{area}/grad_norm": self.grad_norm,
             f"{area}/lr": self.lr,
             f"{area}/num_steps": 1.0 - self.skipped,
@@ -40,8 +43,8 @@ class Step:
         }
 
 
-class Stepper:
-    def __init__(self, config: StepperConfig, model: Any, *, total_steps: int, name: str):
+class OptimizerStep:
+    def __init__(self, config: OptimizerStepConfig, model: Any, *, total_steps: int, name: str):
         self.config = config
         self.model = model
         self.total_steps = total_steps
@@ -56,42 +59,32 @@ class Stepper:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def step(
-        self,
-        minibatch: Sequence[T],
-        lengths: Sequence[int],
-        loss_of: Callable[[list[T]], torch.Tensor],
-        veto: Callable[[], str | None] = lambda: None,
-    ) -> Step:
-        """One optimizer step on the sum of `loss_of` over microbatches of `minibatch`, whose rows have `lengths`.
+    def take(self, rows: Sequence[T], lengths: Sequence[int], loss_of: Callable[[list[T]], Loss]) -> StepResult:
+        """One optimizer step on the sum of `loss_of` over microbatches of `rows`, which have `lengths` in tokens.
 
-        None is taken where the loss or the gradient is not finite, or `veto` names a reason: then weights, moments
+        None is taken where the loss or the gradient is not finite, or a metric exceeds its limit: then weights, moments
         and schedule stay as they are. Raises UserError after `max_skipped_steps` such in a row.
         Train mode only where gradient checkpointing asks for it; there is no dropout either way.
         """
-        total = 0.0
+        totals = Totals()
         self.model.train(self.config.gradient_checkpointing)
         self.optimizer.zero_grad(set_to_none=True)
         for indices in microbatches(lengths, self.config.microbatch_tokens):
-            loss = loss_of([minibatch[i] for i in indices])
-            loss.backward()
-            total += loss.item()
+            loss = loss_of([rows[i] for i in indices])
+            loss.value.backward()
+            totals.add(loss)
         self.model.eval()
-        grad_norm = clip_gradients(self.parameters, self.config.optim.max_grad_norm)
+        norm = clip_gradients(self.parameters, self.config.optim.max_grad_norm)
         self.gradient_bytes = sum(p.grad.nbytes for p in self.parameters if p.grad is not None)
+        total_loss, grad_norm, metrics = totals.read(norm)
+        reason = reason_to_skip(total_loss, grad_norm, metrics, totals.limits)
         lr = learning_rate(self.config.optim, self.num_steps, self.total_steps)
-        if not math.isfinite(total):
-            reason = "the loss is not finite"
-        elif not math.isfinite(grad_norm):
-            reason = "the gradient is not finite"
-        else:
-            reason = veto()
         if reason is None:
             self._apply(lr)
         else:
             self._skip(reason)
         self.optimizer.zero_grad(set_to_none=True)
-        return Step(total, grad_norm, lr, skipped=reason is not None)
+        return StepResult(metrics, grad_norm, lr, skipped=reason is not None)
 
     def _apply(self, lr: float) -> None:
         self.num_skipped_in_a_row = 0
@@ -139,3 +132,43 @@ class Stepper:
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         load_moments(self.optimizer, names, state["optimizer"])
         self.num_steps, self.num_skipped_in_a_row = counts.values()
+
+
+class Totals:
+    """Losses of microbatches, added up in float64 on their device and read once a step: each reading waits for it."""
+
+    def __init__(self) -> None:
+        self.loss: Any = 0.0
+        self.metrics: dict[str, Sum | Max] = {}
+        self.limits: Mapping[str, float] = {}
+
+    def add(self, loss: Loss) -> None:
+        self.loss = self.loss + loss.value.detach().double()
+        self.limits = loss.limits
+        for name, metric in loss.metrics.items():
+            before, value = self.metrics.get(name), metric.value.detach().double()
+            if isinstance(metric, Max):
+                self.metrics[name] = Max(value if before is None else torch.maximum(before.value, value))
+            else:
+                self.metrics[name] = Sum(value + (0.0 if before is None else before.value), metric.per)
+
+    def read(self, grad_norm: torch.Tensor) -> tuple[float, float, dict[str, float]]:
+        """(loss, gradient norm, metrics)."""
+        values = [self.loss, grad_norm.double(), *(metric.value for metric in self.metrics.values())]
+        loss, norm, *numbers = torch.stack(values).tolist()
+        metrics = {
+            name: number / metric.per if isinstance(metric, Sum) else number
+            for (name, metric), number in zip(self.metrics.items(), numbers, strict=True)
+        }
+        return loss, norm, metrics
+
+
+def reason_to_skip(
+    loss: float, grad_norm: float, metrics: Mapping[str, float], limits: Mapping[str, float]
+) -> str | None:
+    if not math.isfinite(loss):
+        return "the loss is not finite"
+    if not math.isfinite(grad_norm):
+        return "the gradient is not finite"
+    above = [name for name, limit in limits.items() if metrics[name] > limit]
+    return f"{above[0]} = {metrics[above[0]]:.3g} is above {limits[above[0]]:g}" if above else None

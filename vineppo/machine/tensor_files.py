@@ -27,13 +27,3 @@ def load_tensors(path: Path) -> Any:
     except Exception as error:  # torch has a class of its own for every kind of damage
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a file of tensors ({reason})") from None
-
-
-def tensor_bytes(tree: Any) -> int:
-    """Of all tensors in it."""
-    import torch
-
-    if isinstance(tree, torch.Tensor):
-        return tree.numel() * tree.element_size()
-    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    return sum(map(tensor_bytes, children))

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
+from vineppo.learner.config import LearnerConfig
+from vineppo.learner.objective import Counts, Loss, Sum
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.methods.epochs import Passes, num_steps, run_passes
 from vineppo.rollouts import check_policy_version, rollout_metrics, sample_iteration
@@ -23,6 +25,10 @@ from vineppo.seeding import derive_seed
 from vineppo.types import Group, Rollout, Sample, UserError, make_sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vineppo.batch import Batch
+    from vineppo.models.logprobs import Readings
     from vineppo.runs.session import Session
 
 PAIRS = "pairs.pt"
@@ -53,8 +59,7 @@ class DPORecipe(SamplingRecipe):
         return self
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two responses to one prompt, the better first, with their reference log-probs."""
 
     chosen: Sample
@@ -74,13 +79,7 @@ def run_dpo(recipe: DPORecipe, session: Session) -> None:
             pairs = add_reference(pairs, learner.score)
     metrics, save_more = {"dpo/num_pairs": len(pairs)}, partial(save_pairs, pairs)
     passes = Passes("dpo", pairs, config.minibatch_size, config.num_epochs, metrics, save_more)
-    step = partial(
-        learner.step_dpo,
-        beta=config.beta,
-        positive_lambda=config.positive_lambda,
-        label_smoothing=config.label_smoothing,
-    )
-    run_passes(session, learner, passes, step=step)
+    run_passes(session, learner, passes, loss=partial(pair_loss, dpo=config))
 
 
 def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
@@ -97,6 +96,53 @@ def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
     if not pairs:
         raise UserError("no problem has both a right and a wrong response, so there is no pair to learn from")
     return pairs
+
+
+def pair_loss(batch: Batch, readings: Readings, config: LearnerConfig, counts: Counts, *, dpo: DPOConfig) -> Loss:
+    """DPO-positive, mean over pairs. Responses count by the sum of their log-probs."""
+    totals_B = batch.sum_responses(readings.logprobs_N)
+    refs_B = totals_B.new_tensor([sum(sample.at_actions(sample.ref_logprobs or ())) for sample in batch.samples])
+    losses_P, margins_P = dpo_loss(
+        *totals_B.chunk(2),
+        *refs_B.chunk(2),
+        beta=dpo.beta,
+        positive_lambda=dpo.positive_lambda,
+        label_smoothing=dpo.label_smoothing,
+    )
+    chosen_P, rejected_P = (totals_B - refs_B).chunk(2)
+    loss = losses_P.sum() / counts.num_rows
+    metrics = {
+        "dpo/loss": Sum(loss),
+        "dpo/margin": Sum(margins_P.sum(), per=counts.num_rows),
+        "dpo/ordered_frac": Sum((margins_P > 0).sum(), per=counts.num_rows),
+        "dpo/chosen_gain": Sum(chosen_P.sum(), per=counts.num_rows),
+        "dpo/rejected_gain": Sum(rejected_P.sum(), per=counts.num_rows),
+    }
+    return Loss(loss, metrics)
+
+
+def dpo_loss(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    ref_chosen_P: Tensor,
+    ref_rejected_P: Tensor,
+    *,
+    beta: float,
+    positive_lambda: float,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """DPO-positive per pair, from log-probs of whole responses: (losses_P, margins_P).
+
+    z = [chosen - rejected] - [ref_chosen - ref_rejected] - lambda max(0, ref_chosen - chosen), and
+    -(1 - s) log sigmoid(beta z) - s log sigmoid(-beta z) (Pal et al. 2024, "Smaug", eq. 3). lambda = 0 is plain DPO
+    (Rafailov et al. 2023, eq. 7). The margin is beta times the first two brackets.
+    """
+    import torch.nn.functional as F
+
+    margins_P = (chosen_P - rejected_P) - (ref_chosen_P - ref_rejected_P)
+    z_P = beta * (margins_P - positive_lambda * (ref_chosen_P - chosen_P).clamp(min=0))
+    losses_P = -(1 - label_smoothing) * F.logsigmoid(z_P) - label_smoothing * F.logsigmoid(-z_P)
+    return losses_P, beta * margins_P
 
 
 def make_pairs(groups: Sequence[Group], config: DPOConfig, *, seed: int) -> list[Pair]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.runs.checkpoint import is_due
 from vineppo.seeding import derive_seed
+from vineppo.types import Learner
 
 if TYPE_CHECKING:
-    from vineppo.learner.policy import PolicyLearner
+    from vineppo.learner.objective import LossFunction
     from vineppo.runs.session import Session
 
 T = TypeVar("T")
@@ -62,10 +63,10 @@ class Passes:
 
 def run_passes(
     session: Session,
-    learner: PolicyLearner,
+    learner: Learner,
     passes: Passes,
     *,
-    step: Callable[[Sequence[Any]], dict[str, float]],
+    loss: LossFunction,
 ) -> None:
     """An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs."""
     recipe, log, last = session.recipe, session.log, passes.num_steps
@@ -80,7 +81,7 @@ def run_passes(
             if not session.owes(iteration):
                 _, minibatch = next(order)
                 with log.phase("update"):
-                    log.add(step(minibatch))
+                    log.add(learner.step(minibatch, loss))
                 if rest == 0:
                     log.add({**passes.metrics, **learner.memory()})
                     if session.must_save(epoch, passes.num_epochs):

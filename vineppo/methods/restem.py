@@ -19,6 +19,7 @@ from vineppo.environment import Environment
 from vineppo.evaluate import EvaluationConfig, evaluate
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods.epochs import minibatches, num_steps
+from vineppo.methods.sft import nll_loss
 from vineppo.rollouts import check_policy_version, rollout_metrics, sample_iteration
 from vineppo.runs.checkpoint import PROGRESS, Checkpoint, is_due
 from vineppo.runs.recipe import SamplingRecipe
@@ -107,7 +108,7 @@ class Refits:
         shuffle = partial(derive_seed, self.recipe.seed, iteration, "refit")
         for step, minibatch in minibatches(examples, cfg.minibatch_size, cfg.num_epochs, seed=shuffle):
             with self.session.log.phase("update"):
-                self.session.log.add(learner.step_nll(minibatch))
+                self.session.log.add(learner.step(minibatch, nll_loss))
             if step + 1 == last or (step + 1) % cfg.candidates_every == 0:
                 weights = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
                 yield Candidate(step + 1, self.validate(version=iteration), weights)

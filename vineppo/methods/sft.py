@@ -8,6 +8,8 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.environment import encode_prompt
+from vineppo.learner.config import LearnerConfig
+from vineppo.learner.objective import Counts, Loss, Sum, token_weights
 from vineppo.methods.epochs import Passes, run_passes
 from vineppo.models import longest_prompt
 from vineppo.runs.recipe import Recipe
@@ -15,6 +17,8 @@ from vineppo.seeding import derive_seed
 from vineppo.types import Problem, Sample, SamplingParams, Task, UserError, make_sample
 
 if TYPE_CHECKING:
+    from vineppo.batch import Batch
+    from vineppo.models.logprobs import Readings
     from vineppo.runs.session import Session
 
 
@@ -42,7 +46,13 @@ def run_sft(recipe: SFTRecipe, session: Session) -> None:
     metrics = {"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)}
     passes = Passes("sft", examples, config.minibatch_size, config.num_epochs, metrics)
     learner = session.make_learner(None, sampling=SamplingParams(), total_steps=passes.num_steps)
-    run_passes(session, learner, passes, step=learner.step_nll)
+    run_passes(session, learner, passes, loss=nll_loss)
+
+
+def nll_loss(batch: Batch, readings: Readings, config: LearnerConfig, counts: Counts) -> Loss:
+    """Maximum likelihood of the responses; by default the mean over tokens."""
+    loss = -(token_weights(batch, readings, config, counts) * readings.logprobs_N).sum()
+    return Loss(loss, {"sft/nll": Sum(loss)})
 
 
 def make_examples(

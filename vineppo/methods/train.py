@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -105,7 +104,7 @@ def run_train(recipe: TrainRecipe, session: Session) -> None:
     if session.checkpoint:
         if isinstance(credit, LearningEstimator):
             credit.load(session.checkpoint.folder)
-        engine.load_weights(learner.state_dict(), version=session.completed)
+        engine.load_weights(learner.weights(), version=session.completed)
     train(recipe, session, environment, learner, credit)
 
 
@@ -144,6 +143,9 @@ def learn(
     credit: CreditEstimator,
 ) -> tuple[Sampled, Assigned]:
     """One iteration: sample, credit, score, and then optimizer steps on what was sampled."""
+    from vineppo.learner.advantages import normalize_advantages
+    from vineppo.learner.policy_loss import policy_loss
+
     cfg, log, seed = recipe.train, session.log, partial(derive_seed, recipe.seed, iteration)
     with session.shutdown.interruptible():  # nothing has been learnt yet: a stop may throw this away
         with log.phase("sample"):
@@ -162,10 +164,10 @@ def learn(
                 if cfg.advantage_norm == "minibatch":
                     minibatch = normalize_advantages(minibatch)
                 if assigned.trains_policy:
-                    log.add(learner.step(minibatch))  # clipped surrogate + KL, one optimizer step
+                    log.add(learner.step(minibatch, policy_loss))  # clipped surrogate + KL, one optimizer step
                 if isinstance(credit, LearningEstimator):
                     log.add(credit.update(minibatch))
-        environment.engine.load_weights(learner.state_dict(), version=iteration + 1)
+        environment.engine.load_weights(learner.weights(), version=iteration + 1)
     log.add(rollout_metrics(sampled))
     memory = credit.memory() if isinstance(credit, LearningEstimator) else {}
     log.add({**assigned.metrics, **memory, **learner.mismatch(samples), **learner.memory()})
@@ -192,16 +194,5 @@ def to_sample(rollout: Rollout, credit: Credit, weight: float = 1.0) -> Sample:
         sampling_logprobs=rollout.completion.logprobs,
         token_values=credit.token_values,
         returns=credit.returns,
+        action_mask=rollout.action_mask,
     )
-
-
-def normalize_advantages(samples: Sequence[Sample]) -> list[Sample]:
-    """Whitens over all response tokens of `samples`: mean 0, unbiased variance 1 (+ 1e-8), as the paper's code does."""
-    import torch
-
-    from vineppo.learner.losses import whiten
-
-    lengths = [len(sample.advantages) for sample in samples]
-    advantages_N = torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64)
-    columns = whiten(advantages_N).split(lengths)
-    return [replace(sample, advantages=tuple(column.tolist())) for sample, column in zip(samples, columns, strict=True)]

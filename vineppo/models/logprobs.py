@@ -1,9 +1,9 @@
-"""What a model says of every response token: log-probs without [B, T, V], entropies, kept mass, a critic's values."""
+"""What a model says of every token of a response: log-probs without [B, T, V], entropies, the nucleus, values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,21 @@ CHUNK_TOKENS = 1024
 """Rows of logits that exist at once; at a vocabulary of 49,152 that is 200 MB in fp32."""
 
 
+class Readings(NamedTuple):
+    """What a model says of every action of a batch, in fp32 or wider."""
+
+    logprobs_N: torch.Tensor
+    entropies_N: torch.Tensor  # nats; 0 where not asked for
+    nucleus_logmass_N: torch.Tensor  # log of the probability that top_p and top_k keep; 0 where not asked for
+
+
+def reading_dtype(model: Any) -> torch.dtype:
+    return torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
+
+
 def token_logprobs(model: Any, batch: Batch, *, temperature: float) -> torch.Tensor:
     """log softmax(logits / temperature) of the targets under the batch's action mask, [N], in fp32 or wider."""
-    return read_tokens(model, batch, temperature=temperature)[:, 0]
+    return read_tokens(model, batch, temperature=temperature).logprobs_N
 
 
 def read_tokens(
@@ -27,14 +39,14 @@ def read_tokens(
     temperature: float,
     entropy: bool = False,
     nucleus_floor: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:  # [N, 3]
-    """Log-prob, entropy and log of the kept mass of every action token at `temperature`, in fp32 or wider.
+) -> Readings:
+    """The readings of every action at `temperature`.
 
-    Entropy and mass are 0 where not asked for. `nucleus_floor` maps probs_NV to the smallest probability that top_p
-    and top_k keep; the kept mass then is that of all tokens above it and of the target, whatever its own.
+    `nucleus_floor` maps probs_NV to the smallest probability that top_p and top_k keep; the nucleus then is all tokens
+    above it and the target, whatever its own.
 
-    Hidden states are cut down to the action tokens before the head, and the head runs over chunks of tokens that
-    are computed again in the backward pass: [B, T, V] never exists.
+    Hidden states are cut down to the actions before the head, and the head runs over chunks of tokens that are
+    computed again in the backward pass: [B, T, V] never exists.
     """
     output = model.base_model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     hidden_NH = output.last_hidden_state[batch.action_mask_BT]
@@ -43,7 +55,7 @@ def read_tokens(
     head = model.get_output_embeddings()
     soft_cap = getattr(model.config, "final_logit_softcapping", None)
 
-    def read(hidden_NH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    def read(hidden_NH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:  # [N, 3]
         logits_NV = head(hidden_NH)
         logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
         if soft_cap is not None:
@@ -52,10 +64,11 @@ def read_tokens(
         logprobs_N = -F.cross_entropy(logits_NV, targets_N, reduction="none")
         nothing_N = torch.zeros_like(logprobs_N)
         entropies_N = compute_entropy(logits_NV) if entropy else nothing_N
-        masses_N = kept_logmass(logits_NV, targets_N, nucleus_floor) if nucleus_floor else nothing_N
+        masses_N = compute_nucleus_logmass(logits_NV, targets_N, nucleus_floor) if nucleus_floor else nothing_N
         return torch.stack((logprobs_N, entropies_N, masses_N), dim=1)
 
-    return torch.cat([checkpoint(read, hidden, targets, use_reentrant=False) for hidden, targets in chunks])  # type: ignore[arg-type]
+    parts = [checkpoint(read, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
+    return Readings(*torch.cat(parts).unbind(dim=1))  # type: ignore[arg-type]
 
 
 def compute_entropy(logits_NV: torch.Tensor) -> torch.Tensor:
@@ -64,7 +77,7 @@ def compute_entropy(logits_NV: torch.Tensor) -> torch.Tensor:
     return -(logprobs_NV.exp() * logprobs_NV).sum(-1)
 
 
-def kept_logmass(
+def compute_nucleus_logmass(
     logits_NV: torch.Tensor, targets_N: torch.Tensor, nucleus_floor: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Log of the probability that top_p and top_k keep, [N]; which tokens are kept is a constant to the gradient."""
@@ -76,7 +89,7 @@ def kept_logmass(
 
 
 def token_values(critic: Any, batch: Batch) -> torch.Tensor:
-    """V of the state before every action token, [N], in fp32 or wider."""
+    """V of the state before every action, [N], in fp32 or wider."""
     output = critic(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     values_N = output.logits[..., 0][batch.action_mask_BT]
     return values_N if values_N.dtype == torch.float64 else values_N.float()

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.machine.files import DISK_FULL, read_json, sync, write_json
-from vineppo.machine.tensor_files import load_tensors, save_tensors, tensor_bytes
+from vineppo.machine.tensor_files import load_tensors
 from vineppo.types import UserError
 
 CHECKSUMS, PROGRESS, STATE = "checksums.json", "trainer.json", "trainer.pt"
@@ -42,20 +42,20 @@ class Checkpoint:
     folder: Path
     iteration: int
     progress: dict[str, Any]  # trainer.json
-    state: dict[str, Any]  # trainer.pt
 
 
 def save_checkpoint(
     root: Path,
     *,
-    save_models: Callable[[Path], None],
-    state: dict[str, Any],
+    save_parts: Callable[[Path], None],
     progress: dict[str, Any],
     config: CheckpointConfig,
+    expected_bytes: int = 0,
 ) -> Path:
     """Writes iteration `progress["iteration"]`, then deletes what `config` does not keep.
 
-    Raises UserError when the disk is full; earlier checkpoints are untouched then.
+    `save_parts` puts the model and trainer.pt into the folder it is given. Raises UserError when the disk is full, with
+    how much room is needed, at least `expected_bytes`; earlier checkpoints are untouched then.
     """
     final = root / folder_name(progress["iteration"])
     if final.exists() and find_damage(final) is None:
@@ -64,8 +64,7 @@ def save_checkpoint(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        save_models(unfinished)
-        save_tensors(state, unfinished / STATE)
+        save_parts(unfinished)
         write_json(unfinished / PROGRESS, progress)
         write_checksums(unfinished)
         even_out_modes(unfinished)
@@ -74,7 +73,7 @@ def save_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
         if not is_disk_full(error, root):
             raise
-        raise UserError(disk_full_message(root, state)) from None
+        raise UserError(disk_full_message(root, expected_bytes)) from None
     if final.exists():  # a damaged one, which a resumed run has come back to
         damaged = root / f".damaged-{final.name}"
         final.rename(damaged)
@@ -116,7 +115,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UserError(f"{folder / PROGRESS}: iteration is {progress['iteration']}, which is not the folder's")
     if not isinstance(state, dict):
         raise UserError(f"{folder / STATE}: not the state of a run")
-    return Checkpoint(folder, progress["iteration"], progress, state)
+    return Checkpoint(folder, progress["iteration"], progress)
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -211,10 +210,10 @@ def is_disk_full(error: BaseException | None, root: Path) -> bool:
     return shutil.disk_usage(root).free < 1 << 20
 
 
-def disk_full_message(root: Path, state: dict[str, Any]) -> str:
+def disk_full_message(root: Path, expected_bytes: int) -> str:
     previous = checkpoint_folders(root)
     last_size = sum(file.stat().st_size for file in previous[-1].rglob("*")) if previous else 0
-    needed = max(last_size, tensor_bytes(state) * 3 // 2)  # Adam keeps two moments per weight
+    needed = max(last_size, expected_bytes)
     free = shutil.disk_usage(root).free
     return (
         f"{root}: disk full while saving a checkpoint; it needs about {needed >> 20 or 1} MiB, {free >> 20} MiB are "

@@ -17,6 +17,7 @@ from vineppo.evaluate import EvaluationConfig
 from vineppo.learner.policy import PolicyLearner
 from vineppo.machine import runtime
 from vineppo.machine.files import write_json
+from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
 from vineppo.runs.changes import LENGTHS, Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
@@ -92,13 +93,7 @@ class Session:
             setup.recipe.learner, setup.policy, reference, sampling=sampling, total_steps=total_steps
         )
         if self.checkpoint:
-            try:
-                learner.load_trainer_state(self.checkpoint.state["learner"])
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                place = self.checkpoint.folder / STATE
-                raise UserError(
-                    f"{place}: not the optimizer state of this run ({error}); remove the checkpoint"
-                ) from None
+            learner.load(self.checkpoint.folder)
         return learner
 
     def check_evaluations(self, engine: Engine) -> None:
@@ -172,15 +167,19 @@ class Session:
         setup = self.setup
         facts = {"recipe": deciding(setup.recipe), "architecture": architecture(setup.policy), "pending": pending}
 
-        def save_models(folder: Path) -> None:
+        def save_parts(folder: Path) -> None:
             save_model(setup.policy, setup.tokenizer, folder)
+            if learner:
+                learner.save(folder)
+            else:
+                save_tensors({}, folder / STATE)
             save_more(folder)
 
         with self.log.phase("checkpoint"):
             save_checkpoint(
                 self.folder / CHECKPOINTS,
-                save_models=save_models,
-                state={"learner": learner.trainer_state()} if learner else {},
+                save_parts=save_parts,
+                expected_bytes=(3 if learner else 1) * sum(p.nbytes for p in setup.policy.parameters()),
                 progress={"iteration": iteration, "seed": setup.recipe.seed, **progress, **facts},
                 config=setup.recipe.checkpoint,
             )
