@@ -183,18 +183,17 @@ def bench(
     hf_engine = make_engine(HFEngine, model)
     naive = model.to(dtype)
     batching = start_generate_batch(naive, params, options) if model.device.type == "cuda" else None
-    few, shortened = requests[:9], [short(request) for request in requests[:9]]
     systems = [
-        System("generate", partial(run_naive, naive, params), slow_requests, [short(r) for r in slow_requests[:9]]),
+        System("generate", partial(run_naive, naive, params), slow_requests, shorten(slow_requests[:9])),
         System("hf engine", partial(run_engine, hf_engine, params), requests),
-        System("torch engine", partial(run_engine, torch_engine, params), requests, few),
-        System("torch engine, kernels in PyTorch", partial(run_engine, portable, params), requests, few),
+        System("torch engine", partial(run_engine, torch_engine, params), requests, requests[:9]),
+        System("torch engine, kernels in PyTorch", partial(run_engine, portable, params), requests, requests[:9]),
         System("products only", lambda _: run_products(torch_engine, options.max_batch), requests),
     ]
     if batching is not None:
-        systems.append(System("generate_batch", partial(run_generate_batch, batching), requests, shortened))
+        systems.append(System("generate_batch", partial(run_generate_batch, batching), requests, shorten(requests[:9])))
     if vllm is not None:
-        systems.append(System("vllm", partial(run_vllm, vllm, params), requests, shortened))
+        systems.append(System("vllm", partial(run_vllm, vllm, params), requests, shorten(requests[:9])))
     rates = measure([s for s in systems if not options.only or s.name in options.only], options.repeats)
     if batching is not None:
         batching.stop(block=True)
@@ -229,8 +228,8 @@ def measure(systems: Sequence[System], repeats: int) -> dict[str, list[float]]:
     return rates
 
 
-def short(request: Request) -> Request:
-    return Request(request.prefix_ids, 2, request.seed)
+def shorten(requests: Sequence[Request]) -> list[Request]:
+    return [Request(request.prefix_ids, 2, request.seed) for request in requests]
 
 
 def summarize(rates: dict[str, list[float]]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ import fuzz_cases as cases
 from fuzz_arguments import fuzz_arguments
 from fuzz_cases import STOPS, Base, Case, tree_of
 from hostile import write_recipe
+from tiny import StopAt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -277,16 +278,8 @@ def run_until(recipe: Path, out: Path, stop: int | None) -> int:
     from vineppo.methods.run import run_recipe
     from vineppo.runs.shutdown import Stopped
 
-    class StopAt:
-        def write(self, iteration: int, metrics: Any) -> None:
-            if iteration == stop:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        def close(self) -> None:
-            pass
-
     try:
-        run_recipe(load_recipe(recipe), out, sinks=[StopAt()], echo=lambda _: None)
+        run_recipe(load_recipe(recipe), out, sinks=[StopAt(stop)], echo=lambda _: None)
     except Stopped as stopped:
         return stopped.exit_code
     return 0

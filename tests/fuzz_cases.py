@@ -12,6 +12,7 @@ from typing import Any
 
 from hostile import BYTES, RAW, TEXTS, mutate_bytes, mutate_json_file, mutate_tree, write_recipe
 from tasks.bad_data import ROWS, damaged_jsonl
+from tiny import ALIKE, COMMON, FAST, FLOAT32, METHODS, SFT, START, Tree
 
 from vineppo.config import flatten, read_toml
 from vineppo.methods import load_recipe
@@ -20,33 +21,21 @@ from vineppo.runs.checkpoint import write_checksums
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 
-TINY: dict[str, Any] = {
-    "device": "cpu",
-    "task": {
-        "name": "arithmetic", "modulus": 3, "num_steps": [1, 2], "slip_share": 0.0, "num_test": 12, "num_validation": 8,
-        "operations": ["+1", "+2", "+4", "+5", "+7", "+8", "-1", "-2", "-4", "*2", "*4"],
-    },
-    "engine": {"name": "torch", "dtype": "float32", "kernels": "torch", "max_kv_tokens": 8192},
-    "learner": {"precision": "float32", "optim": {"lr": 1e-3}},
-    "evaluation": {"num_samples": 2, "max_new_tokens": 18},
+TINY = ALIKE | {
+    "engine": COMMON["engine"] | {"kernels": "torch"},
+    "learner": FLOAT32,
     "checkpoint": {"every": 1, "keep_last": 2},
-}  # fmt: skip
-START = {"from_scratch": {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "ffn_size": 32, "context_size": 64}}
+}
 SAMPLING = {"sampling": {"prompts_per_iteration": 4, "group_size": 4, "max_new_tokens": 18}}
-LOOP = SAMPLING | {"train": {"num_iterations": 4, "num_epochs": 1, "minibatch_size": 8}}
-KINDS: dict[str, dict[str, Any]] = {
-    "sft": {"sft": {"num_problems": 200, "num_epochs": 2, "minibatch_size": 8}},
-    "vineppo": LOOP | {"credit": {"name": "vineppo", "num_vines": 2}},
+LOOP = SAMPLING | {"train": METHODS["grpo"]["train"]}
+KINDS: dict[str, Tree] = {
+    "sft": {"sft": SFT["sft"]},
+    "vineppo": LOOP | {"credit": METHODS["vineppo"]["credit"]},
     "ppo": LOOP | {"credit": {"name": "ppo", "critic": {"precision": "float32"}}},
-    "grpo": LOOP | {"credit": {"name": "grpo"}},
-    "restem": SAMPLING | {
-        "restem": {
-            "num_iterations": 3, "num_epochs": 1, "minibatch_size": 4, "candidates_every": 3,
-            "validation": {"split": "validation", "num_samples": 2, "max_new_tokens": 18},
-        }
-    },
-    "dpo": SAMPLING | {"dpo": {"num_epochs": 3, "minibatch_size": 3, "max_pairs_per_problem": 3}},
-}  # fmt: skip
+    "grpo": LOOP | {"credit": METHODS["grpo"]["credit"]},
+    "restem": SAMPLING | {"restem": METHODS["restem"]["restem"] | {"num_iterations": 3, "num_epochs": 1}},
+    "dpo": SAMPLING | {"dpo": METHODS["dpo"]["dpo"]},
+}
 STOPS = {"sft": 30, "vineppo": 3, "ppo": 3, "grpo": 3, "restem": 2, "dpo": None}
 """The iteration after which the stopped run of a kind was stopped; None leaves no such run."""
 
@@ -87,7 +76,7 @@ class Case:
 def tree_of(kind: str, start: Path) -> dict[str, Any]:
     model = START if kind == "sft" else {"name": str(start)}
     tree = {"name": kind, "seed": 3, "model": model, **TINY, **KINDS[kind]}
-    return tree | {"learner": {"precision": "float32", "optim": {"lr": 1e-2}}} if kind == "sft" else tree
+    return tree | {"learner": FAST} if kind == "sft" else tree
 
 
 def last_checkpoint(run: Path) -> Path:

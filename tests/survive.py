@@ -24,29 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny import MODULO_3, RECIPE, SHAPE, recipe_of
 
 from vineppo.machine.runtime import describe_machine, pick_device
-from vineppo.methods import kind_of
 from vineppo.methods.run import run_recipe
 from vineppo.models import TinyModelConfig
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model, save_model
 from vineppo.runs.checkpoint import checkpoint_folders
-from vineppo.runs.recipe import make_recipe
 from vineppo.runs.shutdown import Stopped
 
-SHAPE = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "ffn_size": 16}
-RECIPE: dict[str, Any] = {
-    "name": "survivor",
-    "task": {"name": "arithmetic", "num_steps": [1, 2], "num_test": 20},
-    "model": {"from_scratch": SHAPE},
-    "engine": {"name": "torch", "max_kv_tokens": 4096},
-    "sampling": {"prompts_per_iteration": 3, "group_size": 2, "max_new_tokens": 12},
-    "credit": {"name": "vineppo", "num_vines": 2},
-    "train": {"num_iterations": 10, "num_epochs": 1, "minibatch_size": 4},
-    "learner": {"optim": {"lr": 1e-3}},
-    "evaluation": {"every": 4, "num_samples": 2, "max_new_tokens": 12},
-    "checkpoint": {"keep_last": 2},
-}
 COMMON = {key: RECIPE[key] for key in ("engine", "evaluation", "checkpoint")} | {"grading": {"timeout_s": 60.0}}
 LOOP = {"sampling": RECIPE["sampling"], "train": RECIPE["train"] | {"num_iterations": 6}, "learner": RECIPE["learner"]}
 OFFLINE = {
@@ -74,8 +60,7 @@ TEXTS = {
 }
 """What problem and solution are called, and how they are written; the sums modulo 2 are soon half right."""
 TASKS: dict[str, dict[str, Any]] = {
-    "arithmetic": {"name": "arithmetic", "num_steps": [1, 2], "num_test": 12, "num_validation": 8, "modulus": 3,
-                   "operations": ["+1", "+2", "+4", "+5", "+7", "+8", "-1", "-2", "-4", "*2", "*4"], "slip_share": 0.0},
+    "arithmetic": MODULO_3,
     "gsm8k": {"name": "gsm8k", "prompt_template": "{question}", "solution_template": "{solution}",
               "num_validation": 20},
     "math": {"name": "math", "prompt_template": "{problem}", "solution_template": "{solution}",
@@ -177,8 +162,7 @@ def begin(tree: Mapping[str, Any], folder: Path) -> int:
     torch.set_num_threads(1)
     resume = (folder / "recipe.toml").exists()
     try:
-        recipe = make_recipe(tree, kind=kind_of(tree), source="test")
-        run_recipe(recipe, folder, resume=resume, echo=lambda _: None)
+        run_recipe(recipe_of(tree), folder, resume=resume, echo=lambda _: None)
     except Stopped as stopped:
         os._exit(stopped.exit_code)
     except BaseException as error:

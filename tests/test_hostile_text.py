@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from rich.console import Console
-from survive import RECIPE
+from tiny import RECIPE
 
 from vineppo.cli import main
 from vineppo.cli.quickstart import worked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from tiny import ALIKE, FAST, METHODS, START, Tree, run
+from tiny import ALIKE, FAST, METHODS, SFT, START, Tree, run
 
 from vineppo.cli import main
 from vineppo.config import read_toml
@@ -185,6 +185,28 @@ def test_a_task_that_lacks_something_is_told_what(here, capsys):
         capsys, "sft", write(sft_of("counting.py:Counting")), "--out", "run"
     )
     assert not Path("run").exists()
+
+
+def test_an_estimator_of_ones_own_extends_a_built_in_one_and_trains(here):
+    """Half of GRPO's advantages, as they stand in the log: nothing else of the first iteration is different."""
+    Path("half.py").write_text(
+        "from vineppo.credit.common import assign_by_group\n"
+        "from vineppo.credit.grpo import GRPO\n\n\n"
+        "class Half(GRPO):\n"
+        "    def assign(self, groups, *, seed):\n"
+        "        return assign_by_group(groups, lambda rewards: [a / 2 for a in self.formula(rewards)])\n"
+    )
+    start = {"name": str(run(SFT, here / "sft"))}
+    lines = {}
+    for name in ("grpo", "half.py:Half"):
+        tree = METHODS["grpo"] | {"name": "own", "model": start, "credit": {"name": name}}
+        tree |= {"train": tree["train"] | {"num_iterations": 1, "advantage_norm": "off"}}
+        folder = run(tree, here / name.partition(".")[0]).parent.parent
+        lines[name] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    whole, half = lines["grpo"], lines["half.py:Half"]
+    assert half["reward/mean"] == whole["reward/mean"]
+    assert half["credit/advantage_std"] == pytest.approx(whole["credit/advantage_std"] / 2)
+    assert whole["credit/advantage_std"] > 0
 
 
 def test_two_files_of_one_name_are_two_parts(here):

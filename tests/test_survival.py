@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from survive import RECIPE, differences
+from survive import differences
+from tiny import RECIPE, StopAt
 
 from vineppo.methods.run import run_recipe
 from vineppo.methods.sft import SFTRecipe
@@ -81,17 +81,6 @@ def test_fine_tuning_stops_and_goes_on_at_any_optimizer_step(tmp_path):
     tree = sft | {"sft": {"num_problems": 60, "num_epochs": 3, "minibatch_size": 8}, "checkpoint": {"every": 0}}
     recipe = make_recipe(tree, kind=SFTRecipe, source="test")
     run_recipe(recipe, tmp_path / "whole")
-
-    class StopAt:
-        def __init__(self, step: int):
-            self.step = step
-
-        def write(self, iteration: int, metrics: object) -> None:
-            if iteration == self.step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        def close(self) -> None:
-            pass
 
     for resume, step in ((False, 3), (True, 13), (True, 16)):
         with pytest.raises(Stopped):

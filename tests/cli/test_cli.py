@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 import torch
-from survive import RECIPE
+from tiny import RECIPE
 
 from vineppo.analysis import ANALYSES, OF_FILES
 from vineppo.cli import KINDS, main, parse

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tomli_w
 from run_folder import write_run
-from survive import RECIPE
+from tiny import RECIPE
 
 from vineppo.cli import main
 from vineppo.compare.jobs import compare, plan

@@ -143,8 +143,8 @@ def test_stop_strings_end_where_the_text_first_holds_one(name, make_engine, toke
 @pytest.fixture(scope="module")
 def chunky():
     """A tokenizer whose tokens hold up to three characters, so that a stop string begins and ends inside of tokens."""
-    draw = random.Random(3)
-    return make_symbol_tokenizer({"a", "b", "\n"} | {"".join(draw.choices("ab\n", k=3)) for _ in range(60)})
+    rng = random.Random(3)
+    return make_symbol_tokenizer({"a", "b", "\n"} | {"".join(rng.choices("ab\n", k=3)) for _ in range(60)})
 
 
 @EVERY
@@ -172,14 +172,14 @@ def test_a_vine_that_repeats_a_rollout_ends_where_it_did(name, make_model, make_
 
 
 @EVERY
-def test_every_completion_is_told_once_as_it_ends(name, make_engine, make_requests):
-    requests, told = make_requests(40, seed=6), []
+def test_every_completion_is_handed_out_once_as_it_ends(name, make_engine, make_requests):
+    requests, completed = make_requests(40, seed=6), []
     completions = make_engine(name, max_batch=8).generate(
-        requests, HOT, purpose="vine", keep=False, on_complete=lambda i, completion: told.append((i, completion))
+        requests, HOT, purpose="vine", keep=False, on_complete=lambda i, completion: completed.append((i, completion))
     )
-    assert sorted(i for i, _ in told) == list(range(40))
-    assert all(completions[i] == completion for i, completion in told)
-    assert [i for i, _ in told] != list(range(40)), "the shorter ones end first"
+    assert sorted(i for i, _ in completed) == list(range(40))
+    assert all(completions[i] == completion for i, completion in completed)
+    assert [i for i, _ in completed] != list(range(40)), "the shorter ones end first"
 
 
 @EVERY

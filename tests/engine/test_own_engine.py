@@ -8,6 +8,7 @@ import pytest
 from survive import RECIPE
 
 from vineppo.methods.train import TrainRecipe
+from vineppo.parts import load_part
 from vineppo.rollouts import sample_groups
 from vineppo.runs.recipe import make_part, make_recipe
 from vineppo.runs.setup import set_up
@@ -59,6 +60,7 @@ class Gold:
 def recipe(tmp_path):
     (tmp_path / "gold.py").write_text(GOLD)
     engine = {"name": f"{tmp_path / 'gold.py'}:Gold", "answers": str(tmp_path / "answers.json")}
+    load_part(engine["name"], "engine.name")  # as for a recipe of the user's own
     return make_recipe(RECIPE | {"engine": engine}, kind=TrainRecipe, source="recipe.toml")
 
 
@@ -91,7 +93,7 @@ def test_its_rollouts_carry_the_version_it_was_given(recipe):
     assert found == {("correct", 5): 4 * recipe.sampling.group_size}
 
 
-def test_its_own_knobs_are_checked(recipe, tmp_path):
-    engine = {"name": f"{tmp_path / 'gold.py'}:Gold", "answer": "typo"}
+def test_its_own_knobs_are_checked(recipe):
+    engine = {"name": recipe.engine.name, "answer": "typo"}
     with pytest.raises(UserError, match=r"engine\.answer"):
         make_recipe(RECIPE | {"engine": engine}, kind=TrainRecipe, source="recipe.toml")

@@ -94,9 +94,10 @@ def test_greedy_tokens_equal_transformers(engine, torch_engine, model, requests)
 )
 def test_a_seed_draws_what_it_draws_in_the_torch_engine(params, engine, torch_engine, model, requests):
     """Which makes all its laws this engine's: order, endings by eos, stop and length, and draws by the seed alone."""
-    told = {}
-    completions = engine.generate(requests, params, purpose="policy", keep=True, on_complete=told.__setitem__)
-    assert told == dict(enumerate(completions))
+    completed = {}
+    completions = engine.generate(requests, params, purpose="policy", keep=True, on_complete=completed.__setitem__)
+    assert completed == dict(enumerate(completions))
+    assert {c.policy_version for c in completions} == {0}
     check_equal(completions, torch_engine.generate(requests, params, purpose="policy", keep=True))
     check_logprobs(model, requests, completions, params.temperature)
     assert {c.finish_reason for c in completions} == {"eos", "length"}
@@ -139,7 +140,9 @@ def test_lengths(engine, torch_engine):
     ones = engine.generate([Request((5, 6), 1, seed) for seed in range(5)], HOT, purpose="policy", keep=True)
     assert [len(c.token_ids) for c in ones] == [1] * 5
     cut = [Request((7,) * n, 500, 0) for n in (100, 127)]
-    check_equal(engine.generate(cut, HOT, purpose="x"), torch_engine.generate(cut, HOT, purpose="x", keep=False))
+    check_equal(
+        engine.generate(cut, HOT, purpose="x", keep=False), torch_engine.generate(cut, HOT, purpose="x", keep=False)
+    )
     assert engine.generate([], HOT, purpose="policy", keep=True) == []
     for impossible in (Request((), 5, 0), Request((1,), 0, 0), Request((64,), 5, 0), Request((1,) * 128, 1, 0)):
         with pytest.raises(UserError):

@@ -5,62 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny import METHODS, SFT, StopAt, run
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
 from vineppo.credit.ppo import PPO
 from vineppo.engine.llama.engine import TorchEngine
 from vineppo.learner.policy import PolicyLearner
-from vineppo.methods import kind_of
-from vineppo.methods.run import run_recipe
-from vineppo.runs.metrics import Sink
-from vineppo.runs.recipe import Recipe, make_recipe
 from vineppo.runs.shutdown import Stopped
 from vineppo.types import UserError
-
-COMMON: dict[str, Any] = {
-    "device": "cpu",
-    "task": {
-        "name": "arithmetic", "modulus": 3, "num_steps": [1, 2], "slip_share": 0.0, "num_test": 12, "num_validation": 8,
-        "operations": ["+1", "+2", "+4", "+5", "+7", "+8", "-1", "-2", "-4", "*2", "*4"],
-    },
-    "engine": {"name": "torch", "dtype": "float32", "max_kv_tokens": 8192},
-    "evaluation": {"num_samples": 2, "max_new_tokens": 18},
-    "checkpoint": {"every": 0, "keep_last": 1},
-}  # fmt: skip
-SFT = COMMON | {
-    "name": "sft",
-    "model": {"from_scratch": {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "ffn_size": 32, "context_size": 64}},
-    "learner": {"precision": "float32", "optim": {"lr": 1e-2}},
-    "sft": {"num_problems": 200, "num_epochs": 2, "minibatch_size": 8},
-}
-STEPPER = {"precision": "float32", "optim": {"lr": 1e-3}}
-LOOP = COMMON | {
-    "learner": STEPPER,
-    "sampling": {"prompts_per_iteration": 5, "group_size": 4, "max_new_tokens": 18, "max_resamples": 1},
-    "train": {"num_iterations": 4, "num_epochs": 1, "minibatch_size": 8},
-    "evaluation": COMMON["evaluation"] | {"every": 3},
-}
-OFFLINE = {key: value for key, value in LOOP.items() if key != "train"}
-METHODS: dict[str, dict[str, Any]] = {
-    "vineppo": LOOP | {"credit": {"name": "vineppo", "num_vines": 2}},
-    "ppo": LOOP | {"credit": {"name": "ppo", "warmup_iterations": 1, "critic": STEPPER}},
-    "grpo": LOOP | {"credit": {"name": "grpo"}},
-    "rloo": LOOP | {"credit": {"name": "rloo"}},
-    "restem": OFFLINE | {
-        "learner": STEPPER | {"optim": {"lr": 5e-3}},
-        "restem": {
-            "num_iterations": 4, "num_epochs": 2, "minibatch_size": 4, "candidates_every": 3,
-            "validation": {"split": "validation", "num_samples": 2, "max_new_tokens": 18},
-        },
-    },
-    "dpo": OFFLINE | {"dpo": {"num_epochs": 3, "minibatch_size": 3, "max_pairs_per_problem": 3}},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -70,25 +27,6 @@ def start(tmp_path_factory) -> Path:
     run(SFT, folder)
     assert 0.1 < read_result(folder)["pass@1"] < 0.7
     return folder
-
-
-def run(tree: Mapping[str, Any], folder: Path, *, resume: bool = False, sinks: Sequence[Sink] = ()) -> Path:
-    recipe: Recipe = make_recipe(tree, kind=kind_of(tree), source="test")
-    return run_recipe(recipe, folder, resume=resume, sinks=sinks, echo=lambda _: None)
-
-
-class StopAt:
-    """Asks for a stop once line `iteration` of the log is written."""
-
-    def __init__(self, iteration: int):
-        self.iteration = iteration
-
-    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        if iteration == self.iteration:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self) -> None:
-        pass
 
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, *, call: int) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from survive import RECIPE
+from tiny import RECIPE
 
 from vineppo.cli.quickstart import SFT, VINEPPO
 from vineppo.config import diff, flatten, write_toml

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from survive import RECIPE
+from tiny import RECIPE
 
 from vineppo.config import diff
 from vineppo.evaluate import EvaluationConfig

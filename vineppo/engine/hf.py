@@ -25,7 +25,7 @@ from transformers import (
 from vineppo.engine.config import HFEngineConfig
 from vineppo.engine.limits import check_requests, context_limit
 from vineppo.engine.sampler import as_int64, check_drawn, draw_uniforms, sample
-from vineppo.engine.stopping import Row, StopRule
+from vineppo.engine.stopping import PartialCompletion, StopRule
 from vineppo.machine.runtime import pick_dtype
 from vineppo.protocols import OnComplete
 from vineppo.types import Completion, Request, SamplingParams, UserError
@@ -66,7 +66,7 @@ class HFEngine:
         """One completion per request, in the order of the requests. Whatever `keep` says, nothing is kept."""
         budgets, context = self._budgets(requests), context_limit(self.model.config)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
-        rows = [Row(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
+        rows = [PartialCompletion(i, *pair) for i, pair in enumerate(zip(requests, budgets, strict=True))]
         for batch in self._batches(rows, context):
             self._generate_batch(batch, params, rule)
             if on_complete:
@@ -93,9 +93,9 @@ class HFEngine:
             raise ValueError(f"not this model's parameters: missing {missing}, unexpected {unexpected}")
         self.version = version
 
-    def _batches(self, rows: Sequence[Row], context: int | None) -> list[list[Row]]:
+    def _batches(self, rows: Sequence[PartialCompletion], context: int | None) -> list[list[PartialCompletion]]:
         """Equal lengths together, so that little is padded. A padded batch must fit in the context as a whole."""
-        batches: list[list[Row]] = []
+        batches: list[list[PartialCompletion]] = []
         for row in sorted(rows, key=lambda row: (len(row.request.prefix_ids), row.budget)):
             batch = batches[-1] if batches else []
             budget = max([row.budget, *(other.budget for other in batch)])
@@ -107,7 +107,7 @@ class HFEngine:
         return batches
 
     @torch.inference_mode()
-    def _generate_batch(self, rows: Sequence[Row], params: SamplingParams, rule: StopRule) -> None:
+    def _generate_batch(self, rows: Sequence[PartialCompletion], params: SamplingParams, rule: StopRule) -> None:
         longest = max(len(row.request.prefix_ids) for row in rows)
         pads = [longest - len(row.request.prefix_ids) for row in rows]
         ids = [[0] * pad + list(row.request.prefix_ids) for pad, row in zip(pads, rows, strict=True)]
@@ -159,7 +159,7 @@ def check_padding(model: Any) -> None:
 class SeededDraw(LogitsProcessor):
     """Draws each row's next token and leaves it as the only possible one."""
 
-    def __init__(self, rows: Sequence[Row], params: SamplingParams, rule: StopRule, version: int) -> None:
+    def __init__(self, rows: Sequence[PartialCompletion], params: SamplingParams, rule: StopRule, version: int) -> None:
         self.rows, self.params, self.rule, self.version = rows, params, rule, version
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -179,7 +179,7 @@ class SeededDraw(LogitsProcessor):
 class RowsDone(StoppingCriteria):
     """Tells `generate` which rows have ended; it pads them until all have."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[PartialCompletion]) -> None:
         self.rows = rows
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:

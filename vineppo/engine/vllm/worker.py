@@ -33,13 +33,13 @@ class SeededDraw(LogitsProcessor):
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self.device = device
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, SampledRequest] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: Any) -> None:
-        process_dict_updates(self.rows, batch_update, Row)
+        process_dict_updates(self.rows, batch_update, SampledRequest)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """[B, V] -> [B, V], -inf but for the drawn token."""
@@ -52,13 +52,13 @@ class SeededDraw(LogitsProcessor):
         return logits.fill_(-torch.inf).scatter_(1, tokens_B[:, None], logprobs_B[:, None])
 
 
-class Row:
+class SampledRequest:
     """One request in vLLM's batch. `token_ids` is vLLM's own list, which grows."""
 
     def __init__(self, vllm_params: Any, prompt_ids: list[int] | None, token_ids: list[int]) -> None:
-        draw = vllm_params.extra_args
-        self.seed = as_int64(draw["seed"])
-        self.params = SamplingParams(draw["temperature"], draw["top_p"], draw["top_k"])  # one call's, so all rows'
+        extra = vllm_params.extra_args
+        self.seed = as_int64(extra["seed"])
+        self.params = SamplingParams(extra["temperature"], extra["top_p"], extra["top_k"])  # one call's, so all rows'
         self.token_ids = token_ids
 
 

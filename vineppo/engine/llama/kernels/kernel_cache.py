@@ -36,9 +36,9 @@ def cache_folder() -> Path:
 
 def cache_home() -> Path:
     """XDG_CACHE_HOME where it is absolute, as its specification says, or ~/.cache."""
-    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        home = told if told.is_absolute() else Path.home() / ".cache"
+        home = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
         raise FileNotFoundError(str(error)) from None
     if not home.is_absolute():

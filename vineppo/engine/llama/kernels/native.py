@@ -43,7 +43,7 @@ class Batch(ctypes.Structure):
 
 
 class NativeKernels(TorchKernels):
-    """float32 and bfloat16 on CPU; kernels.py says what each does. What is not written in C++ is TorchKernels'."""
+    """float32 and bfloat16 on CPU; plain.py says what each does. What is not written in C++ is TorchKernels'."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype, self.library = dtype, load_library(NUMBERS[dtype])
@@ -89,7 +89,7 @@ class NativeKernels(TorchKernels):
         assert len(own_B) <= own_kv.kv.shape[2]
         arrays = (np.argsort(slots_N, kind="stable"), slots_N, lengths_N, own_B)  # alive as long as attend is
         counts = (len(slots_N), len(own_B), num_heads, head_dim, trunk_room, own_room)
-        told = Batch(*(array.ctypes.data for array in arrays), *counts, batch.scale)
+        context = Batch(*(array.ctypes.data for array in arrays), *counts, batch.scale)
 
         def attend(layer: int, q_NHD: torch.Tensor, k_NKD: torch.Tensor, v_NKD: torch.Tensor) -> torch.Tensor:
             N, H, D = q_NHD.shape
@@ -105,7 +105,7 @@ class NativeKernels(TorchKernels):
                 *pointers(out_NHD, q_NHD, k_NKD, v_NKD),
                 *sizes(q_NHD.stride(0), k_NKD.stride(0), v_NKD.stride(0), H),
                 *pointers(*caches),
-                ctypes.byref(told),
+                ctypes.byref(context),
                 num_threads(),
             )
             return out_NHD
@@ -141,8 +141,8 @@ def load_library(number: str) -> ctypes.CDLL:
     # What -march=native depends on is in it too: a home folder may be shared by different machines.
     cpu = cpu_info()
     flags = cpu.get("flags") or cpu.get("Features") or platform.processor()
-    told = (SOURCE.read_text(), number, compiler, *COMPILE, *LINK, platform.machine(), flags, torch.__version__)
-    name = f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
+    ingredients = (SOURCE.read_text(), number, compiler, *COMPILE, *LINK, platform.machine(), flags, torch.__version__)
+    name = f"native-{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:16]}"
     with suppress(OSError):  # without a folder to keep it in, or from a folder that nothing is loaded from
         if kept := find_kept(cache_folder(), name):
             return ctypes.CDLL(str(kept))
@@ -183,5 +183,5 @@ def sizes(*numbers: int) -> list[ctypes.c_int64]:
 
 
 def num_threads() -> ctypes.c_int64:
-    """As many as PyTorch's, which may be told otherwise at any time."""
+    """As many as PyTorch's, which may change at any time."""
     return ctypes.c_int64(torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""What a forward pass does between matrix products: in PyTorch here, C++ in native.py, Triton in triton_kernels.py.
+"""What a forward pass does between matrix products: in PyTorch here, C++ in native.py, Triton in triton.py.
 
 N tokens, J heads, D head size, E hidden size, F ffn size.
 """

@@ -1,7 +1,7 @@
-"""The kernels in Triton, for CUDA GPUs; kernels.py and attention.py have the same in PyTorch.
+"""The kernels in Triton, for CUDA GPUs; plain.py and attention.py have the same in PyTorch.
 
-What attention is told about rows lies in one tensor on the device, whose size depends on nothing but the number of
-rows; so a recorded CUDA graph can be replayed with other rows, and after memory was laid out anew (cuda_graphs.py).
+What attention has to know of rows lies in one tensor on the device, whose size depends on nothing but the number of
+rows; so a recorded CUDA graph can be replayed with other rows, and after memory was laid out anew (graphs.py).
 
 N rows, of which some have own tokens; H = K * G query heads for K key/value heads; D head size.
 """
