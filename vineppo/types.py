@@ -227,7 +227,7 @@ class ExtraRollout:
     rollout: Rollout
     credit: Credit
     weight: float = 1.0
-    """What its advantages count; a vine that is one of n continuations of a state stands for 1/n of what follows it."""
+    """What its tokens count in the loss; a vine that is one of n continuations of a state stands for 1/n of them."""
 
 
 @dataclass(frozen=True)
@@ -263,14 +263,12 @@ class Sample:
     ref_logprobs: tuple[float, ...] | None = None  # [L]
     nucleus_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
     action_mask: tuple[bool, ...] | None = None  # [L] False on tokens that the environment wrote; None: all are actions
+    weight: float = 1.0  # what its tokens count in the loss, beside those of a sample of weight 1
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
-            if (
-                name not in ("prompt_ids", "response_ids")
-                and column is not None
-                and len(column) != len(self.response_ids)
-            ):
+            is_column = isinstance(column, tuple) and name not in ("prompt_ids", "response_ids")
+            if is_column and len(column) != len(self.response_ids):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
         if self.action_mask is not None and not any(self.action_mask):
             raise ValueError("action_mask leaves no token to learn from")
