@@ -42,7 +42,7 @@ class LearnerConfig(OptimizerStepConfig):
     clip_eps_high: float = Field(default=0.2, gt=0)
     """Ratios are clipped to [1 - clip_eps_low, 1 + clip_eps_high]."""
     kl_coef: float = Field(default=1e-4, ge=0)
-    """Weight of KL(policy || reference) in the loss; 0 loads no reference model."""
+    """Weight of KL(policy || reference) in the loss of [train] recipes; 0 loads no reference model there."""
     kl_estimator: KLEstimator = "k3"
     kl_clamp: float = Field(default=10.0, gt=0)
     """Largest KL estimate of one token; above it the token pulls no more."""
