@@ -24,7 +24,7 @@ else:
 MAX_BYTES, MAX_DEPTH = 1 << 18, 16
 """Of a recipe: far more than any needs, and few enough that no reader of it runs out of time or stack."""
 MAX_PROBLEMS, MAX_SHOWN = 5, 120
-"""Of an error: mistakes told at once, and characters of a value."""
+"""Of an error: mistakes named at once, and characters of a value."""
 
 
 class Config(BaseModel):

@@ -33,13 +33,13 @@ def doctor() -> None:
 def findings() -> dict[str, str]:
     device = runtime.pick_device("auto")
     dtype = runtime.pick_dtype("auto", device)
-    told = runtime.describe_machine(device)
+    here = runtime.describe_machine(device)
     kernels, reason = best_kernels(dtype, device)
     return {
-        "vineppo": f"{told['commit'] or version('vineppo')}, Python {told['python']}, {told['platform']}",
-        "torch": f"{told['torch']}, transformers {told['transformers']}",
-        "device": told["device"],
-        "threads": f"{told['num_threads']}, on {available_cores()} of {told['num_cores']} cores; {told['waiting']}",
+        "vineppo": f"{here['commit'] or version('vineppo')}, Python {here['python']}, {here['platform']}",
+        "torch": f"{here['torch']}, transformers {here['transformers']}",
+        "device": here["device"],
+        "threads": f"{here['num_threads']}, on {available_cores()} of {here['num_cores']} cores; {here['waiting']}",
         "sampling": f"in {dtype}".replace("torch.", "") + ("" if dtype.itemsize == 2 else "; bfloat16 is slow here"),
         "kernels": f"PyTorch, because {reason}" if reason else KERNELS[kernels] + how_often(kernels),
         "allocator": "keeps freed pages" if runtime.tune_allocator() else "as the system has it (no glibc)",

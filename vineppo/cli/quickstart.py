@@ -106,8 +106,8 @@ def refuse_other(out: Path) -> None:
     for path in sorted(out.iterdir()):
         if not is_own(path):
             inside = find_foreign(path) if path.name in PARTS and not path.is_symlink() else None
-            told = (inside or path).relative_to(out)
-            raise UserError(f"{out} holds more than an earlier quickstart ({told}); choose another --out")
+            place = (inside or path).relative_to(out)
+            raise UserError(f"{out} holds more than an earlier quickstart ({place}); choose another --out")
     names = {path.name for path in out.iterdir()}
     if names - {LOCK} and not names & {*PARTS, RESULT}:
         raise UserError(f"{out} is not empty and no earlier quickstart; choose another --out")

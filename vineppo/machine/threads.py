@@ -36,7 +36,7 @@ def waiting() -> str:
 
 def fair_threads(num_processes: int = 1) -> int:
     """For each of so many processes: what the user has said (OMP_NUM_THREADS), or an equal part of the usable cores."""
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
+    requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if requested.isdecimal() and int(requested) > 0:
+        return int(requested)
     return max(1, available_cores() // num_processes)
