@@ -42,6 +42,14 @@ def commits(name: str) -> str:
 
 
 def accuracy() -> Iterator[str]:
+    yield from runs()
+    yield from leads()
+    yield from accuracies()
+    yield from peaks()
+    yield rates()
+
+
+def runs() -> Iterator[str]:
     tried = [
         sum(len(row["validation_accuracy"]) for row in load(f"study/{task}/sweep.json")["sweep"]) for task in TASKS
     ]
@@ -51,14 +59,21 @@ def accuracy() -> Iterator[str]:
     yield f"Code: commit {commits('study/short/comparison.json')}. "
     assert len({commits(f"study/{task}/comparison.json") for task in TASKS}) == 1
     yield f"{tried[2]} long), of which none failed, and {reported} reported ones"
-    leads = [short(less(task, "rloo")["mean"]) for task in ("short", "middle")]
-    yield f"{leads[0]} and {leads[1]} above the next best, RLOO, which five seeds cannot tell from 0"
+
+
+def leads() -> Iterator[str]:
+    ahead = [short(less(task, "rloo")["mean"]) for task in ("short", "middle")]
+    yield f"{ahead[0]} and {ahead[1]} above the next best, RLOO, which five seeds cannot tell from 0"
     assert round(final("long", "vineppo"), 3) == round(study("long")["initial_accuracy"], 3)
     yield f"it ends where it began ({short(final('long', 'vineppo'))}), while RLOO and GRPO reach "
     assert short(final("long", "rloo"), 2) == short(final("long", "grpo"), 2)
     yield f"reach {short(final('long', 'rloo'), 2)}. Two tuning seeds chose it a rate"
     costs = [tokens(task, "vineppo") / tokens(task, "grpo") for task in TASKS]
     yield f"its accuracy costs {min(costs):.1f} to {max(costs):.1f} times the tokens"
+
+
+def accuracies() -> Iterator[str]:
+    """The table, with the best of every task in bold."""
     starts = [short(study(task)["initial_accuracy"]) for task in TASKS]
     yield (
         f"| | short (3-4 steps), start {starts[0]} | VinePPO less it | middle (6-8), start {starts[1]} "
@@ -73,15 +88,17 @@ def accuracy() -> Iterator[str]:
             cells.append(f"**{bold}" if best[task] == name else text)
             cells.append("" if name == "vineppo" else ci(less(task, name)))
         yield f"| {written} | " + " | ".join(cells).replace("|  |", "| |").strip() + (" |" if name != "vineppo" else "")
-    peaks = {name: {key: method("short", name)[key]["mean"] for key in ("peak", "final")} for name in ("grpo", "ppo")}
-    assert peaks["ppo"]["peak"] > peaks["grpo"]["peak"]
-    assert peaks["ppo"]["final"] < peaks["grpo"]["final"]
+
+
+def peaks() -> Iterator[str]:
+    grpo, ppo = ({key: method("short", name)[key]["mean"] for key in ("peak", "final")} for name in ("grpo", "ppo"))
+    assert ppo["peak"] > grpo["peak"]
+    assert ppo["final"] < grpo["final"]
     yield (
-        f"on short chains PPO's peak is {short(peaks['ppo']['peak'])} and GRPO's {short(peaks['grpo']['peak'])}, on long "
+        f"on short chains PPO's peak is {short(ppo['peak'])} and GRPO's {short(grpo['peak'])}, on long "
         f"chains VinePPO's is {short(method('long', 'vineppo')['peak']['mean'])} and RestEM's "
         f"{short(method('long', 'restem')['peak']['mean'])}"
     )
-    yield rates()
 
 
 def rates() -> str:
