@@ -110,6 +110,8 @@ SETTINGS = [
     "advantage:+.2f",
     "# SmolLM2-135M, 100 MB, no hub account",
     "Rho-Math-1B and DeepSeekMath-7B",
+    "about K x steps / 2 more are sampled",
+    "K = 9 by default",
     "--seeds 0,1,2 --jobs 2",
     "Apache-2.0",
 ]

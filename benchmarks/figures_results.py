@@ -42,14 +42,14 @@ def commits(name: str) -> str:
 
 
 def accuracy() -> Iterator[str]:
-    yield from runs()
-    yield from leads()
-    yield from accuracies()
-    yield from peaks()
+    yield from runs_started()
+    yield from in_short()
+    yield from final_accuracies()
+    yield peaks()
     yield rates()
 
 
-def runs() -> Iterator[str]:
+def runs_started() -> Iterator[str]:
     tried = [
         sum(len(row["validation_accuracy"]) for row in load(f"study/{task}/sweep.json")["sweep"]) for task in TASKS
     ]
@@ -61,9 +61,9 @@ def runs() -> Iterator[str]:
     yield f"{tried[2]} long), of which none failed, and {reported} reported ones"
 
 
-def leads() -> Iterator[str]:
-    ahead = [short(less(task, "rloo")["mean"]) for task in ("short", "middle")]
-    yield f"{ahead[0]} and {ahead[1]} above the next best, RLOO, which five seeds cannot tell from 0"
+def in_short() -> Iterator[str]:
+    leads = [short(less(task, "rloo")["mean"]) for task in ("short", "middle")]
+    yield f"{leads[0]} and {leads[1]} above the next best, RLOO, which five seeds cannot tell from 0"
     assert round(final("long", "vineppo"), 3) == round(study("long")["initial_accuracy"], 3)
     yield f"it ends where it began ({short(final('long', 'vineppo'))}), while RLOO and GRPO reach "
     assert short(final("long", "rloo"), 2) == short(final("long", "grpo"), 2)
@@ -72,8 +72,8 @@ def leads() -> Iterator[str]:
     yield f"its accuracy costs {min(costs):.1f} to {max(costs):.1f} times the tokens"
 
 
-def accuracies() -> Iterator[str]:
-    """The table, with the best of every task in bold."""
+def final_accuracies() -> Iterator[str]:
+    """The table, row by row."""
     starts = [short(study(task)["initial_accuracy"]) for task in TASKS]
     yield (
         f"| | short (3-4 steps), start {starts[0]} | VinePPO less it | middle (6-8), start {starts[1]} "
@@ -90,12 +90,12 @@ def accuracies() -> Iterator[str]:
         yield f"| {written} | " + " | ".join(cells).replace("|  |", "| |").strip() + (" |" if name != "vineppo" else "")
 
 
-def peaks() -> Iterator[str]:
-    grpo, ppo = ({key: method("short", name)[key]["mean"] for key in ("peak", "final")} for name in ("grpo", "ppo"))
-    assert ppo["peak"] > grpo["peak"]
-    assert ppo["final"] < grpo["final"]
-    yield (
-        f"on short chains PPO's peak is {short(ppo['peak'])} and GRPO's {short(grpo['peak'])}, on long "
+def peaks() -> str:
+    of = {name: {key: method("short", name)[key]["mean"] for key in ("peak", "final")} for name in ("grpo", "ppo")}
+    assert of["ppo"]["peak"] > of["grpo"]["peak"]
+    assert of["ppo"]["final"] < of["grpo"]["final"]
+    return (
+        f"on short chains PPO's peak is {short(of['ppo']['peak'])} and GRPO's {short(of['grpo']['peak'])}, on long "
         f"chains VinePPO's is {short(method('long', 'vineppo')['peak']['mean'])} and RestEM's "
         f"{short(method('long', 'restem')['peak']['mean'])}"
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import doctest
+import gzip
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tiny import SFT, SHAPE, run
+from tiny import METHODS, SFT, SHAPE, START, run
 
 from vineppo import HOMES, __all__
 
@@ -16,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.(?:py|cpp|md|svg|png|toml|json)\b(?!:[A-Z])")
 OF_THE_REPOSITORY = ("vineppo", "tests", "benchmarks", "docs", "recipes", "scripts")
-NOT_OURS = re.compile(r"\bfoo\.py|path/to/|^my/|^TT/|^counting\.py")
-"""Placeholders, and the files of the reference implementation (docs/sources.md: TT is a folder of its)."""
+NOT_OURS = re.compile(r"\bfoo\.py|path/to/|^my/|^TT/|^counting\.py|^last_step\.py")
+"""Placeholders, examples, and the files of the reference implementation (docs/sources.md: TT is a folder of its)."""
 
 
 def paragraphs(text: str) -> list[tuple[int, str]]:
@@ -98,6 +102,27 @@ def test_the_lines_of_python_on_the_first_page_run(tmp_path, monkeypatch, capsys
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 8, "one line for each response of the group"
     assert all(re.fullmatch(r"\[('[+-]\d\.\d\d'(, )?)+\]", line) for line in printed)
+
+
+def test_the_estimator_of_ones_own_trains(tmp_path, monkeypatch):
+    """Word for word; the rollouts that the run keeps have its credit."""
+    (block,) = python_blocks(ROOT / "docs" / "methods.md")
+    monkeypatch.chdir(tmp_path)
+    Path("last_step.py").write_text(block)
+    credit = {"name": "last_step.py:LastStep", "baseline": 0.25}
+    run(METHODS["rloo"] | {"name": "own", "model": START, "credit": credit}, Path("run"))
+    files = sorted(Path("run/rollouts").glob("*"))
+    kept = [json.loads(line) for path in files for line in gzip.decompress(path.read_bytes()).splitlines()]
+    assert kept
+    for rollout in kept:
+        *before, last = rollout["advantages"]
+        assert last == rollout["reward"] - 0.25
+        assert not any(before)
+
+
+def test_reading_a_recipe_in_a_notebook_loads_no_torch():
+    code = "import sys, vineppo; vineppo.load_recipe; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_name_of_the_package_can_be_imported():

@@ -181,7 +181,7 @@ def test_what_is_wrong_in_a_file_is_said_with_its_line(here, capsys, code, said)
 def test_a_task_that_lacks_something_is_told_what(here, capsys):
     path = here / "counting.py"
     path.write_text(path.read_text().replace("def segment", "def cut").replace("isolate = False", ""))
-    assert "Counting lacks isolate, segment; see Task in vineppo/types.py" in complaint(
+    assert "Counting lacks isolate, segment; see Task in vineppo/protocols.py" in complaint(
         capsys, "sft", write(sft_of("counting.py:Counting")), "--out", "run"
     )
     assert not Path("run").exists()

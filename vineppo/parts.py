@@ -182,4 +182,4 @@ def check_members(part: Any, protocol: type, key: str) -> None:
     missing = sorted({name for name in wanted if not name.startswith("_") and not hasattr(part, name)})
     if missing:
         kind, lacks = protocol.__name__, ", ".join(missing)
-        raise UserError(f"{key}: {type(part).__name__} lacks {lacks}; see {kind} in vineppo/types.py")
+        raise UserError(f"{key}: {type(part).__name__} lacks {lacks}; see {kind} in vineppo/protocols.py")

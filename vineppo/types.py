@@ -1,6 +1,18 @@
 """The words of the program: what a rollout is, and what credit is. Who works with them: protocols.py.
 
 Letters used in shapes: P prompts, G group, K vines, S segments, L response tokens, B rows, T positions, V vocabulary.
+
+A wrong response on its way. P0 are the tokens of the prompt; the policy writes A0, an environment E0 (a tool's reply),
+the policy A1. docs/tour.md has it record by record, and a test computes it:
+
+    Request     prefix_ids = P0
+    Completion  token_ids = A0 + E0 + A1                    1 + 1 + 3 tokens
+    Rollout     boundaries = (0, 2, 5)                      segment 0 is A0 + E0, segment 1 is A1
+                action_mask = 1 0 1 1 1                     E0 is not the policy's
+    Request     prefix_ids = P0, P0 + A0 + E0               the vines: K from each state
+    Credit      values = 0.5 0.75 0                         two and three of four vines are correct; R = 0
+                advantages = .25 .25 -.75 -.75 -.75
+    Sample      at_actions(advantages) = .25 -.75 -.75 -.75
 """
 
 from __future__ import annotations
@@ -215,7 +227,7 @@ class ExtraRollout:
     rollout: Rollout
     credit: Credit
     weight: float = 1.0
-    """What its advantages count; a vine that is one of n continuations of a state stands for 1/n of what follows it."""
+    """What its tokens count in the loss; a vine that is one of n continuations of a state stands for 1/n of them."""
 
 
 @dataclass(frozen=True)
@@ -233,12 +245,12 @@ class Assigned:
 class Sample:
     """A rollout with its credit, as the learner sees it: every column is aligned to the response.
 
-    A prompt P0 P1, an answer A0 A1, what a tool replied T0, and the rest of the answer A2:
+    A prompt P0 P1, an answer A0 A1, what a tool replied E0, and the rest of the answer A2:
 
         prompt_ids   P0 P1
-        response_ids A0   A1   T0    A2
+        response_ids A0   A1   E0    A2
         action_mask  True True False True     a loss sees A0, A1 and A2 alone
-        advantages   0.5  0.5  0.0   -0.2     whatever a column has at T0 is never read
+        advantages   0.5  0.5  0.0   -0.2     whatever a column has at E0 is never read
     """
 
     prompt_ids: tuple[int, ...]
@@ -251,14 +263,12 @@ class Sample:
     ref_logprobs: tuple[float, ...] | None = None  # [L]
     nucleus_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
     action_mask: tuple[bool, ...] | None = None  # [L] False on tokens that the environment wrote; None: all are actions
+    weight: float = 1.0  # what its tokens count in the loss, beside those of a sample of weight 1
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
-            if (
-                name not in ("prompt_ids", "response_ids")
-                and column is not None
-                and len(column) != len(self.response_ids)
-            ):
+            is_column = isinstance(column, tuple) and name not in ("prompt_ids", "response_ids")
+            if is_column and len(column) != len(self.response_ids):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
         if self.action_mask is not None and not any(self.action_mask):
             raise ValueError("action_mask leaves no token to learn from")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from learner_process import serve
 from tiny_learner import (
     column,
     expect_equal,
@@ -48,15 +49,6 @@ def test_gradients_of_shares_add_up_to_the_whole_minibatch_s():
     whole = gradients(make_learner(), samples)
     shares = [gradients(make_learner(), share, counts=counts) for share in (samples[:3], samples[3:])]
     expect_equal(whole, [one + other for one, other in zip(*shares, strict=True)])
-
-
-def serve(connection: Any) -> None:
-    """Does what it is told with a learner of its own, until it is told None."""
-    torch.set_num_threads(1)
-    learner = make_learner(reference=make_model(1), lr=0.01)
-    while (call := connection.recv()) is not None:
-        name, args = call
-        connection.send(getattr(learner, name)(*args))
 
 
 class RemoteLearner:

@@ -24,26 +24,19 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 
 def run_sft(args: argparse.Namespace) -> None:
-    from vineppo.methods.sft import SFTRecipe
-
-    run(args, kinds=(SFTRecipe,), unit="optimizer steps", print_every=10)
+    run(args, unit="optimizer steps", print_every=10)
 
 
 def run_train(args: argparse.Namespace) -> None:
-    from vineppo.methods.dpo import DPORecipe
-    from vineppo.methods.restem import RestEMRecipe
-    from vineppo.methods.train import TrainRecipe
-
-    run(args, kinds=(TrainRecipe, RestEMRecipe, DPORecipe), unit="iterations", print_every=1)
+    run(args, unit="iterations", print_every=1)
 
 
-def run(args: argparse.Namespace, *, kinds: tuple[type, ...], unit: str, print_every: int) -> None:
+def run(args: argparse.Namespace, *, unit: str, print_every: int) -> None:
     from vineppo.methods import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    if not isinstance(recipe, kinds):
-        other = "train" if args.command == "sft" else "sft"
-        raise UserError(f"{args.recipe} is a recipe for `vineppo {other}`")
+    if recipe.command != args.command:
+        raise UserError(f"{args.recipe} is a recipe for `vineppo {recipe.command}`")
     prepare()
     from vineppo.methods.run import run_recipe
     from vineppo.report import try_report

@@ -14,13 +14,12 @@ from typing import Any
 
 from vineppo.config import flatten, read_toml
 from vineppo.machine.files import read_json, read_lines
+from vineppo.methods import METHODS
 from vineppo.runs.metrics import METRICS, TIMINGS
 from vineppo.types import UserError
 
 AXES = ("iteration", "steps", "rollouts", "tokens", "seconds")
 NOT_TRAINING = {"seconds/evaluate", "seconds/checkpoint"}
-STEPWISE = ("sft", "dpo")
-"""Recipes with such a section write a line per optimizer step, of which two seeds have different numbers."""
 NOT_COMPARED = ("seed", "metrics.", "checkpoint.")
 """Keys in which the runs of one method may differ: they change no policy, or are what an interval is over."""
 SHARED = ("task.", "evaluation.")
@@ -52,7 +51,7 @@ def read_run(folder: Path, start: Path | None = None) -> dict[str, Any]:
         "method": recipe["name"],
         "credit": section(recipe, "credit").get("name"),
         "seed": recipe["seed"],
-        "stepwise": any(section in recipe for section in STEPWISE),
+        "stepwise": any(method.Recipe.stepwise for section, method in METHODS.items() if section in recipe),
         "num_iterations": len(metrics),
         "points": [point | {"seed": recipe["seed"]} for point in points],
         "peak": max(accuracies),

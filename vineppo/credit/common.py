@@ -20,7 +20,7 @@ class CreditContext:
     load_policy: Callable[[], Any] = lambda: None
     """A copy of the policy that training starts from."""
     total_steps: int = 1
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the whole run as planned: with no prompt left out and no extra rollout."""
     seed: int = 0
 
 
@@ -68,7 +68,7 @@ def credit_group(group: Group, formula: Callable[[Sequence[float]], list[float]]
 
 
 def advantage_metrics(advantages: Sequence[float]) -> dict[str, float]:
-    """Before whitening, each as often as its estimator tells it from others."""
+    """Before whitening; one number per segment (VinePPO), token (PPO) or response (GRPO, RLOO)."""
     return {
         "credit/advantage_std": pstdev(advantages),
         "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from vineppo.types import Assigned, Group
 
 
 class GRPOConfig(Named):
+    compares_group: ClassVar[bool] = True
     name: str = "grpo"
     divide_by_std: bool = True
     """false: Dr. GRPO; to follow it in full, also learner.loss_aggregation = "constant"."""

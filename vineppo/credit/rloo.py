@@ -7,6 +7,7 @@ is subtracted from, so the policy gradient stays unbiased.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from vineppo.config import Named
 from vineppo.credit.advantages import leave_one_out
@@ -15,6 +16,7 @@ from vineppo.types import Assigned, Group
 
 
 class RLOOConfig(Named):
+    compares_group: ClassVar[bool] = True
     name: str = "rloo"
 
 

@@ -78,5 +78,11 @@ def token_weights(batch: Batch, readings: Readings, config: LearnerConfig, count
     else:
         assert config.loss_length is not None
         weights = [1 / (counts.num_rows * config.loss_length)] * len(lengths)
-    flat = [weight for weight, length in zip(weights, lengths, strict=True) for _ in range(length)]
-    return readings.logprobs_N.new_tensor(flat)
+    weights = [weight * sample.weight for weight, sample in zip(weights, batch.samples, strict=True)]
+    return per_action(batch, weights, readings.logprobs_N)
+
+
+def per_action(batch: Batch, per_sample: Sequence[float], like: Tensor) -> Tensor:  # [N]
+    """[B] -> [N]: every action gets its sample's number."""
+    pairs = zip(per_sample, batch.num_actions, strict=True)
+    return like.new_tensor([number for number, length in pairs for _ in range(length)])

@@ -109,8 +109,9 @@ class PolicyLearner:
         if self.reference is None:
             return {}
         kls = []
-        for sample in self.score(samples):  # both log-probs are 0 where the environment wrote
-            d_N = [ref - old for ref, old in zip(sample.ref_logprobs or (), sample.old_logprobs or (), strict=True)]
+        for sample in self.score(samples):
+            columns = (sample.at_actions(column or ()) for column in (sample.ref_logprobs, sample.old_logprobs))
+            d_N = [ref - old for ref, old in zip(*columns, strict=True)]
             kls.append(math.fsum(math.expm1(min(d, LARGEST_EXPONENT)) - d for d in d_N))
         return {"eval/kl_reference": fmean(kls)}
 

@@ -1,4 +1,7 @@
-"""Methods: METHODS maps the section that only recipes of a method have to the recipe and what runs it."""
+"""Methods: METHODS maps the section that only recipes of a method have to the recipe and what runs it.
+
+A method is one file: its knobs, its recipe, its run. epochs.py is the loop of those whose data are fixed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ R = TypeVar("R", bound=Recipe)
 
 class Method(NamedTuple):
     Recipe: type[Recipe]
-    run: Callable[..., None]
+    run: Callable[[Any, Any], None]
+    """(recipe, session): makes the parts, from the session's checkpoint where there is one, and trains."""
 
 
 METHODS = {
@@ -36,9 +40,8 @@ def kind_of(tree: Mapping[str, Any], source: str = "recipe") -> type[Recipe]:
     said = [section for section in METHODS if section in tree]
     if len(said) != 1:
         which = " and ".join(f"[{section}]" for section in said) or "none"
-        raise UserError(
-            f"{source}: one of [sft], [train], [restem] and [dpo] says what kind of recipe it is; got {which}"
-        )
+        known = ", ".join(f"[{section}]" for section in METHODS)
+        raise UserError(f"{source}: one of {known} says what kind of recipe it is; got {which}")
     return METHODS[said[0]].Recipe
 
 

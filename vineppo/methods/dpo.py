@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,8 @@ class DPOConfig(Config):
 
 class DPORecipe(SamplingRecipe):
     """For `vineppo train`, with a [dpo] section."""
+
+    command, title, length, stepwise = "train", "DPO+", "dpo.num_epochs", True
 
     dpo: DPOConfig
 
@@ -164,7 +166,7 @@ def make_pairs(groups: Sequence[Group], config: DPOConfig, *, seed: int) -> list
 
 def distinct(rollouts: Sequence[Rollout]) -> list[Sample]:
     """In the order they were sampled."""
-    return [make_sample(*key) for key in dict.fromkeys((r.prompt_ids, r.token_ids) for r in rollouts)]
+    return [make_sample(*key) for key in dict.fromkeys((r.prompt_ids, r.token_ids, r.action_mask) for r in rollouts)]
 
 
 def add_reference(pairs: Sequence[Pair], score: Callable[[Sequence[Sample]], list[Sample]]) -> list[Pair]:
@@ -180,16 +182,28 @@ def add_reference(pairs: Sequence[Pair], score: Callable[[Sequence[Sample]], lis
 
 
 def save_pairs(pairs: Sequence[Pair], folder: Path) -> None:
-    rows = [[(s.prompt_ids, s.response_ids, s.ref_logprobs) for s in (p.chosen, p.rejected)] for p in pairs]
+    """(prompt, response, reference log-probs) of both, and the mask where there is one."""
+    rows = [[to_row(sample) for sample in (pair.chosen, pair.rejected)] for pair in pairs]
     save_tensors(rows, folder / PAIRS)
+
+
+def to_row(sample: Sample) -> tuple[Any, ...]:
+    row = sample.prompt_ids, sample.response_ids, sample.ref_logprobs
+    return row if sample.action_mask is None else (*row, sample.action_mask)
+
+
+def from_row(
+    prompt_ids: tuple[int, ...],
+    response_ids: tuple[int, ...],
+    ref_logprobs: tuple[float, ...],
+    action_mask: tuple[bool, ...] | None = None,
+) -> Sample:
+    return replace(make_sample(prompt_ids, response_ids, action_mask), ref_logprobs=ref_logprobs)
 
 
 def load_pairs(folder: Path) -> list[Pair]:
     rows = load_tensors(folder / PAIRS)
     try:
-        return [
-            Pair(*(replace(make_sample(prompt, response), ref_logprobs=ref) for prompt, response, ref in row))
-            for row in rows
-        ]
+        return [Pair(*(from_row(*row) for row in pair)) for pair in rows]
     except (TypeError, ValueError):
         raise UserError(f"{folder / PAIRS}: not pairs of responses; restore the checkpoint") from None

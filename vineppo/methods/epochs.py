@@ -78,7 +78,7 @@ def run_passes(
         for iteration in session.iterations(last):
             done = iteration + 1
             epoch, rest = divmod(done, steps_per_epoch)
-            if not session.owes(iteration):
+            if not session.take_up_owed(iteration):
                 _, minibatch = next(order)
                 with log.phase("update"):
                     log.add(learner.step(minibatch, loss))

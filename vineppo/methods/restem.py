@@ -53,6 +53,9 @@ class RestEMConfig(Config):
 class RestEMRecipe(SamplingRecipe):
     """For `vineppo train`, with a [restem] section."""
 
+    command, title, length = "train", "RestEM", "restem.num_iterations"
+    schedule_spans_run = False  # every refit has one of its own
+
     restem: RestEMConfig
 
     @property
@@ -138,7 +141,7 @@ def restem(recipe: RestEMRecipe, session: Session, environment: Environment, ref
     progress, weights = load_progress(session.checkpoint), None
     try:
         for iteration in session.iterations(last):
-            if session.owes(iteration):
+            if session.take_up_owed(iteration):
                 learner = refits.make_learner(1)
             elif progress.is_finished(cfg):
                 break
@@ -192,7 +195,7 @@ def keep_correct(groups: Sequence[Group], cfg: RestEMConfig) -> list[Sample]:
     for group in groups:
         correct = {rollout.token_ids: rollout for rollout in group if rollout.reward >= cfg.reward_threshold}
         rollouts = list(correct.values())[: cfg.max_responses_per_problem]
-        kept += [make_sample(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts]
+        kept += [make_sample(rollout.prompt_ids, rollout.token_ids, rollout.action_mask) for rollout in rollouts]
     return kept
 
 

@@ -35,6 +35,8 @@ class SFTConfig(Config):
 class SFTRecipe(Recipe):
     """For `vineppo sft`."""
 
+    command, title, length, stepwise = "sft", "SFT", "sft.num_epochs", True
+
     sft: SFTConfig
 
 

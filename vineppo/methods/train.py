@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -10,8 +11,6 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from vineppo.config import Config, Named
 from vineppo.credit.common import CreditContext
-from vineppo.credit.grpo import GRPOConfig
-from vineppo.credit.rloo import RLOOConfig
 from vineppo.environment import Environment
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods.epochs import num_steps, split
@@ -49,6 +48,8 @@ class TrainConfig(Config):
 class TrainRecipe(SamplingRecipe):
     """For `vineppo train`."""
 
+    command, length = "train", "train.num_iterations"
+
     credit: SerializeAsAny[Named]
     train: TrainConfig
 
@@ -63,7 +64,7 @@ class TrainRecipe(SamplingRecipe):
     @model_validator(mode="after")
     def something_to_compare(self) -> TrainRecipe:
         credit = self.credit
-        if not isinstance(credit, GRPOConfig | RLOOConfig):
+        if not getattr(credit, "compares_group", False):
             return self
         if self.sampling.group_size < 2:
             raise ValueError(
@@ -109,7 +110,7 @@ def train(
     with session.saving_when_stopped(save):
         for iteration in session.iterations(last):
             done = iteration + 1
-            if not session.owes(iteration):
+            if not session.take_up_owed(iteration):
                 with environment.counting() as spent:
                     sampled, assigned = learn(iteration, recipe, session, environment, learner, credit)
                 log.add(spent.metrics())
@@ -168,20 +169,20 @@ def learn(
 def to_samples(
     groups: Sequence[Group], credits: Sequence[Sequence[Credit]], extra: Sequence[ExtraRollout] = ()
 ) -> list[Sample]:  # [P*G + extra]
-    """What the learner sees: the groups, then the extra rollouts, whose weights are in their advantages."""
+    """What the learner sees: the groups, then the extra rollouts with their weights."""
     samples = [
         to_sample(rollout, credit)
         for group, group_credits in zip(groups, credits, strict=True)
         for rollout, credit in zip(group, group_credits, strict=True)
     ]
-    return samples + [to_sample(one.rollout, one.credit, one.weight) for one in extra]
+    return samples + [replace(to_sample(one.rollout, one.credit), weight=one.weight) for one in extra]
 
 
-def to_sample(rollout: Rollout, credit: Credit, weight: float = 1.0) -> Sample:
+def to_sample(rollout: Rollout, credit: Credit) -> Sample:
     return Sample(
         prompt_ids=rollout.prompt_ids,
         response_ids=rollout.token_ids,
-        advantages=credit.advantages if weight == 1 else tuple(weight * a for a in credit.advantages),
+        advantages=credit.advantages,
         sampling_logprobs=rollout.completion.logprobs,
         token_values=credit.token_values,
         returns=credit.returns,

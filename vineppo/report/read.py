@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from vineppo.config import read_toml
 from vineppo.machine import files
+from vineppo.methods import METHODS
 from vineppo.report.rollouts import read_rollouts
 from vineppo.runs.metrics import METRICS, TIMINGS
 from vineppo.types import UserError
 
-SECTIONS = ("model", "task", "credit", "train", "restem")
+SECTIONS = ("model", "task", "credit", *METHODS)
 """Of a recipe: those that are read here."""
 
 
@@ -66,7 +67,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     shape = recipe.get("model", {}).get("from_scratch", {})
     if not isinstance(shape, Mapping):
         raise UserError(f"{path}: model.from_scratch = {shape!r}: must be a section")
-    for key in ("train", "restem"):
+    for key in METHODS:
         total = recipe.get(key, {}).get("num_iterations", 0)
         if not isinstance(total, int):
             raise UserError(f"{path}: {key}.num_iterations = {total!r}: must be a whole number")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vineppo.methods import METHODS
 from vineppo.report.charts import Chart, bars, lines
 
-METHODS = {"vineppo": "VinePPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
+ESTIMATORS = {"vineppo": "VinePPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
 NOTES = {
     "VinePPO": "V of a state is the mean reward of its vines, continuations sampled from there; "
     "a segment's advantage is how much it changed V.",
@@ -15,7 +16,6 @@ NOTES = {
     "GRPO": "Every token of a response has the same advantage: its reward against those of its siblings.",
     "RLOO": "Every token of a response has the same advantage: its reward less the mean of its siblings'.",
 }
-LOOPS = {"sft": "SFT", "restem": "RestEM", "dpo": "DPO+"}
 CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (  # title, unit, metric key -> name of its line
     (
         "Reward",
@@ -98,9 +98,9 @@ def before_and_after(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_of(recipe: Mapping[str, Any]) -> str:
-    loop = next((name for key, name in LOOPS.items() if key in recipe), None)
+    loop = next((method.Recipe.title for section, method in METHODS.items() if section in recipe), None)
     credit = str(recipe.get("credit", {}).get("name", ""))
-    return loop or METHODS.get(credit, credit)
+    return loop or ESTIMATORS.get(credit, credit)
 
 
 def facts(run: Mapping[str, Any]) -> dict[str, str]:

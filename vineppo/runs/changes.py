@@ -19,7 +19,6 @@ R = TypeVar("R", bound=Recipe)
 
 FREE = ("evaluation.", "metrics.", "checkpoint.", "grading.num_workers")
 """Sections and keys that decide nothing of what is learnt."""
-LENGTHS = {"train.num_iterations", "restem.num_iterations", "sft.num_epochs", "dpo.num_epochs"}
 
 Changes = Mapping[str, tuple[Any, Any]]
 
@@ -63,11 +62,11 @@ def refusal(recipe: Recipe, key: str, old: Any, new: Any) -> str | None:
     """Why this may not change; empty where that goes without saying."""
     if key.startswith(FREE):
         return None
-    if key not in LENGTHS:
+    if key != recipe.length:
         return ""
     if new < old:
         return ", but a run only gets longer"
-    if key == "restem.num_iterations":  # every refit has a schedule of its own
+    if not recipe.schedule_spans_run:
         return None
     for name, value in flatten(recipe.model_dump(mode="json")).items():
         if (name.endswith("optim.schedule") and value != "constant") or (name.endswith("optim.warmup_ratio") and value):
@@ -78,7 +77,7 @@ def refusal(recipe: Recipe, key: str, old: Any, new: Any) -> str | None:
 def deciding(recipe: Recipe) -> dict[str, Any]:
     """By dotted key all that decides what is learnt, but for how long. A checkpoint carries it."""
     flat = flatten(recipe.model_dump(mode="json"))
-    return {key: value for key, value in flat.items() if not key.startswith(FREE) and key not in LENGTHS}
+    return {key: value for key, value in flat.items() if not key.startswith(FREE) and key != recipe.length}
 
 
 def architecture(model: Any) -> str:

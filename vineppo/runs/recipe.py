@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, SerializeAsAny, field_validator
 
@@ -16,7 +16,7 @@ from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
 from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_part
-from vineppo.protocols import CreditEstimator, Engine, Task
+from vineppo.protocols import CreditEstimator, Engine, LearningEstimator, Task
 from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
 from vineppo.runs.metrics import MetricsConfig
@@ -27,9 +27,23 @@ PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credi
 """Sections whose `name` picks a part; the part's own Config checks the rest of the section."""
 PROTOCOLS: dict[str, type] = {"task": Task, "engine": Engine, "credit": CreditEstimator}
 
+LEARNING = ("update", "save", "load")
+"""An estimator that has one of these learns, and needs the rest of LearningEstimator too."""
+
 
 class Recipe(Config):
-    """What every experiment states."""
+    """What every experiment states. A method's own recipe says in class variables what others need to know of it."""
+
+    command: ClassVar[Literal["sft", "train"]]
+    """Of the command line, that runs it."""
+    title: ClassVar[str | None] = None
+    """On pages; without one it is the estimator's."""
+    length: ClassVar[str]
+    """The key that says how long a run is."""
+    schedule_spans_run: ClassVar[bool] = True
+    """Whether one learning-rate schedule reaches over all of it, which then cannot become longer."""
+    stepwise: ClassVar[bool] = False
+    """Whether an iteration of the log is an optimizer step, of which two seeds may have different numbers."""
 
     name: str
     """The run's folder is runs/NAME."""
@@ -109,4 +123,6 @@ def make_part(section: str, config: Named, *args: Any, **kwargs: Any) -> Any:
     part = find_part(config.name, PARTS[section], f"{section}.name")(config, *args, **kwargs)
     if is_own(config.name):
         check_members(part, PROTOCOLS[section], f"{section}.name = {config.name}")
+        if section == "credit" and any(hasattr(part, name) for name in LEARNING):
+            check_members(part, LearningEstimator, f"{section}.name = {config.name}")
     return part

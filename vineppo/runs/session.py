@@ -20,7 +20,7 @@ from vineppo.machine.files import write_json
 from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
 from vineppo.protocols import Engine, Learner, Task
-from vineppo.runs.changes import LENGTHS, Changes, architecture, continued, deciding, settle
+from vineppo.runs.changes import Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
     PROGRESS,
     STATE,
@@ -126,11 +126,12 @@ class Session:
     def iterations(self, last: int) -> range:
         """Counted from 0: those that are to be run, and before them the one whose line is owed."""
         self.on_start(last)
-        return range(self.completed - self.owes_line, last)
+        return range(self.completed - 1 if self.owes_line else self.completed, last)
 
-    def owes(self, iteration: int) -> bool:
-        """Whether a kill came between the checkpoint after this iteration and its line. Its metrics are taken up then:
-        what is left to do is to evaluate where that is due, and to write the line.
+    def take_up_owed(self, iteration: int) -> bool:
+        """Where a kill came between the checkpoint after this iteration and its line, puts its metrics into the log.
+
+        What is left to do then is to evaluate, where that is due, and to write the line.
         """
         if iteration >= self.completed:
             return False
@@ -209,7 +210,7 @@ def open_session(
             split_of(setup.task, recipe.evaluation, "evaluation")
             if checkpoint:
                 check_architecture(checkpoint, setup.policy)
-            is_finished = is_done(folder, checkpoint) and not changes.keys() & LENGTHS
+            is_finished = is_done(folder, checkpoint) and recipe.length not in changes
             if not is_finished:
                 keep_recipe(folder, recipe, changes, echo)
                 if days := announce_days(recipe):
