@@ -77,7 +77,7 @@ def measure_trl(model_folder: Path, data: Path, out: Path) -> dict[str, float]:
     runtime.prepare()
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
+    from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     recipe: Any = load_recipe(RECIPES / "grpo.toml", [f"task.path={data}"])
     task = TASKS[recipe.task.name](recipe.task)
@@ -100,27 +100,7 @@ def measure_trl(model_folder: Path, data: Path, out: Path) -> dict[str, float]:
         reward_funcs=reward,
         train_dataset=Dataset.from_dict({"prompt": [p.prompt for p in problems], "number": [*range(len(problems))]}),
         callbacks=[clock],
-        args=GRPOConfig(
-            output_dir=str(out),
-            num_generations=GROUP,
-            max_completion_length=TOKENS,
-            temperature=recipe.sampling.temperature,
-            top_p=recipe.sampling.top_p,
-            per_device_train_batch_size=8,
-            gradient_accumulation_steps=2,
-            steps_per_generation=PROMPTS * GROUP // 8,
-            num_iterations=2,
-            max_steps=2 * STEPS,
-            beta=recipe.learner.kl_coef,
-            learning_rate=recipe.learner.optim.lr,
-            lr_scheduler_type="constant",
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            report_to=[],
-            logging_steps=1,
-            save_strategy="no",
-        ),
+        args=trl_config(recipe, out),
     )
     trainer.train()
     lengths = [line[LENGTH] for line in trainer.state.log_history if LENGTH in line]
@@ -129,6 +109,33 @@ def measure_trl(model_folder: Path, data: Path, out: Path) -> dict[str, float]:
         "policy_tokens": lengths[-1] * PROMPTS * GROUP,  # logged once an iteration
         "peak_mb": peak_memory_mb(),
     }
+
+
+def trl_config(recipe: Any, out: Path) -> Any:
+    """The recipe's GRPO in TRL's words."""
+    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+
+    return GRPOConfig(
+        output_dir=str(out),
+        num_generations=GROUP,
+        max_completion_length=TOKENS,
+        temperature=recipe.sampling.temperature,
+        top_p=recipe.sampling.top_p,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2,
+        steps_per_generation=PROMPTS * GROUP // 8,
+        num_iterations=2,
+        max_steps=2 * STEPS,
+        beta=recipe.learner.kl_coef,
+        learning_rate=recipe.learner.optim.lr,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        logging_steps=1,
+        save_strategy="no",
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -26,6 +28,7 @@ from vineppo.environment import Environment, State
 from vineppo.grading import Grader, GradingConfig
 from vineppo.machine.runtime import describe_machine, pick_device, tune_allocator
 from vineppo.models.make import make_symbol_tokenizer
+from vineppo.protocols import Task
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.types import Grade, Problem, Request, SamplingParams
 
@@ -56,46 +59,52 @@ def main() -> None:
     tokenizer = make_symbol_tokenizer("abcdefghijklmnopqrstuvwxyz0123456789 .\n")
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZE)).eval()
     engine = TorchEngine(TorchEngine.Config(max_batch=64), *engine_inputs(model, tokenizer))
-    # By the module's name, under which the workers find it too.
-    task, params = import_module("grading").SlowTask(Arithmetic.Config()), SamplingParams()
-    states = [State(Problem(f"slow/{i}", "", ""), (7, 8 + i % 20)) for i in range(NUM_ANSWERS)]
-    seconds: dict[str, list[float]] = {"sampling": [], "grading": [], "together": []}
-    for repeat in range(options.repeats + 1):  # the first warms up
-        seeds = [repeat * NUM_ANSWERS + i for i in range(NUM_ANSWERS)]
-        with Grader(task, GradingConfig()) as grader:
-            grader.grade([(states[0].problem, "starts the workers"), (states[1].problem, "both of them")])
-            world = Environment(engine, task, grader, tokenizer, params, 10)
-            start = time.perf_counter()
-            endings = world.finish(states, [MAX_TOKENS] * NUM_ANSWERS, seeds, purpose="eval")
-            seconds["together"].append(time.perf_counter() - start)
-            num_graded = grader.verdicts.total() - 2
-        pairs = [
-            (state.problem, ending.text)
-            for state, ending in zip(states, endings, strict=True)
-            if ending.completion.finish_reason != "length"
-        ]
-        with Grader(task, GradingConfig()) as grader:
-            grader.grade([(states[0].problem, "starts the workers"), (states[1].problem, "both of them")])
-            start = time.perf_counter()
-            grader.grade(pairs)
-            seconds["grading"].append(time.perf_counter() - start)
-        requests = [Request(state.prefix_ids, MAX_TOKENS, seed) for state, seed in zip(states, seeds, strict=True)]
-        start = time.perf_counter()
-        engine.generate(requests, params, purpose="eval", keep=False)
-        seconds["sampling"].append(time.perf_counter() - start)
-    medians = {name: median(found[1:]) for name, found in seconds.items()}
-    medians["one after the other"] = median(
-        a + b for a, b in zip(seconds["sampling"][1:], seconds["grading"][1:], strict=True)
-    )
+    repeats, num_graded = [], 0  # the first warms up
+    for repeat in range(options.repeats + 1):
+        seconds, num_graded = measure(engine, tokenizer, range(repeat * NUM_ANSWERS, (repeat + 1) * NUM_ANSWERS))
+        repeats.append(seconds | {"one after the other": seconds["sampling"] + seconds["grading"]})
     result = {
         **describe_machine(pick_device("cpu")),
         "repeats": options.repeats,
         "graded": num_graded,
-        "seconds": medians,
+        "seconds": {name: median(seconds[name] for seconds in repeats[1:]) for name in repeats[0]},
     }
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(engine: TorchEngine, tokenizer: Any, seeds: Sequence[int]) -> tuple[dict[str, float], int]:
+    """Seconds by what is done, and how many answers are graded: not those that the length cuts off."""
+    states = [State(Problem(f"slow/{i}", "", ""), (7, 8 + i % 20)) for i in range(NUM_ANSWERS)]
+    with start_grader() as (task, grader):
+        environment = Environment(engine, task, grader, tokenizer, SamplingParams(), 10)
+        start = time.perf_counter()
+        completions = environment.finish(states, [MAX_TOKENS] * NUM_ANSWERS, seeds, purpose="eval")
+        together = time.perf_counter() - start
+    pairs = [
+        (state.problem, graded.text)
+        for state, graded in zip(states, completions, strict=True)
+        if graded.completion.finish_reason != "length"
+    ]
+    with start_grader() as (_, grader):
+        start = time.perf_counter()
+        grader.grade(pairs)
+        grading = time.perf_counter() - start
+    requests = [Request(state.prefix_ids, MAX_TOKENS, seed) for state, seed in zip(states, seeds, strict=True)]
+    start = time.perf_counter()
+    engine.generate(requests, SamplingParams(), purpose="eval", keep=False)
+    sampling = time.perf_counter() - start
+    return {"sampling": sampling, "grading": grading, "together": together}, len(pairs)
+
+
+@contextmanager
+def start_grader() -> Iterator[tuple[Task, Grader]]:
+    """With workers that have started."""
+    task = import_module("grading").SlowTask(Arithmetic.Config())  # by the module's name, which the workers know too
+    with Grader(task, GradingConfig()) as grader:
+        grader.grade([(Problem(f"slow/{i}", "", ""), "starts both workers") for i in range(2)])
+        yield task, grader
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from vineppo.tasks import TASKS
 from vineppo.types import Problem
 
 Case = tuple[str, str]  # (kind, answer)
+Match = re.Match[str]  # of the gold
+Rule = Callable[[Match], Iterable[Case]]
 
 Z_95 = 1.959964  # two-sided, of the normal distribution
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -37,16 +39,17 @@ SUM = re.compile(r"([0-9a-z^]+(?:\\sqrt\{?[0-9]+\}?|\\pi)?) ?\+ ?([0-9a-z^]*(?:\
 PAIR = re.compile(r"([(\[])([^(),\[\]]+),([^(),\[\]]+)([)\]])")
 MEMBERS = re.compile(r"-?[0-9]+(?:, ?-?[0-9]{1,2})+")
 BASED = re.compile(r"([0-9]+)_\{?([0-9]+)\}?")
-POLYNOMIAL = re.compile(r"-?[0-9a-z^]+(?: ?[-+] ?[0-9a-z^]+)+")
+POLYNOMIAL = re.compile(r"(?=.*[a-z])-?[0-9a-z^]+(?: ?[-+] ?[0-9a-z^]+)+")
 FACTORS = re.compile(r"(-?[0-9a-z]*)(\([^()]+\))(\([^()]+\))")
 LINE = re.compile(r"([a-z]) = ([^=<>]*[a-z][^=<>]*)")
 UNION = re.compile(r"([(\[][^()\[\]]+[)\]]) ?\\cup ?([(\[][^()\[\]]+[)\]])")
+MATRIX = re.compile(".*pmatrix.*", re.DOTALL)
 FORMULA = re.compile(r"\$([^$]+)\$|\\\[(.+?)\\\]", re.DOTALL)
 WORK = re.compile(r"(?<=.)[-+*^!]|\\(?:sqrt|int|sum|cdot|times|log|sin|cos|tan|binom|lfloor|lceil)")
 WORD = re.compile(r"\\text\{([A-Za-z]{3,})\}")
 
 
-def right_answers(gold: str) -> Iterator[Case]:
+def correct_answers(gold: str) -> Iterator[Case]:
     yield "as it is", gold
     yield "in dollars", f"${gold}$"
     yield "final point", gold.rstrip(".") + "."
@@ -55,46 +58,16 @@ def right_answers(gold: str) -> Iterator[Case]:
         yield "dfrac", gold.replace(r"\frac", r"\dfrac")
     if gold[0] in "([" and gold[-1] in ")]" and not re.search(r"\\left|[)\]].*[(\[]", gold):
         yield "left and right", f"\\left{gold[:-1]}\\right{gold[-1]}"
-    if INTEGER.fullmatch(gold):
-        yield from right_integers(int(gold))
-    elif match := FRACTION.fullmatch(gold):
-        yield from right_fractions(match[1], int(match[2]), int(match[3]))
-    elif match := DECIMAL.fullmatch(gold):
-        yield "a zero more", gold + "0"
-        yield "as a fraction", f"{match[1]}\\frac{{{int(match[2] + match[3])}}}{{{10 ** len(match[3])}}}"
-    elif match := ROOT.fullmatch(gold):
-        yield "power", f"{match[1]}{match[2]}{' ' if not match[2] else ''}({match[3]})^{{1/2}}".replace(" (", "(")
-        yield "name", f"x = {gold}"
-    elif match := UNION.fullmatch(gold):
-        yield "union the other way round", f"{match[2]} \\cup {match[1]}"
-    elif match := FACTORS.fullmatch(gold):
-        yield "factors the other way round", match[1] + match[3] + match[2]
-    elif match := LINE.fullmatch(gold):
-        yield "without the name", match[2]
-        yield "sides the other way round", f"{match[2]} = {match[1]}"
-    elif "pmatrix" in gold:
-        yield "bmatrix", gold.replace("pmatrix", "bmatrix")
-    elif POLYNOMIAL.fullmatch(gold) and re.search("[a-z]", gold):
-        terms = re.findall(r"[-+]?[0-9a-z^]+", gold.replace(" ", ""))
-        yield "terms the other way round", " ".join(re.sub("^(?=[0-9a-z])", "+", term) for term in terms[::-1])
-    elif match := SUM.fullmatch(gold):
-        if match[2]:
-            yield "terms the other way round", f"{match[2]} + {match[1]}"
-    elif match := PAIR.fullmatch(gold):
-        yield "blanks", f"{match[1]} {match[2].strip()} ,  {match[3].strip()} {match[4]}"
-    elif MEMBERS.fullmatch(gold):
-        members = [member.strip() for member in gold.split(",")]
-        yield "list the other way round", ", ".join(members[::-1])
-        yield "list with and", ", ".join(members[:-1]) + f" \\text{{ and }} {members[-1]}"
-        yield "list in braces", f"\\{{{gold}\\}}"
-    elif match := BASED.fullmatch(gold):
-        yield "base in braces", f"{match[1]}_{{{match[2]}}}"
-    elif match := WORD.fullmatch(gold):
-        yield "word without \\text", match[1]
-        yield "word in other case", f"\\text{{{match[1].lower()}}}"
+    yield from by_form(CORRECT, gold)
 
 
-def right_integers(value: int) -> Iterator[Case]:
+def by_form(rules: dict[re.Pattern[str], Rule], gold: str) -> Iterable[Case]:
+    """What the rule of the first pattern makes of the gold that it matches."""
+    return next((rule(match) for pattern, rule in rules.items() if (match := pattern.fullmatch(gold))), ())
+
+
+def correct_integers(gold: Match) -> Iterator[Case]:
+    value = int(gold[0])
     yield "unit", f"{value} \\text{{ units}}"
     yield "bare unit", f"{value} meters"
     yield "name", f"x = {value}"
@@ -106,7 +79,8 @@ def right_integers(value: int) -> Iterator[Case]:
             yield f"thousands by {kind}", f"{value:,}".replace(",", mark)
 
 
-def right_fractions(sign: str, top: int, bottom: int) -> Iterator[Case]:
+def correct_fractions(gold: Match) -> Iterator[Case]:
+    sign, top, bottom = gold[1], int(gold[2]), int(gold[3])
     yield "slash", f"{sign}{top}/{bottom}"
     yield "unreduced", f"{sign}\\frac{{{2 * top}}}{{{2 * bottom}}}"
     yield "name", f"y={sign}\\frac{{{top}}}{{{bottom}}}"
@@ -118,7 +92,62 @@ def right_fractions(sign: str, top: int, bottom: int) -> Iterator[Case]:
         yield "decimal", f"{sign}{value[:-6]}.{value[-6:]}".rstrip("0").rstrip(".")
 
 
-def wrong_answers(gold: str, other: str, draw: random.Random) -> Iterator[Case]:
+def correct_decimals(gold: Match) -> Iterator[Case]:
+    yield "a zero more", gold[0] + "0"
+    yield "as a fraction", f"{gold[1]}\\frac{{{int(gold[2] + gold[3])}}}{{{10 ** len(gold[3])}}}"
+
+
+def correct_roots(gold: Match) -> Iterator[Case]:
+    yield "power", f"{gold[1]}{gold[2]}{' ' if not gold[2] else ''}({gold[3]})^{{1/2}}".replace(" (", "(")
+    yield "name", f"x = {gold[0]}"
+
+
+def correct_lines(gold: Match) -> Iterator[Case]:
+    yield "without the name", gold[2]
+    yield "sides the other way round", f"{gold[2]} = {gold[1]}"
+
+
+def correct_polynomials(gold: Match) -> Iterator[Case]:
+    terms = re.findall(r"[-+]?[0-9a-z^]+", gold[0].replace(" ", ""))
+    yield "terms the other way round", " ".join(re.sub("^(?=[0-9a-z])", "+", term) for term in terms[::-1])
+
+
+def correct_sums(gold: Match) -> Iterator[Case]:
+    if gold[2]:
+        yield "terms the other way round", f"{gold[2]} + {gold[1]}"
+
+
+def correct_lists(gold: Match) -> Iterator[Case]:
+    members = [member.strip() for member in gold[0].split(",")]
+    yield "list the other way round", ", ".join(members[::-1])
+    yield "list with and", ", ".join(members[:-1]) + f" \\text{{ and }} {members[-1]}"
+    yield "list in braces", f"\\{{{gold[0]}\\}}"
+
+
+def correct_words(gold: Match) -> Iterator[Case]:
+    yield "word without \\text", gold[1]
+    yield "word in other case", f"\\text{{{gold[1].lower()}}}"
+
+
+CORRECT: dict[re.Pattern[str], Rule] = {
+    INTEGER: correct_integers,
+    FRACTION: correct_fractions,
+    DECIMAL: correct_decimals,
+    ROOT: correct_roots,
+    UNION: lambda gold: [("union the other way round", f"{gold[2]} \\cup {gold[1]}")],
+    FACTORS: lambda gold: [("factors the other way round", gold[1] + gold[3] + gold[2])],
+    LINE: correct_lines,
+    MATRIX: lambda gold: [("bmatrix", gold[0].replace("pmatrix", "bmatrix"))],
+    POLYNOMIAL: correct_polynomials,
+    SUM: correct_sums,
+    PAIR: lambda gold: [("blanks", f"{gold[1]} {gold[2].strip()} ,  {gold[3].strip()} {gold[4]}")],
+    MEMBERS: correct_lists,
+    BASED: lambda gold: [("base in braces", f"{gold[1]}_{{{gold[2]}}}")],
+    WORD: correct_words,
+}
+
+
+def wrong_answers(gold: str, other: str, rng: random.Random) -> Iterator[Case]:
     """`other` is the gold of another problem, and another answer."""
     yield "another problem's answer", other
     yield "two answers", f"{gold} \\text{{ or }} {other}"
@@ -126,39 +155,64 @@ def wrong_answers(gold: str, other: str, draw: random.Random) -> Iterator[Case]:
     yield "not", f"\\ne {gold}"
     digits = [match.start() for match in re.finditer("[0-9]", gold)]
     if digits and not re.search(r"\\phantom|cm|ft", gold):
-        place = draw.choice(digits)
-        yield "a digit changed", gold[:place] + str((int(gold[place]) + draw.randint(1, 9)) % 10) + gold[place + 1 :]
+        place = rng.choice(digits)
+        yield "a digit changed", gold[:place] + str((int(gold[place]) + rng.randint(1, 9)) % 10) + gold[place + 1 :]
     value = number(gold)
     if value is not None:
-        if value:
-            yield "sign", gold[1:] if gold.startswith("-") else f"-{gold}"
-        yield "times 100 with a per-cent sign", f"{float(100 * value)}\\%" if value else "1\\%"
-        yield "work left to do: sum", f"{gold}+1-1"
-        yield "work left to do: integral", f"\\int_0^{{{gold}}} dx"
-        yield "work left to do: root", f"\\sqrt{{({gold})^2}}"
-        yield "symbols that cancel", f"{gold}+x-x"
-    if INTEGER.fullmatch(gold):
-        yield "off by 1e-7", f"{gold}.0000001"
-        yield "in a base", f"{gold.lstrip('-')}_9" if abs(int(gold)) > 8 else f"{int(gold) + 1}_9"
-        yield "blank in the number", " ".join(gold) if len(gold.strip("-")) > 1 else f"{gold} {gold}"
-        yield "number word", f"{gold} \\text{{ million}}" if gold != "0" else "1 \\text{ million}"
-    elif match := FRACTION.fullmatch(gold):
-        yield "upside down", f"{match[1]}\\frac{{{match[3]}}}{{{match[2]}}}" if match[2] != match[3] else "2"
-        if value is not None and 10**9 % value.denominator:
-            yield "rounded", f"{float(value):.7f}"
-    elif match := ROOT.fullmatch(gold):
-        yield "rounded", f"{int(match[1] + (match[2] or '1')) * int(match[3]) ** 0.5:.12f}"
-    elif match := PAIR.fullmatch(gold):
-        flipped = str.maketrans("()[]", "[]()")
-        yield "other brackets", match[1].translate(flipped) + gold[1:-1] + match[4].translate(flipped)
-        if match[2].strip() != match[3].strip():
-            yield "pair the other way round", f"{match[1]}{match[3]},{match[2]}{match[4]}"
-    elif MEMBERS.fullmatch(gold):
-        yield "one of a list", gold.split(",")[-1].strip()
-        yield "list and one more", f"{gold}, 99999"
-        yield "list as a tuple", f"({gold})"
-    elif match := BASED.fullmatch(gold):
-        yield "another base", f"{match[1]}_{{{int(match[2]) + 1}}}"
+        yield from wrong_numbers(gold, value)
+    yield from by_form(WRONG, gold)
+
+
+def wrong_numbers(gold: str, value: Fraction) -> Iterator[Case]:
+    if value:
+        yield "sign", gold[1:] if gold.startswith("-") else f"-{gold}"
+    yield "times 100 with a per-cent sign", f"{float(100 * value)}\\%" if value else "1\\%"
+    yield "work left to do: sum", f"{gold}+1-1"
+    yield "work left to do: integral", f"\\int_0^{{{gold}}} dx"
+    yield "work left to do: root", f"\\sqrt{{({gold})^2}}"
+    yield "symbols that cancel", f"{gold}+x-x"
+
+
+def wrong_integers(match: Match) -> Iterator[Case]:
+    gold = match[0]
+    yield "off by 1e-7", f"{gold}.0000001"
+    yield "in a base", f"{gold.lstrip('-')}_9" if abs(int(gold)) > 8 else f"{int(gold) + 1}_9"
+    yield "blank in the number", " ".join(gold) if len(gold.strip("-")) > 1 else f"{gold} {gold}"
+    yield "number word", f"{gold} \\text{{ million}}" if gold != "0" else "1 \\text{ million}"
+
+
+def wrong_fractions(gold: Match) -> Iterator[Case]:
+    yield "upside down", f"{gold[1]}\\frac{{{gold[3]}}}{{{gold[2]}}}" if gold[2] != gold[3] else "2"
+    value = number(gold[0])
+    if value is not None and 10**9 % value.denominator:
+        yield "rounded", f"{float(value):.7f}"
+
+
+def wrong_roots(gold: Match) -> Iterator[Case]:
+    yield "rounded", f"{int(gold[1] + (gold[2] or '1')) * int(gold[3]) ** 0.5:.12f}"
+
+
+def wrong_pairs(gold: Match) -> Iterator[Case]:
+    flipped = str.maketrans("()[]", "[]()")
+    yield "other brackets", gold[1].translate(flipped) + gold[0][1:-1] + gold[4].translate(flipped)
+    if gold[2].strip() != gold[3].strip():
+        yield "pair the other way round", f"{gold[1]}{gold[3]},{gold[2]}{gold[4]}"
+
+
+def wrong_lists(gold: Match) -> Iterator[Case]:
+    yield "one of a list", gold[0].split(",")[-1].strip()
+    yield "list and one more", f"{gold[0]}, 99999"
+    yield "list as a tuple", f"({gold[0]})"
+
+
+WRONG: dict[re.Pattern[str], Rule] = {
+    INTEGER: wrong_integers,
+    FRACTION: wrong_fractions,
+    ROOT: wrong_roots,
+    PAIR: wrong_pairs,
+    MEMBERS: wrong_lists,
+    BASED: lambda gold: [("another base", f"{gold[1]}_{{{int(gold[2]) + 1}}}")],
+}
 
 
 def question_formulas(problem: Problem) -> Iterator[Case]:
@@ -178,23 +232,23 @@ def number(text: str) -> Fraction | None:
     return Fraction(int(match[1] + match[2]), int(match[3])) if match and int(match[3]) else None
 
 
-def math_responses(problem: Problem, other: str, draw: random.Random) -> Iterator[tuple[str, str, bool]]:
+def math_responses(problem: Problem, other: str, rng: random.Random) -> Iterator[tuple[str, str, bool]]:
     gold = problem.answer
-    wrong = [*wrong_answers(gold, other, draw), *question_formulas(problem)]
-    for right, cases in ((True, list(right_answers(gold))), (False, wrong)):
+    wrong = [*wrong_answers(gold, other, rng), *question_formulas(problem)]
+    for correct, cases in ((True, list(correct_answers(gold))), (False, wrong)):
         for kind, answer in cases:
-            before = draw.choice(
+            before = rng.choice(
                 ["Thus the answer is ", "So, adding both, we get $x$ and\n\n", "First \\boxed{17}. No: "]
             )
-            yield kind, f"{before}$\\boxed{{{answer}}}${draw.choice(['', '.', '. I hope it is correct.'])}", right
+            yield kind, f"{before}$\\boxed{{{answer}}}${rng.choice(['', '.', '. I hope it is correct.'])}", correct
 
 
-def gsm8k_responses(problem: Problem, other: str, draw: random.Random) -> Iterator[tuple[str, str, bool]]:
+def gsm8k_responses(problem: Problem, other: str, rng: random.Random) -> Iterator[tuple[str, str, bool]]:
     gold = problem.answer
     plain, other = gold.replace(",", ""), other.replace(",", "")
-    digit = draw.choice([i for i, character in enumerate(plain) if character.isdigit()])
-    changed = plain[:digit] + str((int(plain[digit]) + draw.randint(1, 9)) % 10) + plain[digit + 1 :]
-    right = {
+    digit = rng.choice([i for i, character in enumerate(plain) if character.isdigit()])
+    changed = plain[:digit] + str((int(plain[digit]) + rng.randint(1, 9)) % 10) + plain[digit + 1 :]
+    correct = {
         "as it is": gold, "final point": f"{gold}.", "dollar": f"${gold}", "unit": f"{plain} apples",
         "bold": f"**{gold}**", "boxed": f"\\boxed{{{plain}}}", "name": f"x = {plain}", "per cent": f"{plain}%",
         "a zero more": f"{plain}.0" if "." not in plain else f"{plain}0", "earlier answer": f"{other}\n#### {plain}",
@@ -206,7 +260,7 @@ def gsm8k_responses(problem: Problem, other: str, draw: random.Random) -> Iterat
         "number word": f"{plain} thousand", "chain": f"{other} = {plain}", "earlier answer": f"{plain}\n#### {other}",
         "blank in the number": " ".join(plain) if len(plain.strip("-")) > 1 else f"{plain} {plain}",
     }  # fmt: skip
-    for kind, answer in right.items():
+    for kind, answer in correct.items():
         yield kind, f"He has 3 left.\n#### {answer}", True
     for kind, answer in wrong.items():
         yield kind, f"He has 3 left.\n#### {answer}", False
@@ -228,28 +282,30 @@ def measure(name: str, data: Path, half: str) -> dict[str, Any]:
     cells: dict[str, Counter[str]] = {"right": Counter(), "wrong": Counter()}
     mistakes: list[dict[str, str]] = []
     for problem in chosen:
-        draw = random.Random(derive_seed("responses", problem.prompt))
-        other = draw_other(problem, chosen, draw)
-        for kind, response, right in RESPONSES[name](problem, other, draw):
+        rng = random.Random(derive_seed("responses", problem.prompt))
+        other = sample_other(problem, chosen, rng)
+        for kind, response, correct in RESPONSES[name](problem, other, rng):
             accepted = task.grade(problem, response).reward == 1
-            cells["right" if right else "wrong"][f"{kind}: {'accepted' if accepted else 'refused'}"] += 1
-            if accepted != right:
+            cells["right" if correct else "wrong"][f"{kind}: {'accepted' if accepted else 'refused'}"] += 1
+            if accepted != correct:
                 mistakes.append({"kind": kind, "gold": problem.answer, "response": response[-120:]})
     return {
         "problems": len(chosen),
         "golds": len(problems),
         "golds_not_right_by_their_own_solution": unearned,
-        **{f"{said}_{done}": rate(cells[said], done) for said, done in (("right", "refused"), ("wrong", "accepted"))},
-        "responses": {said: dict(sorted(cell.items())) for said, cell in cells.items()},
+        **{
+            f"{truth}_{done}": rate(cells[truth], done) for truth, done in (("right", "refused"), ("wrong", "accepted"))
+        },
+        "responses": {truth: dict(sorted(cell.items())) for truth, cell in cells.items()},
         "mistakes": mistakes,
     }
 
 
-def draw_other(problem: Problem, problems: list[Problem], draw: random.Random) -> str:
+def sample_other(problem: Problem, problems: list[Problem], rng: random.Random) -> str:
     """Another problem's gold that is certainly another answer: a number of another value, beside any kind of gold."""
     mine = number(problem.answer.replace(",", "")) if "(" not in problem.answer else None
     while True:
-        other = draw.choice(problems).answer
+        other = rng.choice(problems).answer
         value = number(other.replace(",", "")) if not re.search(r"[\\({]", other) else None
         if (
             value is not None

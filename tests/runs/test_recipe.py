@@ -105,62 +105,60 @@ LOOP_ALIKE = {
 }
 
 
+NUMBERS = {
+    "vineppo": {"credit.num_vines": 9, "credit.vine_budget": "full"},
+    "ppo": {
+        "credit.gamma": 1.0,
+        "credit.gae_lambda": 1.0,
+        "credit.warmup_iterations": 0,
+        "credit.bootstrap_truncated": False,
+        "credit.critic.value_clip_eps": 0.2,
+        "credit.critic.optim.lr": 1e-6,
+        "credit.critic.optim.schedule": "linear",
+        "credit.critic.optim.warmup_ratio": 0.03,
+        "credit.critic.optim.weight_decay": 0.0,
+        "credit.critic.optim.max_grad_norm": 1.0,
+    },
+    "grpo": {"credit.divide_by_std": True},
+    "rloo": {},
+    "restem": {
+        "sampling.group_size": 8,
+        "restem.num_iterations": 10,
+        "restem.max_responses_per_problem": 10,
+        "restem.reward_threshold": 1.0,
+        "restem.num_epochs": 8,
+        "restem.minibatch_size": 64,
+        "restem.candidates_every": 500,
+        "restem.select": "first_dip",
+        "restem.stop_without_gain": False,
+        "restem.validation.split": "validation",
+        "restem.validation.num_problems": None,
+        "restem.validation.num_samples": 16,
+        "restem.validation.temperature": 0.35,
+        "restem.validation.top_p": 0.9,
+        "learner.loss_aggregation": "sequence",
+    },
+    "dpo": {
+        "sampling.group_size": 64,
+        "dpo.positive_lambda": 50.0,
+        "dpo.label_smoothing": 0.0,
+        "dpo.reward_threshold": 0.5,
+        "dpo.max_pairs_per_problem": 64,
+        "dpo.num_epochs": 3,
+        "dpo.minibatch_size": 64,
+    },
+}
+
+
 def numbers_of(method, *, gsm8k):
     """What the method and the data set decide."""
-    whole_split = 7100 if gsm8k else 11500
     iterations = {"train.num_iterations": 650 if gsm8k else 1000}
-    return {
-        "vineppo": iterations
-        | {
-            "credit.num_vines": 9,
-            "credit.vine_budget": "full",
-            "credit.max_states_per_rollout": 25 if gsm8k else None,
-        },
-        "ppo": iterations
-        | {
-            "credit.gamma": 1.0,
-            "credit.gae_lambda": 1.0,
-            "credit.warmup_iterations": 0,
-            "credit.bootstrap_truncated": False,
-            "credit.critic.value_clip_eps": 0.2,
-            "credit.critic.optim.lr": 1e-6,
-            "credit.critic.optim.schedule": "linear",
-            "credit.critic.optim.warmup_ratio": 0.03,
-            "credit.critic.optim.weight_decay": 0.0,
-            "credit.critic.optim.max_grad_norm": 1.0,
-        },
-        "grpo": iterations | {"credit.divide_by_std": True},
-        "rloo": iterations,
-        "restem": {
-            "sampling.prompts_per_iteration": whole_split,
-            "sampling.group_size": 8,
-            "restem.num_iterations": 10,
-            "restem.max_responses_per_problem": 10,
-            "restem.reward_threshold": 1.0,
-            "restem.num_epochs": 8,
-            "restem.minibatch_size": 64,
-            "restem.candidates_every": 500,
-            "restem.select": "first_dip",
-            "restem.stop_without_gain": False,
-            "restem.validation.split": "validation",
-            "restem.validation.num_problems": None,
-            "restem.validation.num_samples": 16,
-            "restem.validation.temperature": 0.35,
-            "restem.validation.top_p": 0.9,
-            "learner.loss_aggregation": "sequence",
-        },
-        "dpo": {
-            "sampling.prompts_per_iteration": whole_split,
-            "sampling.group_size": 64,
-            "dpo.beta": 0.3 if gsm8k else 0.1,
-            "dpo.positive_lambda": 50.0,
-            "dpo.label_smoothing": 0.0,
-            "dpo.reward_threshold": 0.5,
-            "dpo.max_pairs_per_problem": 64,
-            "dpo.num_epochs": 3,
-            "dpo.minibatch_size": 64,
-        },
-    }[method]
+    whole_split = {"sampling.prompts_per_iteration": 7100 if gsm8k else 11500}
+    of_data = {
+        "vineppo": {"credit.max_states_per_rollout": 25 if gsm8k else None},
+        "dpo": {"dpo.beta": 0.3 if gsm8k else 0.1},
+    }
+    return NUMBERS[method] | (iterations if method in LOOP else whole_split) | of_data.get(method, {})
 
 
 @pytest.mark.parametrize("method", [*LOOP, "restem", "dpo"])
