@@ -93,8 +93,10 @@ def make_runs(task: Path, out: Path, num_jobs: int) -> dict[str, list[Path]]:
 def make_job(arm: str, chosen: dict[str, dict[str, float]], start: Path, out: Path, seed: int) -> Job:
     recipe, changes = TRAINED[arm]
     rates = [f"{key}={rate!r}" for key, rate in chosen[recipe].items()]
-    told = [TASK, f'name="{arm}"', f"model.name={start}", f"seed={seed}"]
-    return Job(load_recipe(RECIPES / f"{recipe}.toml", [*told, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}")
+    overrides = [TASK, f'name="{arm}"', f"model.name={start}", f"seed={seed}"]
+    return Job(
+        load_recipe(RECIPES / f"{recipe}.toml", [*overrides, *rates, *changes, *KEPT]), out / f"{arm}-seed{seed}"
+    )
 
 
 def warm(measurement: Measurement, run: Path) -> None:

@@ -52,7 +52,7 @@ def main() -> None:
         with suppress(EOFError):  # no more rounds
             STEPS[options.steps](Rounds())
         return
-    processes = {(kind, name): start(kind, told) for kind in STEPS for name, told in WAITING.items()}
+    processes = {(kind, name): start(kind, variables) for kind in STEPS for name, variables in WAITING.items()}
     for process in processes.values():
         measure(process, WARM_UP)
     rounds = {load: measure_beside(load, processes) for load in LOADS}
@@ -64,11 +64,11 @@ def main() -> None:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def start(kind: str, told: Mapping[str, str]) -> subprocess.Popen[str]:
+def start(kind: str, variables: Mapping[str, str]) -> subprocess.Popen[str]:
     environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     command = [sys.executable, str(Path(__file__)), "--steps", kind]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env={**environ, **told}, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+    return subprocess.Popen(command, env={**environ, **variables}, stdin=pipe, stdout=pipe, text=True, bufsize=1)
 
 
 def measure_beside(load: int, processes: Mapping[Key, subprocess.Popen[str]]) -> dict[Key, list[Round]]:
@@ -172,12 +172,12 @@ def summarize(rounds: Mapping[int, Mapping[Key, list[Round]]]) -> dict[str, Any]
     from vineppo.machine import runtime
     from vineppo.machine.limits import available_cores
 
-    told, cores = runtime.describe_machine(torch.device("cpu")), available_cores()
+    facts, cores = runtime.describe_machine(torch.device("cpu")), available_cores()
     steps: dict[str, Any] = {kind: {} for kind in STEPS}
     for kind in STEPS:
         idle = rounds[0][kind, "libgomp"]
         for load, found in rounds.items():
-            fair = middle(idle, "wall") * max(1.0, (told["num_threads"] + load) / cores)
+            fair = middle(idle, "wall") * max(1.0, (facts["num_threads"] + load) / cores)
             steps[kind][str(load)] = {"fair_wall": fair} | {
                 name: {
                     **{clock: [one[clock] for one in found[kind, name]] for clock in ("wall", "processor", "steps")},
@@ -186,7 +186,7 @@ def summarize(rounds: Mapping[int, Mapping[Key, list[Round]]]) -> dict[str, Any]
                 }
                 for name in WAITING
             }
-    return {**told, "num_available_cores": cores, "rounds": ROUNDS, "seconds": SECONDS, "steps": steps}
+    return {**facts, "num_available_cores": cores, "rounds": ROUNDS, "seconds": SECONDS, "steps": steps}
 
 
 def middle(rounds: list[Round], clock: str) -> float:

@@ -61,8 +61,13 @@ def whitening(study: Path) -> list[dict[str, Any]]:
 
 def compare_rates(task: Path, out: Path, num_jobs: int) -> None:
     """VinePPO at RLOO's rate, beside the reported runs."""
-    told = ["task.num_steps=[10, 12]", f"model.name={task / 'sft'}", 'name="vineppo-1e-4"', "learner.optim.lr=1e-4"]
-    jobs = [Job(load_recipe(RECIPE, [*told, f"seed={seed}"]), out / f"vineppo-1e-4-seed{seed}") for seed in SEEDS]
+    overrides = [
+        "task.num_steps=[10, 12]",
+        f"model.name={task / 'sft'}",
+        'name="vineppo-1e-4"',
+        "learner.optim.lr=1e-4",
+    ]
+    jobs = [Job(load_recipe(RECIPE, [*overrides, f"seed={seed}"]), out / f"vineppo-1e-4-seed{seed}") for seed in SEEDS]
     run_jobs([job for job in jobs if not is_finished(job)], num_jobs, print)
     reported = [task / "reported" / f"{method}-seed{seed}" for method in LOOP for seed in SEEDS]
     comparison = compare_runs([job.folder for job in jobs] + reported, start=task / "sft")

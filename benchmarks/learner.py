@@ -73,16 +73,16 @@ def main() -> None:
 
 
 def make_rollouts(n: int, prompt: tuple[int, int], response: tuple[int, int]) -> list[Sample]:
-    draw = random.Random(0)
+    rng = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(60) for _ in range(length))
+        return tuple(rng.randrange(60) for _ in range(length))
 
     rollouts = []
     for _ in range(n):
-        length = draw.randint(*response)
-        advantages = tuple(draw.gauss(0, 1) for _ in range(length))
-        rollouts.append(Sample(ids(draw.randint(*prompt)), ids(length), advantages, (0.0,) * length))
+        length = rng.randint(*response)
+        advantages = tuple(rng.gauss(0, 1) for _ in range(length))
+        rollouts.append(Sample(ids(rng.randint(*prompt)), ids(length), advantages, (0.0,) * length))
     return rollouts
 
 

@@ -35,8 +35,8 @@ def keep(seed: int, printed: str, out: Path) -> None:
     TO.mkdir(parents=True, exist_ok=True)
     (TO / f"seed{seed}.txt").write_text(printed)
     logs = {run: read_lines(out / run / "metrics.jsonl") for run in ("sft", "vineppo")}
-    told = read_json(out / "result.json") | {"metrics": {"sft": logs["sft"][99::100], "vineppo": logs["vineppo"]}}
-    (TO / f"seed{seed}.json").write_text(json.dumps(told, indent=1) + "\n")
+    result = read_json(out / "result.json") | {"metrics": {"sft": logs["sft"][99::100], "vineppo": logs["vineppo"]}}
+    (TO / f"seed{seed}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def transcript() -> str:

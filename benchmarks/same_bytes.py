@@ -91,8 +91,8 @@ def main() -> None:
         before, after = run(old, Path(place) / "old"), run(new, Path(place) / "new")
     different = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     OUT.mkdir(parents=True, exist_ok=True)
-    told = {"old": old, "new": new, "num_files": len(before), "different": different, "sha256": after}
-    (OUT / f"{old}-{new}.json").write_text(json.dumps(told, indent=1) + "\n")
+    result = {"old": old, "new": new, "num_files": len(before), "different": different, "sha256": after}
+    (OUT / f"{old}-{new}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"{len(before)} files, {len(different)} different", *different, sep="\n")
     sys.exit(bool(different))
 

@@ -35,7 +35,7 @@ def find_problems(folder: Path):
     for split in ("train", "test"):
         path = folder / f"{split}.jsonl"
         records = read_lines(path)
-        found = [(fields, told) for fields, told in DATA.items() if records and all(f in records[0] for f in fields)]
+        found = [(fields, known) for fields, known in DATA.items() if records and all(f in records[0] for f in fields)]
         if not found:
             yield f"{path}: its first line has neither the fields of GSM8K nor those of MATH"
             return

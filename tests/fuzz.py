@@ -309,18 +309,18 @@ def summary(outcomes: Sequence[Outcome], *, seed: int, seconds: float) -> dict[s
     }
 
 
-def markdown(told: dict[str, Any]) -> str:
-    bad = sorted({verdict for row in told["outcomes"].values() for verdict in row} - set(GOOD))
+def markdown(result: dict[str, Any]) -> str:
+    bad = sorted({verdict for row in result["outcomes"].values() for verdict in row} - set(GOOD))
     columns = [*GOOD, *bad]
     rows = [
         [kind, str(sum(row.values())), *(str(row.get(column, 0)) for column in columns)]
-        for kind, row in told["outcomes"].items()
+        for kind, row in result["outcomes"].items()
     ]
     lines = [["class", "cases", *columns], ["---", *["---:"] * (len(columns) + 1)], *rows]
-    environment = told["environment"]
-    place = f"commit {environment.get('commit')}, {environment.get('device')}, seed {told['seed']}"
+    environment = result["environment"]
+    place = f"commit {environment.get('commit')}, {environment.get('device')}, seed {result['seed']}"
     return (
-        f"# Fuzz campaign: {told['cases']} cases\n\n"
+        f"# Fuzz campaign: {result['cases']} cases\n\n"
         f"{place}. right: exit code 0 and the result that it should be. refused: exit code 2 and one line.\n\n"
         + "".join(f"| {' | '.join(line)} |\n" for line in lines)
     )
@@ -346,13 +346,13 @@ def main() -> int:
             outcomes.append(outcome)
             if outcome.verdict not in GOOD or args.only:
                 print(f"{outcome.name}\n  {outcome.what}\n  {outcome.verdict}: {outcome.said!a}", flush=True)
-    told = summary(outcomes, seed=args.seed, seconds=time.monotonic() - started)
-    print(markdown(told))
+    result = summary(outcomes, seed=args.seed, seconds=time.monotonic() - started)
+    print(markdown(result))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "fuzz.json").write_text(json.dumps(told, indent=1) + "\n")
-        (args.out / "fuzz.md").write_text(markdown(told))
-    return 1 if told["failed"] else 0
+        (args.out / "fuzz.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.out / "fuzz.md").write_text(markdown(result))
+    return 1 if result["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -90,25 +90,25 @@ def command_of(tree: Any) -> str:
 # Recipes and overrides
 
 
-def fuzz_recipes(base: Base, scratch: Path, draw: random.Random) -> Case:
+def fuzz_recipes(base: Base, scratch: Path, rng: random.Random) -> Case:
     path = scratch / "recipe.toml"
-    if draw.random() < 0.5:
-        source = draw.choice(SHIPPED)
+    if rng.random() < 0.5:
+        source = rng.choice(SHIPPED)
         tree, command = read_toml(source), "config show"
     else:
-        source = base.recipe(draw.choice(list(KINDS)))
-        tree, command = read_toml(source), draw.choice(("config show", "train"))
-    if draw.random() < 0.3:
-        path.write_bytes(mutate_bytes(source.read_bytes(), draw))
+        source = base.recipe(rng.choice(list(KINDS)))
+        tree, command = read_toml(source), rng.choice(("config show", "train"))
+    if rng.random() < 0.3:
+        path.write_bytes(mutate_bytes(source.read_bytes(), rng))
         what = "bytes"
     else:
-        changed, what = mutate_tree(tree, draw)
+        changed, what = mutate_tree(tree, rng)
         write_recipe(path, changed)
     return on_recipe(path, command, command_of(tree), [], f"{source.name} {what}", scratch)
 
 
-def fuzz_overrides(base: Base, scratch: Path, draw: random.Random) -> Case:
-    source = base.recipe(draw.choice(list(KINDS)))
+def fuzz_overrides(base: Base, scratch: Path, rng: random.Random) -> Case:
+    source = base.recipe(rng.choice(list(KINDS)))
     keys = list(flatten(load_recipe(source).model_dump(mode="json")))
     keys += [
         "",
@@ -125,9 +125,9 @@ def fuzz_overrides(base: Base, scratch: Path, draw: random.Random) -> Case:
         '"a"',
         "a[0]",
     ]
-    draw_value = lambda: draw.choice((*RAW, *TEXTS, "1", "2", "1e-3", "true"))  # noqa: E731
-    overrides = [f"{draw.choice(keys)}={draw_value()}" for _ in range(draw.choice((1, 1, 2)))]
-    command = draw.choice(("config show", "train"))
+    value = lambda: rng.choice((*RAW, *TEXTS, "1", "2", "1e-3", "true"))  # noqa: E731
+    overrides = [f"{rng.choice(keys)}={value()}" for _ in range(rng.choice((1, 1, 2)))]
+    command = rng.choice(("config show", "train"))
     return on_recipe(source, command, command_of(read_toml(source)), overrides, ascii(overrides)[:200], scratch)
 
 
@@ -172,32 +172,32 @@ def wrong_run(run: Path) -> str | None:
 # Runs and checkpoints
 
 
-def fuzz_runs(base: Base, scratch: Path, draw: random.Random) -> Case:
-    kind = draw.choice(list(KINDS))
-    stopped = STOPS[kind] is not None and draw.random() < 0.6
+def fuzz_runs(base: Base, scratch: Path, rng: random.Random) -> Case:
+    kind = rng.choice(list(KINDS))
+    stopped = STOPS[kind] is not None and rng.random() < 0.6
     run = copy_run(base.stopped(kind) if stopped else base.whole(kind), scratch)
     files = sorted(path for path in run.rglob("*") if path.is_file() and "checkpoints" not in path.parts)
-    what = f"{kind} {'stopped' if stopped else 'whole'}: " + damage(run, draw.choice(files), draw)
-    return Case(*on_run(base, kind, run, stopped, draw, what))
+    what = f"{kind} {'stopped' if stopped else 'whole'}: " + damage(run, rng.choice(files), rng)
+    return Case(*on_run(base, kind, run, stopped, rng, what))
 
 
-def fuzz_checkpoints(base: Base, scratch: Path, draw: random.Random) -> Case:
-    kind = draw.choice([kind for kind, stop in STOPS.items() if stop is not None])
+def fuzz_checkpoints(base: Base, scratch: Path, rng: random.Random) -> Case:
+    kind = rng.choice([kind for kind, stop in STOPS.items() if stop is not None])
     run = copy_run(base.stopped(kind), scratch)
-    folder = draw.choice(sorted((run / "checkpoints").glob("iteration-*")))
-    if draw.random() < 0.2:  # another architecture's, complete in itself
+    folder = rng.choice(sorted((run / "checkpoints").glob("iteration-*")))
+    if rng.random() < 0.2:  # another architecture's, complete in itself
         other = last_checkpoint(base.root / "whole" / "other")
         for path in other.iterdir():
-            if path.is_file() and (draw.random() < 0.5 or path.suffix in (".safetensors", ".pt")):
+            if path.is_file() and (rng.random() < 0.5 or path.suffix in (".safetensors", ".pt")):
                 shutil.copy(path, folder / path.name)
         what = f"{folder.name} with another architecture's files"
     else:
-        path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+        path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
         keep_trainer = path.name in ("trainer.json", "trainer.pt", "checksums.json")
-        what = f"{folder.name}: " + damage(folder, path, draw)
+        what = f"{folder.name}: " + damage(folder, path, rng)
         if not keep_trainer:  # else its checksum would say that the other seed or iteration is right
             return resume(base, kind, run, f"{kind} {what}")
-    if draw.random() < 0.5 and (folder / "checksums.json").is_file() and "another" in what:
+    if rng.random() < 0.5 and (folder / "checksums.json").is_file() and "another" in what:
         write_checksums(folder)
         what += ", checksums right"
     return resume(base, kind, run, f"{kind} {what}")
@@ -207,20 +207,18 @@ def copy_run(source: Path, scratch: Path) -> Path:
     return Path(shutil.copytree(source, scratch / "run", symlinks=True))
 
 
-def damage(folder: Path, path: Path, draw: random.Random) -> str:
+def damage(folder: Path, path: Path, rng: random.Random) -> str:
     """One file is not what it was, or there is one more."""
     name = str(path.relative_to(folder))
     ways = ("cut", "empty", "bytes", "bytes", "remove", "folder", "link", "stray", "json", "nul")
-    how = draw.choice(ways if path.name != "result.json" else ("cut", "empty", "remove", "folder", "link", "nul"))
+    how = rng.choice(ways if path.name != "result.json" else ("cut", "empty", "remove", "folder", "link", "nul"))
     content = path.read_bytes()
     if how == "json" and path.suffix == ".json":
-        return mutate_json_file(path, draw)
+        return mutate_json_file(path, rng)
     if how == "stray":
-        stray = path.with_name(
-            draw.choice((path.name + ".bak", path.name + ".part", "iteration-000002.bak", "x", ".x"))
-        )
+        stray = path.with_name(rng.choice((path.name + ".bak", path.name + ".part", "iteration-000002.bak", "x", ".x")))
         if not stray.exists():
-            stray.write_bytes(draw.choice(BYTES))
+            stray.write_bytes(rng.choice(BYTES))
         return f"{name}: beside it {stray.name}"
     if how in ("remove", "folder", "link"):
         path.unlink()
@@ -231,13 +229,13 @@ def damage(folder: Path, path: Path, draw: random.Random) -> str:
     elif how != "remove":
         changed = {"cut": content[: len(content) // 2], "empty": b"", "nul": bytes(len(content))}
         inside = path.suffix != ".jsonl"  # without a checksum nobody sees that one digit has become another
-        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, draw, inside=inside))
+        path.write_bytes(changed[how] if how in changed else mutate_bytes(content, rng, inside=inside))
     return f"{name}: {how}"
 
 
-def on_run(base: Base, kind: str, run: Path, stopped: bool, draw: random.Random, what: str) -> tuple[Any, ...]:
+def on_run(base: Base, kind: str, run: Path, stopped: bool, rng: random.Random, what: str) -> tuple[Any, ...]:
     ways = ("resume", "resume", "again", "report", "analyze", "compare")
-    match draw.choice(ways):
+    match rng.choice(ways):
         case "again":
             argv = [command_of(KINDS[kind]), str(base.recipe(kind)), "--out", str(run)]
             return argv, what + " (again)", lambda said: wrong_run(run)
@@ -245,7 +243,7 @@ def on_run(base: Base, kind: str, run: Path, stopped: bool, draw: random.Random,
             out = run.with_name("report.html")
             return ["report", str(run), "--out", str(out)], what, lambda said: None if out.stat().st_size else "empty"
         case "analyze":
-            analysis = draw.choice(("kl", "efficiency", "generalisation", "advantage_distribution"))
+            analysis = rng.choice(("kl", "efficiency", "generalisation", "advantage_distribution"))
             return ["analyze", str(run), "--kind", analysis, "--out", str(run.with_name("analysis"))], what
         case "compare":
             out = run.with_name("compared")
@@ -277,10 +275,10 @@ def same(a: Path, b: Path) -> bool:
 # Models and data
 
 
-def fuzz_models(base: Base, scratch: Path, draw: random.Random) -> Case:
+def fuzz_models(base: Base, scratch: Path, rng: random.Random) -> Case:
     model = Path(shutil.copytree(base.model(), scratch / "model"))
-    path = draw.choice([model / "config.json", model / "model.safetensors", *sorted(model.iterdir())])
-    what = mutate_json_file(path, draw) if path.name == "config.json" else damage(model, path, draw)
+    path = rng.choice([model / "config.json", model / "model.safetensors", *sorted(model.iterdir())])
+    what = mutate_json_file(path, rng) if path.name == "config.json" else damage(model, path, rng)
     argv = ["eval", str(base.recipe("sft")), "--model", str(model), "--json", str(scratch / "eval.json")]
     return Case(argv, what, lambda said: wrong_eval(scratch / "eval.json", said))
 
@@ -292,19 +290,19 @@ def wrong_eval(path: Path, said: str) -> str | None:
     return None if json.dumps(stored, indent=1) in said else "printed is not what is stored"
 
 
-def fuzz_data(base: Base, scratch: Path, draw: random.Random) -> Case:
-    name = draw.choice(list(ROWS))
+def fuzz_data(base: Base, scratch: Path, rng: random.Random) -> Case:
+    name = rng.choice(list(ROWS))
     folder = scratch / "data"
     folder.mkdir()
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
-    path = folder / draw.choice(("train.jsonl", "test.jsonl"))
-    if draw.random() < 0.8:
-        content, lines = damaged_jsonl(draw, ROWS[name])
+    path = folder / rng.choice(("train.jsonl", "test.jsonl"))
+    if rng.random() < 0.8:
+        content, lines = damaged_jsonl(rng, ROWS[name])
         path.write_bytes(content)
         what = f"{path.name}: lines {sorted(lines)}"
     else:
-        what = damage(folder, path, draw)
+        what = damage(folder, path, rng)
     task = [f"task={{name='{name}', path='{folder}', num_validation=1}}", "evaluation.max_new_tokens=4"]
     argv = ["eval", str(base.recipe("sft")), *task, "--model", str(base.reader()), "--json", str(scratch / "eval.json")]
     return Case(argv, f"{name} {what}", lambda said: wrong_eval(scratch / "eval.json", said))
@@ -313,13 +311,13 @@ def fuzz_data(base: Base, scratch: Path, draw: random.Random) -> Case:
 # Folders that one may not read or write
 
 
-def fuzz_permissions(base: Base, scratch: Path, draw: random.Random) -> Case:
+def fuzz_permissions(base: Base, scratch: Path, rng: random.Random) -> Case:
     """As a user who may not write, or not read, one of the places."""
-    kind = draw.choice([kind for kind, stop in STOPS.items() if stop is not None])
+    kind = rng.choice([kind for kind, stop in STOPS.items() if stop is not None])
     run = copy_run(base.stopped(kind), scratch)
     places = [run, *sorted(run.rglob("*"))]
-    place = draw.choice(places)
-    place.chmod(draw.choice((0o000, 0o500 if place.is_dir() else 0o400)))
+    place = rng.choice(places)
+    place.chmod(rng.choice((0o000, 0o500 if place.is_dir() else 0o400)))
     what = f"{kind} {place.relative_to(scratch)}: mode {place.stat().st_mode & 0o777:o}"
-    argv, what, *wrong = on_run(base, kind, run, True, draw, what)
+    argv, what, *wrong = on_run(base, kind, run, True, rng, what)
     return Case(argv, what, *wrong, unprivileged=True)

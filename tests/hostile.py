@@ -51,24 +51,24 @@ def leaves(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for key, value in items for place in ((*path, key), *leaves(value, (*path, key)))]
 
 
-def mutate_tree(tree: Mapping[str, Any], draw: random.Random) -> tuple[dict[str, Any], str]:
+def mutate_tree(tree: Mapping[str, Any], rng: random.Random) -> tuple[dict[str, Any], str]:
     """A copy in which one thing is wrong, or may be; and what."""
     changed: Any = copy.deepcopy(dict(tree))
     places = leaves(changed)
     if not places:
         return {"x": 1}, "x: added"
-    path = draw.choice(places)
+    path = rng.choice(places)
     parent = follow(changed, path[:-1])
     key, value = path[-1], parent[path[-1]]
-    how = draw.choice(("value", "value", "value", "drop", "rename", "wrap", "move", "type"))
+    how = rng.choice(("value", "value", "value", "drop", "rename", "wrap", "move", "type"))
     if how == "value":
-        parent[key] = draw.choice(VALUES)
+        parent[key] = rng.choice(VALUES)
     elif how == "drop":
         del parent[key]
     elif how == "rename" and isinstance(parent, dict):
-        parent[draw.choice((str(key) + "s", str(key)[:-1], "", str(key).upper(), "\u00e9", "a.b"))] = parent.pop(key)
+        parent[rng.choice((str(key) + "s", str(key)[:-1], "", str(key).upper(), "\u00e9", "a.b"))] = parent.pop(key)
     elif how == "move":
-        other = draw.choice(places)
+        other = rng.choice(places)
         try:
             follow(changed, other[:-1])[other[-1]] = copy.deepcopy(value)
         except (KeyError, IndexError, TypeError):
@@ -86,27 +86,27 @@ def follow(tree: Any, path: tuple[Any, ...]) -> Any:
     return tree
 
 
-def mutate_bytes(content: bytes, draw: random.Random, *, inside: bool = True) -> bytes:
+def mutate_bytes(content: bytes, rng: random.Random, *, inside: bool = True) -> bytes:
     """Cut, garbled, doubled, with lines lost; `inside` of lines too, where one digit may become another."""
-    at = draw.randrange(len(content) + 1)
+    at = rng.randrange(len(content) + 1)
     lines = content.splitlines(keepends=True) or [b""]
-    line = draw.randrange(len(lines))
+    line = rng.randrange(len(lines))
     ways: list[Callable[[], bytes]] = [
         lambda: content[:at],
         lambda: content[: len(content) // 2],
         lambda: b"".join(lines[:line] + lines[line + 1 :]),
         lambda: b"".join(lines[:line] + [lines[line]] * 2 + lines[line + 1 :]),
-        lambda: b"".join([*lines[:line], draw.choice(BYTES) + b"\n", *lines[line + 1 :]]),
-        lambda: draw.choice(BYTES),
+        lambda: b"".join([*lines[:line], rng.choice(BYTES) + b"\n", *lines[line + 1 :]]),
+        lambda: rng.choice(BYTES),
         lambda: content + content,
         lambda: bytes(len(content)),
     ]
     if inside:
         ways += [
-            lambda: content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :],
-            lambda: content[:at] + draw.choice(BYTES) + content[at:],
+            lambda: content[:at] + bytes([rng.randrange(256)]) + content[at + 1 :],
+            lambda: content[:at] + rng.choice(BYTES) + content[at:],
         ]
-    return draw.choice(ways)()
+    return rng.choice(ways)()
 
 
 def write_recipe(path: Path, tree: Mapping[str, Any]) -> None:
@@ -121,12 +121,12 @@ def to_toml(tree: Mapping[str, Any]) -> str:
         return "\n".join(f"{json.dumps(str(key))} = {json.dumps(value, default=str)}" for key, value in tree.items())
 
 
-def mutate_json_file(path: Path, draw: random.Random) -> str:
+def mutate_json_file(path: Path, rng: random.Random) -> str:
     """One key of a JSON object, or the bytes of a file that holds none."""
     try:
-        tree, what = mutate_tree(json.loads(path.read_bytes()), draw)
+        tree, what = mutate_tree(json.loads(path.read_bytes()), rng)
         path.write_text(json.dumps(tree))
     except (ValueError, TypeError, AttributeError):
         what = "bytes"
-        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
+        path.write_bytes(mutate_bytes(path.read_bytes(), rng))
     return f"{path.name} {what}"

@@ -11,18 +11,18 @@ from typing import Any
 HOSTILE = "</script><script>document.title='x'</script> <img src=x onerror=\"document.title='y'\"> <b>bold</b>"
 
 
-def rollout(problem: str, reward: float, values: list[float], *, vines: bool = True, say: str = "") -> dict[str, Any]:
+def rollout(problem: str, reward: float, values: list[float], *, vines: bool = True, extra: str = "") -> dict[str, Any]:
     """A response of as many segments as `values` has, which are those of its states; V of its end is its reward."""
     ends = [*values, reward]
-    vine = {"text": f"\nvine of {problem} {say}", "reward": 1.0}
+    vine = {"text": f"\nvine of {problem} {extra}", "reward": 1.0}
     return {
         "problem": f"arithmetic/train/{problem}",
-        "prompt": f"{problem} = ? {say}\n",
+        "prompt": f"{problem} = ? {extra}\n",
         "answer": "4",
         "reward": reward,
         "verdict": "correct" if reward else "wrong",
         "finish_reason": "eos",
-        "segments": [f"\nstep {j} of {problem} {say}" for j in range(len(values))],
+        "segments": [f"\nstep {j} of {problem} {extra}" for j in range(len(values))],
         "num_tokens": [5] * len(values),
         "advantages": [after - before for before, after in pairwise(ends)],
         "values": ends,

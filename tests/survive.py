@@ -73,7 +73,7 @@ KILLS_PER_RUN = 10
 
 class Campaign:
     def __init__(self, root: Path, seed: int):
-        self.root, self.draw = root, random.Random(seed)
+        self.root, self.rng = root, random.Random(seed)
         self.whole_s: dict[str, float] = {}
 
     def tree(self, case: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Campaign:
             if lives % 3 == 0:
                 wait_until(lambda: saving(killed), pid, self.whole_s[case])
             else:
-                wait_until(lambda: False, pid, self.draw.uniform(0.02, 0.9) * self.whole_s[case])
+                wait_until(lambda: False, pid, self.rng.uniform(0.02, 0.9) * self.whole_s[case])
             during_save = saving(killed)
             os.kill(pid, signal.SIGKILL)
             code = end(pid)
@@ -257,8 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = summarize(runs)
     total = {"case": "all"} | {key: sum(row[key] for row in rows) for key in rows[0] if key != "case"}
     different = [run for run in runs if run["differences"]]
-    told = describe_machine(pick_device("cpu"))
-    summary = {key: told[key] for key in ("commit", "device")}
+    facts = describe_machine(pick_device("cpu"))
+    summary = {key: facts[key] for key in ("commit", "device")}
     summary |= {"load": args.load, "seed": args.seed, "rows": rows, "total": total, "different": different}
     if args.report:
         args.report.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")

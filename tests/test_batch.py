@@ -12,8 +12,8 @@ def make_sample(prompt: int, response: int, first: int = 0) -> Sample:
 
 
 def make_samples(n: int) -> list[Sample]:
-    draw = random.Random(0)
-    return [make_sample(draw.randint(1, 40), draw.randint(1, 60), first=100 * i) for i in range(n)]
+    rng = random.Random(0)
+    return [make_sample(rng.randint(1, 40), rng.randint(1, 60), first=100 * i) for i in range(n)]
 
 
 def test_a_batch_by_hand():

@@ -114,10 +114,10 @@ def test_everything_is_counted_and_pass_at_1_is_the_mean_reward():
 
 @pytest.mark.parametrize("n", [1, 4, 7])
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_answer(n):
-    for num_right in range(n + 1):
+    for num_correct in range(n + 1):
         for k in range(1, n + 1):
-            subsets = list(combinations([True] * num_right + [False] * (n - num_right), k))
-            assert unbiased_pass_at_k(n, num_right, k) == pytest.approx(fmean(map(any, subsets)), abs=1e-12)
+            subsets = list(combinations([True] * num_correct + [False] * (n - num_correct), k))
+            assert unbiased_pass_at_k(n, num_correct, k) == pytest.approx(fmean(map(any, subsets)), abs=1e-12)
 
 
 def test_only_the_k_that_were_asked_for_and_fit_are_reported():
@@ -146,13 +146,13 @@ def test_equal_answers_vote_together_in_every_task(task, gold, equal, other):
     problem = Problem("one", "", gold)
     with Grader(task, GradingConfig(num_workers=1)) as grader:
         grades = grader.grade([(problem, text) for text in (other, *equal)])
-        endings = [
+        completions = [
             GradedCompletion(Completion((), (), "eos", 0), text, grade)
             for text, grade in zip((other, *equal), grades, strict=True)
         ]
-        assert [ending.grade.reward for ending in endings] == [0.0] + [1.0] * len(equal)
-        assert majority_rewards(task, grader, [(problem, endings)]) == [1.0]
-        assert majority_rewards(task, grader, [(problem, endings[:2])]) == [0.0]
+        assert [graded.grade.reward for graded in completions] == [0.0] + [1.0] * len(equal)
+        assert majority_rewards(task, grader, [(problem, completions)]) == [1.0]
+        assert majority_rewards(task, grader, [(problem, completions[:2])]) == [0.0]
         assert grader.verdicts["crashed"] == 0
 
 

@@ -21,10 +21,10 @@ def test_what_is_damaged_mistyped_or_hostile_is_refused_in_one_line_or_does_no_h
     command = [sys.executable, str(HERE / "fuzz.py"), "--cases", str(NUM_CASES), "--out", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode in (0, 1), ended.stderr
-    told = json.loads((tmp_path / "fuzz.json").read_text())
-    assert told["failed"] == [], ended.stdout
-    assert told["outcomes"].keys() == CLASSES.keys()
-    verdicts = [verdict for row in told["outcomes"].values() for verdict in row.items()]
+    result = json.loads((tmp_path / "fuzz.json").read_text())
+    assert result["failed"] == [], ended.stdout
+    assert result["outcomes"].keys() == CLASSES.keys()
+    verdicts = [verdict for row in result["outcomes"].values() for verdict in row.items()]
     assert sum(count for _, count in verdicts) == NUM_CASES
     for verdict in ("right", "refused"):  # the cases are neither all harmless nor all hopeless
         assert sum(count for name, count in verdicts if name == verdict) >= NUM_CASES // 8

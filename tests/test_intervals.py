@@ -37,26 +37,28 @@ def test_the_interval_over_seeds_covers_as_often_as_it_says(num_seeds):
     )  # what was simulated is what is reported
 
 
-def draw_scores(kind: str, num_problems: int, num_samples: int, draw: np.random.Generator) -> tuple[list[float], float]:
+def sample_scores(
+    kind: str, num_problems: int, num_samples: int, rng: np.random.Generator
+) -> tuple[list[float], float]:
     """Scores of problems whose chances of success are drawn too, and the mean of all such problems."""
     chances, truth = {
-        "even": (draw.random(num_problems), 1 / 2),
-        "nearly all easy": (np.where(draw.random(num_problems) < 0.9, 1.0, 0.3), 0.93),
-        "hard": (draw.beta(0.3, 3, num_problems), 1 / 11),
-        "all or nothing": (draw.beta(0.3, 0.3, num_problems), 1 / 2),
+        "even": (rng.random(num_problems), 1 / 2),
+        "nearly all easy": (np.where(rng.random(num_problems) < 0.9, 1.0, 0.3), 0.93),
+        "hard": (rng.beta(0.3, 3, num_problems), 1 / 11),
+        "all or nothing": (rng.beta(0.3, 0.3, num_problems), 1 / 2),
         "alike": (np.full(num_problems, 0.03), 0.03),
     }[kind]
-    return (draw.binomial(num_samples, chances) / num_samples).tolist(), truth
+    return (rng.binomial(num_samples, chances) / num_samples).tolist(), truth
 
 
 @pytest.mark.parametrize("kind", ["even", "nearly all easy", "hard", "all or nothing", "alike"])
 @pytest.mark.parametrize(("num_problems", "num_samples"), [(5, 4), (10, 16), (20, 4), (50, 1), (100, 4)])
 def test_the_interval_over_problems_covers_nearly_as_often_as_it_says(kind, num_problems, num_samples):
     """1,000 evaluations each, standard error 0.7 %; with 40,000 the least is 91.5 % ("hard", 10 problems)."""
-    draw = np.random.default_rng(num_problems)
+    rng = np.random.default_rng(num_problems)
     covered = 0
     for _ in range(1000):
-        values, truth = draw_scores(kind, num_problems, num_samples, draw)
+        values, truth = sample_scores(kind, num_problems, num_samples, rng)
         low, high = proportion_ci95(values)
         covered += low <= truth <= high
     assert covered / 1000 >= 0.915 - 4 * math.sqrt(0.95 * 0.05 / 1000)

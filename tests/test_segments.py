@@ -62,9 +62,9 @@ def test_pieces_spell_the_text(text):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_pieces_spell_what_any_tokens_decode_to(name):
-    tokenizer, draw = TOKENIZERS[name], random.Random(0)
+    tokenizer, rng = TOKENIZERS[name], random.Random(0)
     for _ in range(150):
-        ids = [draw.randrange(len(tokenizer)) for _ in range(draw.randint(1, 60))]
+        ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randint(1, 60))]
         pieces = decode_pieces(tokenizer, ids)
         assert len(pieces) == len(ids)
         assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
@@ -100,11 +100,11 @@ def test_a_character_split_over_tokens_moves_to_the_next_segment_whole():
 
 
 def test_boundaries_partition_whatever_the_pieces_and_cuts():
-    draw = random.Random(1)
+    rng = random.Random(1)
     for _ in range(500):
-        pieces = ["x" * draw.choice([0, 0, 1, 2, 5]) for _ in range(draw.randint(1, 12))]
+        pieces = ["x" * rng.choice([0, 0, 1, 2, 5]) for _ in range(rng.randint(1, 12))]
         length = len("".join(pieces))
-        cuts = sorted(draw.sample(range(1, length), draw.randint(0, length - 1))) if length > 1 else []
+        cuts = sorted(rng.sample(range(1, length), rng.randint(0, length - 1))) if length > 1 else []
         check_boundaries(token_boundaries(pieces, cuts), len(pieces))
 
 

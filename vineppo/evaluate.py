@@ -22,8 +22,8 @@ from vineppo.protocols import Task
 from vineppo.seeding import derive_seed
 from vineppo.types import Problem, Sample, SamplingParams, UserError, make_sample
 
-RIGHT = 0.5
-"""Reward from which a response counts as right, where only right and wrong exist (pass@k, equality of answers)."""
+CORRECT = 0.5
+"""Reward from which a response counts as correct, where only correct and wrong exist (pass@k, equality of answers)."""
 
 
 class EvaluationConfig(Config):
@@ -154,21 +154,21 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
 
 
 def pass_rewards(by_problem: Sequence[Sequence[GradedCompletion]], config: EvaluationConfig) -> dict[str, list[float]]:
-    """Name -> one number per problem: the mean reward for k = 1, the chance of a right response for larger k."""
+    """Name -> one number per problem: the mean reward for k = 1, the chance of a correct response for larger k."""
     n = config.num_samples
-    num_right = [sum(graded.grade.reward >= RIGHT for graded in samples) for samples in by_problem]
+    num_correct = [sum(graded.grade.reward >= CORRECT for graded in samples) for samples in by_problem]
     ks = sorted({k for k in config.pass_at if 1 < k <= n})
     return {"pass@1": [fmean(graded.grade.reward for graded in samples) for samples in by_problem]} | {
-        f"pass@{k}": [unbiased_pass_at_k(n, right, k) for right in num_right] for k in ks
+        f"pass@{k}": [unbiased_pass_at_k(n, correct, k) for correct in num_correct] for k in ks
     }
 
 
-def unbiased_pass_at_k(n: int, num_right: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance that k of n samples, drawn without replacement, hold a right one.
+def unbiased_pass_at_k(n: int, num_correct: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the chance that k of n samples, drawn without replacement, hold a correct one.
 
     Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1.
     """
-    return 1 - math.comb(n - num_right, k) / math.comb(n, k)
+    return 1 - math.comb(n - num_correct, k) / math.comb(n, k)
 
 
 def majority_rewards(
@@ -176,7 +176,7 @@ def majority_rewards(
 ) -> list[float]:
     """Reward of every problem's most frequent answer; of equally frequent ones the first wins, and no vote earns 0.
 
-    Two answers are one if a response with the second would be right were the first the gold answer, so that 1/2 and
+    Two answers are one if a response with the second would be correct were the first the gold answer, so that 1/2 and
     0.5 vote together. An answer is compared with the first of every class, and all problems are compared at once, so
     that the grader's workers are busy and its time limits hold here too.
     """
@@ -190,7 +190,7 @@ def majority_rewards(
             if answers:
                 classes[i].append(answers.pop(golds[i]))
         for (i, answer), grade in zip(jobs, grader.grade(pairs), strict=True):
-            if grade.reward >= RIGHT:
+            if grade.reward >= CORRECT:
                 classes[i][-1] += waiting[i].pop(answer)
     winners = [max(found, key=len) if found else None for found in classes]  # max takes the first of equals
     return [winner[0].grade.reward if winner else 0.0 for winner in winners]

@@ -130,15 +130,15 @@ def test_what_no_quickstart_made_stays_as_it_is(tmp_path, name, resume):
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_is_added_to_an_earlier_one_keeps_it_as_it_is(tmp_path, finished, seed):
     """A file, an empty folder, a link, or another's file in the place of ours, anywhere in it."""
-    draw, out = random.Random(seed), tmp_path / "quickstart"
+    rng, out = random.Random(seed), tmp_path / "quickstart"
     shutil.copytree(finished, out)
     ours = sorted(path for path in out.rglob("*") if path.is_file())
-    victim = draw.choice(ours)
+    victim = rng.choice(ours)
     match seed % 4:
         case 0 | 1:
-            put(out / draw.choice(ADDED))
+            put(out / rng.choice(ADDED))
         case 2:
-            (out / draw.choice(ADDED)).mkdir(parents=True)
+            (out / rng.choice(ADDED)).mkdir(parents=True)
         case _:
             victim.rename(tmp_path / "moved")
             victim.symlink_to(tmp_path / "moved")

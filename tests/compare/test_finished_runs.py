@@ -63,9 +63,9 @@ def test_what_makes_methods_hard_to_compare_is_said(tmp_path):
     other = write_run(tmp_path, "ppo", 0, [0.3], more=TASK.replace("4]", "5]"), commit="def-dirty")
     (other / "environment.json").write_text(json.dumps({"device": "cuda", "num_threads": 8, "commit": "def-dirty"}))
     found = compare_runs([first, alike, other])
-    told = " ".join(found["warnings"])
+    warnings = " ".join(found["warnings"])
     for part in ("task.num_steps", "abc, def-dirty", "in no commit: def-dirty", "different devices", "of threads"):
-        assert part in told
+        assert part in warnings
     assert to_markdown(found).startswith("**Note:** ")
     assert "| def-dirty |" in to_markdown(found)
 
@@ -129,11 +129,11 @@ DAMAGE = {  # file, what is done to its text, what is said
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_named_with_file_and_line(tmp_path, kind):
-    name, damage, told = DAMAGE[kind]
+    name, damage, reason = DAMAGE[kind]
     folder = write_run(tmp_path, "grpo", 0, [0.3, 0.4, 0.5])
     path = folder / name
     path.write_text(damage(path.read_text()))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reason):
         compare_runs([folder])
 
 

@@ -56,12 +56,12 @@ def test_runs_what_is_missing_and_nothing_else(recipes, tmp_path, capsys):
     assert lines == {path: path.read_bytes() for path in out.glob("*/timings.jsonl")}
     assert "1/" not in capsys.readouterr().out.split("|")[0]
 
-    told = compare([out / "grpo-seed0", out / "rloo-seed0"], seeds=[0], out=tmp_path / "again")
-    assert [run["folder"] for run in told["runs"]] == ["grpo-seed0", "rloo-seed0"]
+    found = compare([out / "grpo-seed0", out / "rloo-seed0"], seeds=[0], out=tmp_path / "again")
+    assert [run["folder"] for run in found["runs"]] == ["grpo-seed0", "rloo-seed0"]
 
     one_more = [out / "grpo-seed0", *recipes[:2]]  # a run, and its recipe with another seed and the same start
-    told = compare(one_more, ["evaluation.every=1"], seeds=[1], out=out)
-    assert told["methods"]["grpo"]["seeds"] == [0, 1]
+    found = compare(one_more, ["evaluation.every=1"], seeds=[1], out=out)
+    assert found["methods"]["grpo"]["seeds"] == [0, 1]
 
 
 def test_a_failed_run_is_reported_after_the_others_are_done(recipes, tmp_path):
@@ -141,7 +141,7 @@ def test_the_methods_rate_is_not_their_start_s(recipes):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "reason"),
     [
         ("learner.optim.rate=1", "did you mean 'learner.optim"),
         ("credit.num_vines=3", "no recipe here has that key"),
@@ -153,6 +153,6 @@ def test_the_methods_rate_is_not_their_start_s(recipes):
         ("=3", "not of the form"),
     ],
 )
-def test_an_override_for_nobody_is_refused(recipes, override, told):
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_an_override_for_nobody_is_refused(recipes, override, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
         planned(recipes, [override])

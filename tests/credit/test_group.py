@@ -40,8 +40,8 @@ def make_group(name: str, rewards: list[float]) -> Group:
 
 
 def make_groups(seed: int = 0, *, lowest: float = 0.0, highest: float = 1.0) -> list[Group]:
-    draw = random.Random(seed)
-    return [make_group(f"p{i}", [draw.uniform(lowest, highest) for _ in range(draw.randint(2, 9))]) for i in range(12)]
+    rng = random.Random(seed)
+    return [make_group(f"p{i}", [rng.uniform(lowest, highest) for _ in range(rng.randint(2, 9))]) for i in range(12)]
 
 
 def advantages_of(assigned: Assigned) -> list[list[float]]:  # [P][G]
@@ -54,8 +54,8 @@ def with_rewards(groups: list[Group], change) -> list[Group]:
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8, 16])
 def test_the_sample_s_deviation_makes_advantages_smaller_by_a_factor_of_the_group_s_size_alone(size):
-    draw = random.Random(size)
-    groups = [make_group(f"p{i}", [draw.random() for _ in range(size)]) for i in range(5)]
+    rng = random.Random(size)
+    groups = [make_group(f"p{i}", [rng.random() for _ in range(size)]) for i in range(5)]
     ones, others = (
         advantages_of(GRPO(GRPOConfig(std=std, std_eps=1e-15)).assign(groups, seed=0))
         for std in ("population", "sample")
@@ -119,7 +119,7 @@ def test_equal_rewards_give_exactly_0_and_are_counted(estimator):
     assert all(advantage != 0 for advantage in advantages_of(assigned)[3])
     metrics = assigned.metrics
     assert metrics["credit/zero_frac"] == pytest.approx(9 / 12)
-    flat = [advantage for of_group in advantages_of(assigned) for advantage in of_group]
+    flat = [advantage for in_group in advantages_of(assigned) for advantage in in_group]
     assert metrics["credit/advantage_std"] == pytest.approx(fmean(a * a for a in flat) ** 0.5)
 
 
@@ -158,10 +158,10 @@ def test_adding_a_constant_to_all_rewards_changes_nothing(estimator):
 
 def test_adding_a_constant_to_all_rewards_changes_no_vineppo_advantage():
     """Vines and rollouts alike: a value is a mean of rewards, an advantage a difference of values."""
-    draw = random.Random(3)
+    rng = random.Random(3)
     rollout = make_rollout("p", 0.5, (0, 2, 3, 7))
     keys = [state_key(state_at(rollout, boundary)) for boundary in rollout.boundaries[:-1]]
-    rewards = {key: tuple(draw.uniform(0, 0.7) for _ in range(9)) for key in keys}
+    rewards = {key: tuple(rng.uniform(0, 0.7) for _ in range(9)) for key in keys}
 
     def advantages(shift: float) -> tuple[float, ...]:
         estimates = {

@@ -132,11 +132,11 @@ def test_the_critic_comes_to_know_the_walk(environment):
     )
     ppo = PPO(PPOConfig(), critic=critic)
 
-    def draw(number: int):
+    def sample(number: int):
         problems = environment.task.sample(32, seed=number)
         return sample_groups(environment, problems, SAMPLING, seed=1000 + number)
 
-    fresh = [rollout for group in draw(500) for rollout in group]
+    fresh = [rollout for group in sample(500) for rollout in group]
     exact_N = torch.tensor(
         [
             exact_value(height(rollout.text[:t]), SAMPLING.max_new_tokens - t)  # a token is a character
@@ -151,7 +151,7 @@ def test_the_critic_comes_to_know_the_walk(environment):
 
     before_N = errors()
     for iteration in range(num_iterations):
-        groups = draw(iteration)
+        groups = sample(iteration)
         minibatch = to_samples(groups, ppo.assign(groups, seed=0).credits)
         for _ in range(num_updates):
             ppo.update(minibatch)

@@ -218,7 +218,7 @@ def test_a_worker_that_died_idle_is_replaced_without_blame():
 
 
 def test_killing_workers_at_random_changes_no_grade():
-    draw = random.Random(0)
+    rng = random.Random(0)
     pairs = [(problem, text) for problem in PROBLEMS[:20] for text in (problem.answer, "wrong", "partial")]
     found: dict[int, str] = {}
     with Grader(TASK, LENIENT) as grader:
@@ -227,7 +227,7 @@ def test_killing_workers_at_random_changes_no_grade():
             found[i] = reply.grade.verdict
             running = [worker for worker in workers_of(grader) if worker.ready and worker.alive]
             if number % 15 == 0 and running:
-                os.kill(draw.choice(running)._process.pid, signal.SIGKILL)
+                os.kill(rng.choice(running)._process.pid, signal.SIGKILL)
     assert [found[i] for i in range(len(pairs))] == ["correct", "wrong", "correct"] * 20
 
 

@@ -26,9 +26,9 @@ class Lines:
 
 
 def test_replies_arrive_as_they_were_sent():
-    draw = random.Random(0)
+    rng = random.Random(0)
     for _ in range(200):
-        (reward,) = struct.unpack("d", draw.randbytes(7) + bytes([draw.randrange(0x7F)]))  # any finite number
+        (reward,) = struct.unpack("d", rng.randbytes(7) + bytes([rng.randrange(0x7F)]))  # any finite number
         for reply in (Reply(Grade(reward, "wrong", (reward,))), Reply(Grade(reward, "correct"), "\x1b\ud800", True)):
             assert read_reply(write_reply(reply)) == reply
 

@@ -50,8 +50,8 @@ def test_no_more_threads_than_a_control_group_lets_run(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "available_cores", lambda: 2)
     try:
-        for told, expected in [(3, 2), (2, 2), (1, 1)]:
-            torch.set_num_threads(told)
+        for num_threads, expected in [(3, 2), (2, 2), (1, 1)]:
+            torch.set_num_threads(num_threads)
             runtime.prepare()
             assert torch.get_num_threads() == expected
     finally:

@@ -24,8 +24,8 @@ def run_showing_openmp(*arguments: str, **environ: str) -> str:
     ).stderr
 
 
-def spins(told: str) -> list[int]:
-    return [int(turns) for turns in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", told)]
+def spins(output: str) -> list[int]:
+    return [int(turns) for turns in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", output)]
 
 
 MAPS = Path("/proc/self/maps")  # torch is loaded, by conftest.py
@@ -47,11 +47,11 @@ def test_importing_vineppo_is_enough_and_the_users_word_holds():
 @needs_libgomp
 def test_the_processes_of_a_comparison_wait_alike(tmp_path):
     recipe = "recipes/compare/grpo.toml"
-    told = run_showing_openmp(
+    output = run_showing_openmp(
         "-m", "vineppo.cli", "compare", recipe, "model.name=no/such/folder", "--out", str(tmp_path / "out")
     )
-    assert spins(told) == [1000]  # the server that runs are forked from; the command itself loads no torch
-    assert "runs failed" in told
+    assert spins(output) == [1000]  # the server that runs are forked from; the command itself loads no torch
+    assert "runs failed" in output
 
 
 def test_no_command_loads_torch_before_openmp_is_told():
@@ -62,11 +62,18 @@ def test_no_command_loads_torch_before_openmp_is_told():
 
 def test_cores_are_shared_out_unless_the_user_has_said_how_many(monkeypatch):
     monkeypatch.setattr(threads, "available_cores", lambda: 8)
-    for told, of_one, of_three in [(None, 8, 2), ("5", 5, 5), ("4,2", 4, 4), ("", 8, 2), ("0", 8, 2), ("many", 8, 2)]:
-        if told is None:
+    for variable, of_one, of_three in [
+        (None, 8, 2),
+        ("5", 5, 5),
+        ("4,2", 4, 4),
+        ("", 8, 2),
+        ("0", 8, 2),
+        ("many", 8, 2),
+    ]:
+        if variable is None:
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         else:
-            monkeypatch.setenv("OMP_NUM_THREADS", told)
-        assert (threads.fair_threads(), threads.fair_threads(3)) == (of_one, of_three), told
+            monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        assert (threads.fair_threads(), threads.fair_threads(3)) == (of_one, of_three), variable
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert threads.fair_threads(100) == 1

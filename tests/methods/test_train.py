@@ -23,7 +23,7 @@ SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=
 VINEPPO: dict[str, Any] = {"credit": {"name": "vineppo"}, "train": {"num_iterations": 12, "minibatch_size": 8}}
 
 
-class Parts:
+class TrainArguments:
     """What the loop takes, on the coin walk."""
 
     def __init__(self, session: Any, credit: CreditEstimator | None = None):
@@ -38,7 +38,7 @@ class Parts:
 def run(folder: Path, tree: dict[str, Any] = VINEPPO) -> list[dict[str, Any]]:
     """The lines of its metrics."""
     with open_walk(folder, tree) as session:
-        train(**vars(Parts(session)))
+        train(**vars(TrainArguments(session)))
     return [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
 
 
@@ -56,7 +56,7 @@ def test_an_iteration_can_start_anywhere_and_is_the_same(tmp_path):
     seen = []
     for first in (0, 1):
         with open_walk(tmp_path, VINEPPO | {"learner": {"precision": "float32", "optim": {"lr": 0.0}}}) as session:
-            parts = Parts(session)
+            parts = TrainArguments(session)
             parts.environment.engine.load_weights(parts.learner.weights(), version=first)
             for iteration in range(first, 2):
                 sampled, assigned = learn(iteration, **vars(parts))
@@ -70,7 +70,7 @@ def test_an_iteration_can_start_anywhere_and_is_the_same(tmp_path):
 
 def test_a_sampler_that_missed_an_update_is_found_out(tmp_path):
     with open_walk(tmp_path, VINEPPO) as session:
-        parts = Parts(session)
+        parts = TrainArguments(session)
         learn(0, **vars(parts))
         parts.environment.engine.load_weights(make_walker().state_dict(), version=0)
         with pytest.raises(RuntimeError, match=r"version \[0\], the policy's is 1"):
@@ -102,7 +102,7 @@ def test_extra_rollouts_are_trained_on_with_their_weight(tmp_path):
     norms = []
     for weight in (1.0, 0.5, 0.0):
         with open_walk(tmp_path, tree) as session:
-            learn(0, **vars(Parts(session, VineTrainer(weight))))
+            learn(0, **vars(TrainArguments(session, VineTrainer(weight))))
             norms.append(session.log.pending()["optim/grad_norm"])
     assert norms[0] > 0
     assert norms[1:] == pytest.approx([norms[0] / 2, 0.0])

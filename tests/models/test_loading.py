@@ -74,8 +74,8 @@ def expect_one_line(folder: Path, capfd: Any, load: Callable[[str], Any] = load_
     assert "\n" not in message
     assert str(folder) in message
     assert not message.endswith(":")
-    told = capfd.readouterr()
-    assert told.out + told.err == ""
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
     return message
 
 
@@ -166,11 +166,11 @@ def drop_from_index(folder: Path, key: str) -> None:
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_model_is_one_line_that_says_what_is_wrong(what, folder, capfd):
-    damage, told = DAMAGE[what]
+    damage, reason = DAMAGE[what]
     damage(folder)
     capfd.readouterr()
     message = expect_one_line(folder, capfd)
-    assert re.search(told, message), message
+    assert re.search(reason, message), message
     assert not Path(MARK).exists()
 
 

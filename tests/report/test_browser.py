@@ -197,7 +197,7 @@ def test_methods_without_values_and_runs_without_vines(visit, write_run):
 
 
 def test_what_a_model_wrote_is_text(visit, write_run, tmp_path):
-    folder = write_run(rollouts=lambda i: two_groups(i, say=HOSTILE))
+    folder = write_run(rollouts=lambda i: two_groups(i, extra=HOSTILE))
     (tmp_path / "analysis.json").write_text(json.dumps(analysis(HOSTILE)))
     page = visit(write_report([folder, tmp_path / "analysis.json"]))
     page.locator(".segment").first.click()

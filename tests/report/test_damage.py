@@ -151,7 +151,7 @@ def mutate(value: Any, random: random.Random) -> Any:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_damage_ends_in_a_traceback(write_run, comparison, capsys, tmp_path, seed):
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     run = write_run("all/run")
     chart = {"data": {"values": []}, "mark": "bar"}
     analysis = {"title": "t", "text": "", "tables": {"a": [{"b": 1}]}, "charts": {"c": chart}}
@@ -169,15 +169,15 @@ def test_no_damage_ends_in_a_traceback(write_run, comparison, capsys, tmp_path, 
         path.write_text(text)
     for path, text in list(whole.items()) * 3:
         lines = text.splitlines()
-        number = draw.randrange(len(lines))
-        lines[number] = json.dumps(mutate(json.loads(lines[number]), draw))
+        number = rng.randrange(len(lines))
+        lines[number] = json.dumps(mutate(json.loads(lines[number]), rng))
         path.write_text("\n".join(lines) + "\n")
         report(run.parent, capsys)
         report(tmp_path / "compared", capsys)
         path.write_text(text)
     for _ in range(5):
         with gzip.open(run / ROLLOUTS, "wt") as file:
-            file.write(json.dumps(mutate(WHOLE, draw)) + "\n")
+            file.write(json.dumps(mutate(WHOLE, rng)) + "\n")
         report(run, capsys)
 
 
@@ -191,7 +191,7 @@ def test_half_a_character_is_no_obstacle(write_run, capsys):
     half = {"title": "\ud800", "text": "\ud800", "tables": {"\ud800": [{"a": "\ud800"}]}, "charts": {}}
     (folder / "analysis" / "kl.json").write_text(json.dumps(half))
     with gzip.open(folder / ROLLOUTS, "wt") as file:
-        file.write(json.dumps(rollout("\ud800", 1.0, [0.5], say="\ud800")) + "\n")
+        file.write(json.dumps(rollout("\ud800", 1.0, [0.5], extra="\ud800")) + "\n")
     assert report(folder, capsys) == ""
 
 

@@ -31,7 +31,7 @@ def test_it_is_one_file_that_names_no_other(write_run):
 
 
 def test_what_a_model_wrote_closes_no_tag(write_run):
-    folder = write_run(rollouts=lambda i: two_groups(i, say=HOSTILE))
+    folder = write_run(rollouts=lambda i: two_groups(i, extra=HOSTILE))
     recipe = folder / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("some/model", HOSTILE.replace('"', "'")))
     text = write_report([folder]).read_text()

@@ -42,63 +42,63 @@ RAW = [
 ]  # fmt: skip
 
 
-def damaged_jsonl(draw: random.Random, rows: list[dict[str, Any]]) -> tuple[bytes, set[int]]:
+def damaged_jsonl(rng: random.Random, rows: list[dict[str, Any]]) -> tuple[bytes, set[int]]:
     """A file, and the numbers of its lines that are not as they were."""
     lines = [json.dumps(row).encode() for row in rows]
-    touched = set(draw.sample(range(len(rows)), draw.choice([1, 1, 1, 2, 4])))
+    touched = set(rng.sample(range(len(rows)), rng.choice([1, 1, 1, 2, 4])))
     for i in touched:
-        damage = draw.choice([change_field, change_field, change_bytes, change_line])
-        lines[i] = damage(draw, rows[i], lines[i])
-    end = draw.choice([b"\n", b"\n", b"\r\n", b"\n\n", b"\n \n"])
+        damage = rng.choice([change_field, change_field, change_bytes, change_line])
+        lines[i] = damage(rng, rows[i], lines[i])
+    end = rng.choice([b"\n", b"\n", b"\r\n", b"\n\n", b"\n \n"])
     apart = end.count(b"\n")
-    content = draw.choice([b"", b"\xef\xbb\xbf"]) + end.join(lines) + draw.choice([b"", b"\n"])
+    content = rng.choice([b"", b"\xef\xbb\xbf"]) + end.join(lines) + rng.choice([b"", b"\n"])
     return content, {1 + i * apart for i in touched}
 
 
-def change_field(draw: random.Random, row: dict[str, Any], line: bytes) -> bytes:
+def change_field(rng: random.Random, row: dict[str, Any], line: bytes) -> bytes:
     row = dict(row)
-    name = draw.choice([*row, "answer", "solution"])
-    match draw.randrange(4):
+    name = rng.choice([*row, "answer", "solution"])
+    match rng.randrange(4):
         case 0:
             row.pop(name, None)
         case 1:
-            row[draw.choice(["Answer", "", "a\nb", "\ud800"])] = row.pop(name, None)
+            row[rng.choice(["Answer", "", "a\nb", "\ud800"])] = row.pop(name, None)
         case _:
-            row[name] = draw.choice(VALUES)
-    return json.dumps(row, ensure_ascii=draw.random() < 0.5).encode(errors=draw.choice(["surrogatepass", "replace"]))
+            row[name] = rng.choice(VALUES)
+    return json.dumps(row, ensure_ascii=rng.random() < 0.5).encode(errors=rng.choice(["surrogatepass", "replace"]))
 
 
-def change_bytes(draw: random.Random, row: dict[str, Any], line: bytes) -> bytes:
+def change_bytes(rng: random.Random, row: dict[str, Any], line: bytes) -> bytes:
     found = bytearray(line)
-    for _ in range(draw.choice([1, 1, 3, 20])):
-        i = draw.randrange(len(found) + 1)
-        found[i : i + draw.choice([0, 1, 1, 10])] = bytes(draw.choices(range(256), k=draw.choice([0, 1, 1, 4])))
+    for _ in range(rng.choice([1, 1, 3, 20])):
+        i = rng.randrange(len(found) + 1)
+        found[i : i + rng.choice([0, 1, 1, 10])] = bytes(rng.choices(range(256), k=rng.choice([0, 1, 1, 4])))
     return bytes(found).replace(b"\n", b" ")
 
 
-def change_line(draw: random.Random, row: dict[str, Any], line: bytes) -> bytes:
-    piece = draw.choice(RAW)
-    return draw.choice([piece, piece + line, line + piece, line[: draw.randrange(len(line))], line + line])
+def change_line(rng: random.Random, row: dict[str, Any], line: bytes) -> bytes:
+    piece = rng.choice(RAW)
+    return rng.choice([piece, piece + line, line + piece, line[: rng.randrange(len(line))], line + line])
 
 
-def damaged_parquet(draw: random.Random, rows: list[dict[str, Any]]) -> bytes:
+def damaged_parquet(rng: random.Random, rows: list[dict[str, Any]]) -> bytes:
     rows = [dict(row) for row in rows]
-    name = draw.choice(list(rows[0]))
-    column, text = draw.choice(COLUMNS), draw.choice([None, *(text for text in TEXTS if not is_broken(text))])
-    match draw.randrange(3):
+    name = rng.choice(list(rows[0]))
+    column, text = rng.choice(COLUMNS), rng.choice([None, *(text for text in TEXTS if not is_broken(text))])
+    match rng.randrange(3):
         case 0:
             rows = [row | {name: column} for row in rows]
         case 1:
-            draw.choice(rows)[name] = text
+            rng.choice(rows)[name] = text
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink, compression=draw.choice(["none", "snappy"]))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink, compression=rng.choice(["none", "snappy"]))
     content = bytearray(sink.getvalue().to_pybytes())
-    match draw.randrange(4):
+    match rng.randrange(4):
         case 0:
-            del content[draw.randrange(len(content)) :]
+            del content[rng.randrange(len(content)) :]
         case 1 | 2:
-            for _ in range(draw.choice([1, 4, 30])):
-                content[draw.randrange(len(content))] = draw.randrange(256)
+            for _ in range(rng.choice([1, 4, 30])):
+                content[rng.randrange(len(content))] = rng.randrange(256)
     return bytes(content)
 
 
@@ -137,12 +137,12 @@ def outcome(name: str, path: Path, touched: set[int] | None) -> str:
 
 
 def run_case(folder: Path, seed: int) -> str:
-    draw = random.Random(seed)
-    name = draw.choice(list(ROWS))
-    if draw.random() < 0.7:
-        path, (content, touched) = folder / "train.jsonl", damaged_jsonl(draw, ROWS[name])
+    rng = random.Random(seed)
+    name = rng.choice(list(ROWS))
+    if rng.random() < 0.7:
+        path, (content, touched) = folder / "train.jsonl", damaged_jsonl(rng, ROWS[name])
     else:
-        path, content, touched = folder / "train.parquet", damaged_parquet(draw, ROWS[name]), None
+        path, content, touched = folder / "train.parquet", damaged_parquet(rng, ROWS[name]), None
     path.write_bytes(content)
     try:
         return f"{path.suffix} {outcome(name, path, touched)}"

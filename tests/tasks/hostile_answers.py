@@ -64,33 +64,31 @@ OPENINGS = [
 ]  # fmt: skip
 
 
-def draw_answer(draw: random.Random) -> str:
-    kind = draw.randrange(6)
+def sample_answer(rng: random.Random) -> str:
+    kind = rng.randrange(6)
     if kind == 0:
-        return draw.choice(HUGE) + draw.choice(["", "-" + draw.choice(HUGE), "+" + draw.choice(NUMBERS)])
+        return rng.choice(HUGE) + rng.choice(["", "-" + rng.choice(HUGE), "+" + rng.choice(NUMBERS)])
     if kind == 1:
-        return draw.choice([draw.choice(CODE), draw.choice(NUMBERS) + draw.choice(JOINERS) + draw.choice(CODE)])
+        return rng.choice([rng.choice(CODE), rng.choice(NUMBERS) + rng.choice(JOINERS) + rng.choice(CODE)])
     if kind == 2:
-        piece = draw.choice(OPENINGS)
-        depth = draw.choice([3, 30, 300, 3000])
+        piece = rng.choice(OPENINGS)
+        depth = rng.choice([3, 30, 300, 3000])
         return (
-            piece * depth
-            + draw.choice(NUMBERS)
-            + draw.choice(["", ")", "}", "]", "|", "\\}"]) * draw.choice([0, depth])
+            piece * depth + rng.choice(NUMBERS) + rng.choice(["", ")", "}", "]", "|", "\\}"]) * rng.choice([0, depth])
         )
     if kind == 3:
-        return "".join(draw.choice(NUMBERS + JOINERS + CODE) for _ in range(draw.choice([2, 5, 20, 200])))
-    joined = draw.choice(NUMBERS)
-    for _ in range(draw.choice([1, 1, 1, 2, 5])):
-        joined += draw.choice(JOINERS) + draw.choice(FORMS).format(draw.choice(NUMBERS))
-    return draw.choice(FORMS).format(joined)
+        return "".join(rng.choice(NUMBERS + JOINERS + CODE) for _ in range(rng.choice([2, 5, 20, 200])))
+    joined = rng.choice(NUMBERS)
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        joined += rng.choice(JOINERS) + rng.choice(FORMS).format(rng.choice(NUMBERS))
+    return rng.choice(FORMS).format(joined)
 
 
-def draw_response(name: str, draw: random.Random) -> str:
-    answer = draw_answer(draw)
+def sample_response(name: str, rng: random.Random) -> str:
+    answer = sample_answer(rng)
     if name == "gsm8k":
         return f"#### {answer}"
-    return draw.choice([f"\\boxed{{{answer}}}"] * 8 + [answer, f"\\boxed {answer}"])
+    return rng.choice([f"\\boxed{{{answer}}}"] * 8 + [answer, f"\\boxed {answer}"])
 
 
 def judge(task: Task, responses: Sequence[str], watch: Watch) -> dict[str, Any]:
@@ -125,10 +123,10 @@ def grade_in_workers(responses: Sequence[str]) -> dict[str, int]:
 def campaign(num_answers: int, seed: int = 0) -> dict[str, Any]:
     watch, results = Watch(), {}
     for name in ("math", "gsm8k"):
-        draw = random.Random(f"{name} {seed}")
+        rng = random.Random(f"{name} {seed}")
         task = TASKS[name](TASKS[name].Config(path="none"))
         getattr(task, "prepare", lambda: None)()
-        responses = [draw_response(name, draw) for _ in range(num_answers)]
+        responses = [sample_response(name, rng) for _ in range(num_answers)]
         golds = judge(task, responses, watch)
         results[name] = golds | ({"verdicts": grade_in_workers(responses)} if name == "math" else {})
     return results

@@ -70,9 +70,9 @@ def test_samples_are_distinct_repeatable_training_problems(tasks, name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_segments_partition_any_response(tasks, name):
-    draw = random.Random(0)
+    rng = random.Random(0)
     for _ in range(400):
-        text = "".join(draw.choice(SOUP) for _ in range(draw.randint(0, 60)))
+        text = "".join(rng.choice(SOUP) for _ in range(rng.randint(0, 60)))
         cuts = tasks[name].segment(text)
         assert all(a < b for a, b in pairwise([0, *cuts, len(text)])) or (not text and not cuts)
         tasks[name].answer(text)

@@ -219,7 +219,7 @@ class Tally:
 
     def add(self, world: World, half: int, groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> None:
         texts = [full_text(rollout) for group in groups for rollout in group]
-        flat = [credit for of_group in credits for credit in of_group]
+        flat = [credit for in_group in credits for credit in in_group]
         for text, credit in zip(texts, flat, strict=True):
             self._add_errors(world.value, half, text, credit)
         weight = 1 / len(texts)

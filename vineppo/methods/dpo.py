@@ -157,8 +157,8 @@ def make_pairs(groups: Sequence[Group], config: DPOConfig, *, seed: int) -> list
         right = distinct([rollout for rollout in group if rollout.reward >= config.reward_threshold])
         wrong = distinct([rollout for rollout in group if rollout.reward < config.reward_threshold])
         number = min(config.max_pairs_per_problem, len(right) * len(wrong))
-        draw = random.Random(derive_seed(seed, group[0].problem.id))
-        for index in sorted(draw.sample(range(len(right) * len(wrong)), number)):
+        rng = random.Random(derive_seed(seed, group[0].problem.id))
+        for index in sorted(rng.sample(range(len(right) * len(wrong)), number)):
             chosen, rejected = divmod(index, len(wrong))
             pairs.append(Pair(right[chosen], wrong[rejected]))
     return pairs

@@ -119,12 +119,12 @@ class Arithmetic:
                 raise UserError(f"arithmetic: only {len(seen)} distinct {split} problems exist at these settings")
 
     def _draw(self, split: str, seed: int) -> Problem:
-        draw = random.Random(seed)
-        start = draw.randrange(self.config.modulus)
-        operations = [draw.choice(self.config.operations) for _ in range(draw.randint(*self.config.num_steps))]
+        rng = random.Random(seed)
+        start = rng.randrange(self.config.modulus)
+        operations = [rng.choice(self.config.operations) for _ in range(rng.randint(*self.config.num_steps))]
         steps = "".join(f" {label}{operation}" for label, operation in zip(LABELS, operations, strict=False))
         true_lines, answer = self._solve(start, operations, slips=None)
-        solution = true_lines if split != "train" else self._solve(start, operations, slips=draw)[0]
+        solution = true_lines if split != "train" else self._solve(start, operations, slips=rng)[0]
         prompt = f"{start}{steps}\n"
         return Problem(f"arithmetic/{split}/{derive_seed(prompt):016x}", prompt, str(answer), solution)
 
@@ -148,8 +148,8 @@ class Arithmetic:
         """(operation, value) -> (how often the demonstrator is right, what is written otherwise)."""
         for operation in self.config.operations:
             for value in range(self.config.modulus):
-                draw = random.Random(derive_seed("slip", operation, value))
-                if draw.random() < self.config.slip_share:
-                    offset = draw.randrange(1, self.config.modulus)
+                rng = random.Random(derive_seed("slip", operation, value))
+                if rng.random() < self.config.slip_share:
+                    offset = rng.randrange(1, self.config.modulus)
                     wrong = (self.apply(operation, value) + offset) % self.config.modulus
-                    yield (operation, value), (draw.uniform(*self.config.slip_reliability), wrong)
+                    yield (operation, value), (rng.uniform(*self.config.slip_reliability), wrong)
