@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 from statistics import fmean
@@ -14,6 +15,7 @@ from vineppo.evaluate import (
     unbiased_pass_at_k,
 )
 from vineppo.grading import Grader, GradingConfig
+from vineppo.intervals import interval, proportion_ci95
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.seeding import derive_seed
 from vineppo.tasks import TASKS
@@ -188,7 +190,23 @@ def test_what_is_written_holds_every_number():
     assert written["pass@1"] == metrics["eval/pass@1"] == 0.25
     assert written["ci95"] == [metrics["eval/pass@1_low"], metrics["eval/pass@1_high"]]
     assert written["maj@2"] == metrics["eval/maj@2"] == 0.5
-    assert written["pass@2_ci95"] == list(evaluation.scores["pass@2"].ci95)
+    assert written["pass@2_ci95"] == list(evaluation.scores["pass@2"].ci95 or ())
+
+
+def test_rewards_that_are_no_proportion_are_evaluated_too(monkeypatch):
+    """As a task may give them: 3 for a correct answer and -1 for a wrong one."""
+    grade = Fractions.grade
+    rewards = {1.0: 3.0, 0.0: -1.0}
+    monkeypatch.setattr(Fractions, "grade", lambda *args: replace(found := grade(*args), reward=rewards[found.reward]))
+    evaluation = run(["#1/2", "#1/2"], ["#1", "#1/2"], ["#1", "#1"])
+    written, metrics = evaluation.to_json(), evaluation.metrics()
+    assert written["pass@1"] == 1.0
+    assert written["ci95"] == interval([3.0, 1.0, -1.0])["ci95"]
+    assert written["ci95"] == [metrics["eval/pass@1_low"], metrics["eval/pass@1_high"]]
+    assert written["pass@2_ci95"] == list(proportion_ci95([1.0, 1.0, 0.0]))
+    alone = run(["#1/2"])
+    assert (alone.to_json()["pass@1"], alone.to_json()["ci95"]) == (3.0, None)
+    assert "eval/pass@1_low" not in alone.metrics()
 
 
 def test_a_k_below_1_is_refused():

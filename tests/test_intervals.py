@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from vineppo.intervals import bootstrap, interval, score_ci95, student_95, weighted_mean, wilson
+from vineppo.intervals import bootstrap, interval, proportion_ci95, score_ci95, student_95, weighted_mean, wilson
 
 
 @pytest.mark.parametrize("df", [*range(1, 130), 1000, 9_999, 10_000])
@@ -57,7 +57,7 @@ def test_the_interval_over_problems_covers_nearly_as_often_as_it_says(kind, num_
     covered = 0
     for _ in range(1000):
         values, truth = draw_scores(kind, num_problems, num_samples, draw)
-        low, high = score_ci95(values)
+        low, high = proportion_ci95(values)
         covered += low <= truth <= high
     assert covered / 1000 >= 0.915 - 4 * math.sqrt(0.95 * 0.05 / 1000)
 
@@ -65,25 +65,51 @@ def test_the_interval_over_problems_covers_nearly_as_often_as_it_says(kind, num_
 def test_the_interval_over_many_problems_is_the_usual_one():
     """Mean +- 1.96 standard errors, whatever the distribution."""
     values = np.random.default_rng(0).beta(2, 3, 20_000)
-    low, high = score_ci95(values.tolist())
+    low, high = proportion_ci95(values.tolist())
     half = 1.96 * values.std(ddof=1) / math.sqrt(20_000)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01 * half)
 
 
 def test_agreement_of_all_problems_is_not_certainty():
     z = student_95(99)
-    assert score_ci95([0.0] * 100) == pytest.approx((0.0, z**2 / (100 + z**2)))
-    assert score_ci95([1.0] * 100) == pytest.approx((100 / (100 + z**2), 1.0))
-    assert score_ci95([0.5] * 30) == pytest.approx(wilson(0.5, 30, student_95(29)))
-    low, high = score_ci95([1.0])
+    assert proportion_ci95([0.0] * 100) == pytest.approx((0.0, z**2 / (100 + z**2)))
+    assert proportion_ci95([1.0] * 100) == pytest.approx((100 / (100 + z**2), 1.0))
+    assert proportion_ci95([0.5] * 30) == pytest.approx(wilson(0.5, 30, student_95(29)))
+    low, high = proportion_ci95([1.0])
     assert low < 0.01
     assert high == 1.0
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [0.1] * 7, [0.0, 0.0, 1e-9], [1.0, 1.0, 1 - 1e-9], [0.5]])
 def test_the_interval_holds_the_mean_and_stays_among_the_possible(values):
-    low, high = score_ci95(values)
+    low, high = proportion_ci95(values)
     assert 0.0 <= low <= sum(values) / len(values) <= high <= 1.0
+
+
+def test_a_score_in_0_to_1_has_the_interval_of_a_proportion():
+    for values in ([0.0], [1.0, 1.0], [0.25, 1.0, 0.5]):
+        assert score_ci95(values) == proportion_ci95(values)
+
+
+@pytest.mark.parametrize("values", [[-1.0, 0.5, 1.0], [0.0, 1.0, 3.5, 2.0], [1.0, 1.0, math.nextafter(1.0, 2)]])
+def test_rewards_that_are_no_proportion_have_student_s_interval(values):
+    assert score_ci95(values) == tuple(interval(values)["ci95"])
+
+
+def test_one_problem_s_reward_outside_0_and_1_has_no_interval():
+    assert score_ci95([2.0]) is None
+    assert score_ci95([-1e-9]) is None
+
+
+def test_rewards_far_from_0_and_1_are_covered_as_often_as_it_says():
+    """5,000 evaluations of 20 problems with rewards of -1 or 3, standard error 0.3 %."""
+    rewards = np.random.default_rng(0).choice([-1.0, 3.0], size=(5000, 20))
+    covered = 0
+    for values in rewards.tolist():
+        ci95 = score_ci95(values)
+        assert ci95 is not None
+        covered += ci95[0] <= 1.0 <= ci95[1]
+    assert covered / 5000 == pytest.approx(0.95, abs=0.02)
 
 
 def test_wilson_is_where_the_score_test_is_rejected():

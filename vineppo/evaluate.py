@@ -56,10 +56,14 @@ class EvaluationConfig(Config):
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over problems and its 95% interval."""
+    """A mean over problems and its 95% interval.
+
+    The interval is Wilson's where every problem's number is in [0, 1], as correct and wrong answers give. Where a
+    reward lies outside it is Student's, and of one problem there is none.
+    """
 
     mean: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         means = {name: score.mean for name, score in self.scores.items()}
-        intervals = {interval_key(name): list(score.ci95) for name, score in self.scores.items()}
+        intervals = {interval_key(name): score.ci95 and list(score.ci95) for name, score in self.scores.items()}
         return {
             **means,
             **intervals,
@@ -96,10 +100,10 @@ class Evaluation:
         }
 
     def metrics(self) -> dict[str, float]:
+        ci95 = self.scores["pass@1"].ci95
         return {
             **{f"eval/{name}": score.mean for name, score in self.scores.items()},
-            "eval/pass@1_low": self.scores["pass@1"].ci95[0],
-            "eval/pass@1_high": self.scores["pass@1"].ci95[1],
+            **({"eval/pass@1_low": ci95[0], "eval/pass@1_high": ci95[1]} if ci95 else {}),
             "eval/num_problems": self.num_problems,
             "eval/num_prompts_too_long": self.num_prompts_too_long,
             "eval/num_truncated": self.num_truncated,

@@ -23,11 +23,21 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
 
 
-def score_ci95(values: Sequence[float]) -> tuple[float, float]:
-    """Of the mean of numbers in [0, 1], one per problem.
+def score_ci95(values: Sequence[float]) -> tuple[float, float] | None:
+    """Of the mean of numbers, one per problem: Wilson's where all of them are in [0, 1], else Student's.
 
-    Wilson's interval (JASA 1927) for a proportion over as many independent answers as these problems are worth: that
-    many of variance p(1 - p) give a mean as noisy as theirs. The noise is estimated from them, so the quantile is
+    Of a single problem outside [0, 1] there is none.
+    """
+    if all(0 <= value <= 1 for value in values):
+        return proportion_ci95(values)
+    ci95 = interval(values)["ci95"]
+    return ci95 and tuple(ci95)
+
+
+def proportion_ci95(values: Sequence[float]) -> tuple[float, float]:
+    """Wilson's interval (JASA 1927) for a proportion over as many independent answers as these problems are worth.
+
+    That many of variance p(1 - p) give a mean as noisy as theirs. The noise is estimated from them, so the quantile is
     Student's. Where all values are equal there is nothing to estimate it from, and each problem is worth one answer.
     """
     num_problems, mean = len(values), fmean(values)

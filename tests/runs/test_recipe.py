@@ -40,15 +40,15 @@ def test_methods_of_the_loop_differ_in_credit_alone(method):
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (["sampling.group_size=1"], "nothing to compare"),
         (["train.minibatch_size=1", 'train.advantage_norm="minibatch"'], "whitens a response by itself"),
         (["sampling.group_size=1", "sampling.max_resamples=3"], "groups of size 1"),
     ],
 )
-def test_settings_from_which_nothing_can_be_learnt_are_refused(method, overrides, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_from_which_nothing_can_be_learnt_are_refused(method, overrides, reason):
+    with pytest.raises(UserError, match=reason):
         load_recipe(COMPARE / f"{method}.toml", overrides)
     if "max_resamples" not in overrides[-1]:
         load_recipe(COMPARE / "ppo.toml", overrides)  # a critic tells tokens apart
@@ -232,7 +232,7 @@ def without(*sections):
 
 def test_a_recipe_that_does_not_say_its_kind_is_told_which_there_are(tmp_path):
     for tree in ({}, without("train"), without("train", "credit", "sampling")):
-        assert "one of [sft], [train], [restem] and [dpo]" in said_of(tree, tmp_path)
+        assert "one of [sft], [restem], [dpo], [train] says" in said_of(tree, tmp_path)
     assert "got [sft] and [train]" in said_of(RECIPE, tmp_path, "sft.num_epochs=1")
     assert "'sampling' is required; 'credit' is required" in said_of(without("sampling", "credit"), tmp_path)
 

@@ -39,15 +39,9 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
                 )
                 found = evaluate(subject.environment, asked, seed=derive_seed(config.seed, "temperature"))
                 score = found.scores["pass@1"]
-                rows.append(
-                    {
-                        **checkpoint.header,
-                        "temperature": temperature,
-                        "pass@1": score.mean,
-                        "low": score.ci95[0],
-                        "high": score.ci95[1],
-                    }
-                )
+                low, high = score.ci95 or (None, None)
+                where = {**checkpoint.header, "temperature": temperature}
+                rows.append({**where, "pass@1": score.mean, "low": low, "high": high})
     chart = plot(
         lines,
         "Accuracy by sampling temperature, last checkpoints",
