@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from learner_process import serve
+from learner_process import reward_weighted_nll, serve
 from tiny_learner import (
     column,
     expect_equal,
@@ -19,16 +19,9 @@ from tiny_learner import (
     of_targets,
 )
 
-from vineppo.learner.objective import Counts, Loss, Max, Sum
+from vineppo.learner.objective import Counts
 from vineppo.learner.policy_loss import policy_loss
 from vineppo.protocols import Learner
-
-
-def reward_weighted_nll(batch, readings, config, counts) -> Loss:
-    losses_N = -batch.columns["advantages"] * readings.logprobs_N
-    loss = losses_N.sum() / counts.num_tokens
-    metrics = {"rwr/loss": Sum(loss), "rwr/loss_max": Max(losses_N.max())}
-    return Loss(loss, metrics, limits={"rwr/loss_max": 1e6})
 
 
 @pytest.mark.parametrize("microbatch_tokens", [1, 40, 10**6])

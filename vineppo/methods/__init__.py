@@ -29,9 +29,9 @@ class Method(NamedTuple):
 
 METHODS = {
     "sft": Method(SFTRecipe, run_sft),
+    "train": Method(TrainRecipe, run_train),
     "restem": Method(RestEMRecipe, run_restem),
     "dpo": Method(DPORecipe, run_dpo),
-    "train": Method(TrainRecipe, run_train),
 }
 
 
@@ -40,7 +40,8 @@ def kind_of(tree: Mapping[str, Any], source: str = "recipe") -> type[Recipe]:
     said = [section for section in METHODS if section in tree]
     if len(said) != 1:
         which = " and ".join(f"[{section}]" for section in said) or "none"
-        known = ", ".join(f"[{section}]" for section in METHODS)
+        *first, last = (f"[{section}]" for section in METHODS)
+        known = f"{', '.join(first)} and {last}"
         raise UserError(f"{source}: one of {known} says what kind of recipe it is; got {which}")
     return METHODS[said[0]].Recipe
 
