@@ -132,3 +132,18 @@ def test_replacements_that_do_not_fit_are_counted_and_stop_nothing():
 def test_no_prompt_that_fits_is_still_an_error():
     with pytest.raises(UserError, match="all 12 prompts are longer than 100 tokens"):
         sample(make_environment(LongPrompts(0)), 2)
+
+
+def test_an_engine_that_loses_a_completion_is_found_out():
+    environment = make_environment()
+
+    class Forgetful:
+        usage = environment.engine.usage
+
+        def generate(self, *args, **kwargs):
+            return environment.engine.generate(*args, **kwargs)[:-1]
+
+    forgetful = replace(environment, engine=Forgetful())
+    config = SamplingConfig(prompts_per_iteration=2, group_size=2, max_new_tokens=4)
+    with pytest.raises(RuntimeError, match="3 completions for 4 requests"):
+        sample_groups(forgetful, environment.task.sample(2, seed=0), config, seed=0)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vineppo.types import (
     Completion,
     Credit,
+    ExtraRollout,
     Grade,
     Problem,
     Request,
@@ -105,3 +107,26 @@ def test_value_estimate():
 
 def test_requests_are_values():
     assert Request((1, 2), 3, 4) == Request((1, 2), 3, 4)
+
+
+def test_a_column_that_is_a_list_is_measured_too():
+    with pytest.raises(ValueError, match="advantages has 3 entries for 2"):
+        Sample((1,), (2, 3), [0.0] * 3, (0.0, 0.0))  # type: ignore[arg-type]
+
+
+def test_completions_are_checked():
+    with pytest.raises(ValueError, match="1 logprobs for 2 tokens"):
+        Completion((1, 2), (0.0,), "eos", 0)
+    with pytest.raises(ValueError, match="finish_reason must be one of"):
+        Completion((1,), (0.0,), "done", 0)  # type: ignore[arg-type]
+
+
+def test_rewards_that_are_numpy_s_become_plain_numbers():
+    grade = Grade(np.float32(1.5), "correct", np.array([0.5, 1.0]))  # type: ignore[arg-type]
+    assert (type(grade.reward), grade.segment_rewards) == (float, (0.5, 1.0))
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_an_extra_rollout_has_a_weight(weight):
+    with pytest.raises(ValueError, match="weight must be finite"):
+        ExtraRollout(make_rollout(), Credit((0, 2, 3), (0.0,) * 3), weight)

@@ -116,6 +116,8 @@ class Environment:
             completions = self.engine.generate(
                 requests, self.params, purpose=purpose, keep=keep, on_complete=on_complete
             )
+            if len(completions) != len(requests):
+                raise RuntimeError(f"the engine returned {len(completions)} completions for {len(requests)} requests")
             for i, completion in enumerate(completions):
                 if i not in texts:
                     on_complete(i, completion)

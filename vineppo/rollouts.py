@@ -129,6 +129,8 @@ def make_rollout(environment: Environment, state: State, graded: GradedCompletio
     cuts = environment.task.segment(graded.text)  # a stop string is not cut
     boundaries = token_boundaries(pieces, cuts)
     earned = graded.grade.segment_rewards
+    if earned is not None and not all(a < b for a, b in pairwise((0, *cuts, len(graded.text)))):
+        raise ValueError(f"cuts {cuts} of a text of {len(graded.text)} characters do not rise inside of it")
     return Rollout(
         problem=state.problem,
         prompt_ids=state.prompt_ids,
@@ -219,7 +221,12 @@ def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # 
     if credit.values is not None:
         return list(credit.values)
     if credit.token_values is not None:
-        starts = credit.boundaries[:-1]
-        earned = accumulate((rollout.segment_rewards or [0.0] * len(starts))[:-1], initial=0.0)
-        return [*(credit.token_values[b] + before for b, before in zip(starts, earned, strict=True)), rollout.reward]
+        pairs = zip(credit.boundaries[:-1], earned_before(rollout), strict=True)
+        return [*(credit.token_values[b] + earned for b, earned in pairs), rollout.reward]
     return None
+
+
+def earned_before(rollout: Rollout) -> list[float]:  # [S]
+    """Rewards of the segments before each one: 0 where all of the reward comes at the end."""
+    rewards = rollout.segment_rewards or (0.0,) * rollout.num_segments
+    return list(accumulate(rewards[:-1], initial=0.0))

@@ -61,6 +61,10 @@ class Grade:
     segment_rewards: tuple[float, ...] | None = None  # [S]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.reward, int | float):  # numpy's and torch's scalars are not all floats
+            object.__setattr__(self, "reward", float(self.reward))
+        if self.segment_rewards is not None:
+            object.__setattr__(self, "segment_rewards", tuple(map(float, self.segment_rewards)))
         check_finite("reward", (self.reward,))
         if self.verdict not in get_args(Verdict):
             raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {self.verdict!r}")
@@ -114,6 +118,12 @@ class Completion:
     logprobs: tuple[float, ...]  # [L] under the tempered full softmax, before top_p/top_k cut the support
     finish_reason: FinishReason
     policy_version: int
+
+    def __post_init__(self) -> None:
+        if len(self.logprobs) != len(self.token_ids):
+            raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.token_ids)} tokens")
+        if self.finish_reason not in get_args(FinishReason):
+            raise ValueError(f"finish_reason must be one of {get_args(FinishReason)}, got {self.finish_reason!r}")
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,9 @@ class ExtraRollout:
     weight: float = 1.0
     """What its tokens count in the loss; a vine that is one of n continuations of a state stands for 1/n of them."""
 
+    def __post_init__(self) -> None:
+        check_finite("weight", (self.weight,))
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -267,8 +280,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
-            is_column = isinstance(column, tuple) and name not in ("prompt_ids", "response_ids")
-            if is_column and len(column) != len(self.response_ids):
+            if name in ("prompt_ids", "response_ids", "weight") or column is None:
+                continue
+            if len(column) != len(self.response_ids):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
         if self.action_mask is not None and not any(self.action_mask):
             raise ValueError("action_mask leaves no token to learn from")

@@ -94,7 +94,8 @@ def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice]
 
 def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tuple[int, ...] | None:
     """The segment that a continuation begins with; None where it ends the response or does not begin at the state."""
-    whole = replace(graded.completion, token_ids=state.response_ids + graded.completion.token_ids)
+    token_ids = state.response_ids + graded.completion.token_ids
+    whole = replace(graded.completion, token_ids=token_ids, logprobs=(0.0,) * len(token_ids))  # nobody reads them
     rollout = make_rollout(subject.environment, state, replace(graded, completion=whole), len(whole.token_ids))
     start = len(state.response_ids)
     ends = [b for b in rollout.boundaries if b > start]

@@ -15,7 +15,7 @@ from vineppo.config import Config
 from vineppo.credit.common import CreditContext
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at, state_key
 from vineppo.environment import State
-from vineppo.rollouts import sample_groups
+from vineppo.rollouts import earned_before, sample_groups
 from vineppo.seeding import derive_seed
 from vineppo.types import Group, Problem, Rollout
 
@@ -127,7 +127,13 @@ def vine_rewards(subject: Subject, states: Sequence[tuple[State, int]], k: int, 
 
 
 def critic_values(subject: Subject, rollouts: Sequence[Rollout]) -> np.ndarray:
-    """The critic's V of every state, read where PPO reads it."""
+    """The critic's V of every state, read where PPO reads it, as vines have it: with what was earned before."""
     assert subject.ppo is not None
     rows = subject.ppo.critic.values([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts])
-    return np.array([row[b] for rollout, row in zip(rollouts, rows, strict=True) for b in rollout.boundaries[:-1]])
+    return np.array(
+        [
+            row[b] + earned
+            for rollout, row in zip(rollouts, rows, strict=True)
+            for b, earned in zip(rollout.boundaries[:-1], earned_before(rollout), strict=True)
+        ]
+    )
