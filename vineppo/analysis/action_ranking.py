@@ -16,8 +16,8 @@ from vineppo.environment import GradedCompletion, State
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
-from vineppo.rollouts import make_rollout
 from vineppo.seeding import derive_seed
+from vineppo.segments import decode_pieces, token_boundaries
 
 TITLE = "Ranking of next steps"
 TEXT = (
@@ -94,14 +94,14 @@ def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice]
 
 def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tuple[int, ...] | None:
     """The segment that a continuation begins with; None where it ends the response or does not begin at the state."""
-    token_ids = state.response_ids + graded.completion.token_ids
-    whole = replace(graded.completion, token_ids=token_ids, logprobs=(0.0,) * len(token_ids))  # nobody reads them
-    rollout = make_rollout(subject.environment, state, replace(graded, completion=whole), len(whole.token_ids))
+    environment, token_ids = subject.environment, state.response_ids + graded.completion.token_ids
+    pieces = decode_pieces(environment.tokenizer, token_ids)
+    boundaries = token_boundaries(pieces, environment.task.segment(graded.text))
     start = len(state.response_ids)
-    ends = [b for b in rollout.boundaries if b > start]
-    if start not in rollout.boundaries or len(ends) < 2:
+    ends = [b for b in boundaries if b > start]
+    if start not in boundaries or len(ends) < 2:
         return None
-    return rollout.token_ids[start : ends[0]]
+    return token_ids[start : ends[0]]
 
 
 def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisConfig) -> list[Row]:
