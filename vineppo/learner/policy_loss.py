@@ -69,4 +69,5 @@ def reference_kl(batch: Batch, readings: Readings, ratios_N: torch.Tensor, confi
         clamp=config.kl_clamp,
         ratios_N=ratios_N if config.kl_ratio_correction else None,
     )
-    return (kl_N * per_action(batch, [sample.weight for sample in batch.samples], kl_N)).sum()
+    weights = [sample.weight for sample in batch.samples]
+    return (kl_N if set(weights) == {1.0} else kl_N * per_action(batch, weights, kl_N)).sum()
