@@ -123,14 +123,14 @@ def load_file(path: str, key: str) -> ModuleType:
     try:
         return run_code(Code(module, path, Path(path).read_bytes()))
     except (Exception, SystemExit) as error:
-        raise UserError(f"{key}: {place_of(error, path)}: {say_error(error)}") from error
+        raise UserError(f"{key}: {place_of(error, path)}: {describe_error(error)}") from error
 
 
 def load_module(name: str, key: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{key}: {name}: {say_error(error)}") from error
+        raise UserError(f"{key}: {name}: {describe_error(error)}") from error
 
 
 def run_code(code: Code) -> ModuleType:
@@ -171,7 +171,7 @@ def place_of(error: BaseException, path: str) -> str:
     return f"{path}:{lines[-1]}" if lines else path
 
 
-def say_error(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 

@@ -21,7 +21,7 @@ from vineppo.machine.terminal import echo, printable
 from vineppo.machine.threads import fair_threads
 from vineppo.methods import kind_of, load_recipe
 from vineppo.methods.sft import SFTRecipe
-from vineppo.runs.changes import changed_recipe, changes, is_run, settle
+from vineppo.runs.changes import changed_recipe, changes, names_a_run, settle
 from vineppo.runs.recipe import PARTS, Recipe, load_own_parts, make_recipe
 from vineppo.runs.run_folder import finished_iteration
 from vineppo.types import UserError
@@ -158,7 +158,11 @@ def nobody(name: str | None, key: str, recipes: Sequence[Recipe], keys: Sequence
 def as_stored(recipe: Recipe) -> dict[str, Any]:
     """As it will stand in the run's recipe.toml, if the run it starts from is there already."""
     name = recipe.model.name
-    if name is not None and Path(name).exists() and (not is_run(name) or finished_iteration(Path(name)) is not None):
+    if (
+        name is not None
+        and Path(name).exists()
+        and (not names_a_run(name) or finished_iteration(Path(name)) is not None)
+    ):
         recipe = recipe.model_copy(update={"model": settle(recipe.model)})
     return as_tree(recipe)
 

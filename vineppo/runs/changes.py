@@ -94,7 +94,7 @@ def settle(model: ModelConfig) -> ModelConfig:
     if model.name is None:
         return model
     name = model.name
-    if is_run(name):
+    if names_a_run(name):
         if finished_iteration(Path(name)) is None:
             raise UserError(f"model {name}: this run is not finished; continue it, or name one of its checkpoints")
         name = last_checkpoint(name)
@@ -127,13 +127,13 @@ def checksum_of(file: Path, size: int, changed_ns: int) -> str:
     return checksum(file)
 
 
-def is_run(name: str) -> bool:
+def names_a_run(name: str) -> bool:
     return (Path(name) / RECIPE).exists()
 
 
 def last_checkpoint(name: str) -> str:
     """A model's name, or for the folder of a run the model it ended with."""
-    if not is_run(name):
+    if not names_a_run(name):
         return name
     folders = checkpoint_folders(Path(name) / CHECKPOINTS)
     if not folders:
