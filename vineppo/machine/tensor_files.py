@@ -16,12 +16,15 @@ def save_tensors(tree: Any, path: Path) -> None:
         torch.save(tree, file)
 
 
-def load_tensors(path: Path) -> Any:
-    """On the CPU. Raises UserError where the file is not one of these."""
+def load_tensors(path: Path, *, mmap: bool = False) -> Any:
+    """On the CPU; with `mmap` the numbers stay on the disk until they are used.
+
+    Raises UserError where the file is not one of these.
+    """
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
         raise
     except Exception as error:  # torch has a class of its own for every kind of damage

@@ -107,7 +107,7 @@ def load_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | Non
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError where its files, whole as they are, are not what a checkpoint has."""
-    progress, state = read_json(folder / PROGRESS), load_tensors(folder / STATE)
+    progress, state = read_json(folder / PROGRESS), load_tensors(folder / STATE, mmap=True)
     for key, kind in {"iteration": int, "seed": int}.items():
         if type(progress.get(key)) is not kind:
             raise UserError(f"{folder / PROGRESS}: {key} is missing or no number")
