@@ -168,8 +168,9 @@ def run(folder: Path, ppo: PPO, learner: PolicyLearner, num_iterations: int, *si
     tree = {"credit": {"name": "ppo"}, "train": {"num_iterations": num_iterations, "minibatch_size": 8}}
     with open_walk(folder, tree, sinks=sinks) as session:
         session.setup.policy.load_state_dict(learner.model.state_dict())
-        environment = session.setup.make_environment(session.setup.make_engine(), SamplingParams())
-        train(cast(TrainRecipe, session.recipe), session, environment, learner, ppo)
+        recipe = cast(TrainRecipe, session.recipe)
+        environment = session.setup.make_environment(session.setup.make_engine(), recipe.sampling)
+        train(recipe, session, environment, learner, ppo)
     return [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
 
 

@@ -87,7 +87,7 @@ def test_its_rollouts_carry_the_version_it_was_given(recipe):
     with set_up(recipe) as setup:
         engine = setup.make_engine()
         engine.load_weights(setup.policy.state_dict(), version=5)
-        environment = setup.make_environment(engine, recipe.sampling.params())
+        environment = setup.make_environment(engine, recipe.sampling)
         groups = sample_groups(environment, setup.task.split("test")[:4], recipe.sampling, seed=0)
     found = Counter((r.verdict, r.completion.policy_version) for group in groups for r in group)
     assert found == {("correct", 5): 4 * recipe.sampling.group_size}

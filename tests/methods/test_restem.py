@@ -139,7 +139,7 @@ class World:
             self.recipe = cast(RestEMRecipe, session.recipe)
             if start is not None:
                 self.policy.load_state_dict(start)
-            environment = session.setup.make_environment(session.setup.make_engine(), SamplingParams())
+            environment = session.setup.make_environment(session.setup.make_engine(), self.recipe.sampling)
             refits = WatchedRefits(self.recipe, session, make_walker(), environment, self.learners)
             restem(self.recipe, session, environment, refits)
         self.lines = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]

@@ -28,10 +28,9 @@ class TrainArguments:
 
     def __init__(self, session: Any, credit: CreditEstimator | None = None):
         setup = session.setup
-        params = setup.recipe.sampling.params()
         self.recipe, self.session = cast(TrainRecipe, setup.recipe), session
-        self.environment = setup.make_environment(setup.make_engine(), params)
-        self.learner = session.make_learner(make_walker(), sampling=params, total_steps=100)
+        self.environment = setup.make_environment(setup.make_engine(), self.recipe.sampling)
+        self.learner = session.make_learner(make_walker(), sampling=self.recipe.sampling.params(), total_steps=100)
         self.credit = credit or VinePPO(VinePPOConfig(), CreditContext(self.environment))
 
 

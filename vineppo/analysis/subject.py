@@ -80,11 +80,8 @@ def find_checkpoints(runs: Sequence[Path], *, last_only: bool) -> list[RunCheckp
 
 @contextmanager
 def open_subject(checkpoint: RunCheckpoint) -> Iterator[Subject]:
-    sampling = checkpoint.recipe.sampling
     with set_up(checkpoint.recipe, checkpoint.folder) as setup:
-        environment = setup.make_environment(
-            setup.make_engine(), sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens
-        )
+        environment = setup.make_environment(setup.make_engine(), checkpoint.recipe.sampling)
         yield Subject(checkpoint, environment, setup.policy, load_ppo(checkpoint, setup.policy.device))
 
 

@@ -87,9 +87,7 @@ def run_dpo(recipe: DPORecipe, session: Session) -> None:
 def sample_pairs(recipe: DPORecipe, session: Session) -> list[Pair]:
     """From the initial policy; how many tokens and rewards that took stands in the log's first line."""
     setup, sampling, seed = session.setup, recipe.sampling, partial(derive_seed, recipe.seed)
-    environment = setup.make_environment(
-        setup.make_engine(), sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens
-    )
+    environment = setup.make_environment(setup.make_engine(), sampling)
     with environment.counting() as spent, session.shutdown.interruptible(), session.log.phase("sample"):
         sampled = sample_iteration(environment, sampling, seed=seed)
         check_policy_version(sampled.groups, 0)

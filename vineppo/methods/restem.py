@@ -98,11 +98,8 @@ class Refits:
 
     def make_learner(self, total_steps: int) -> PolicyLearner:
         """Of the policy, with a fresh optimizer."""
-        from vineppo.learner.policy import PolicyLearner
-
-        recipe, sampling = self.recipe, self.recipe.sampling.params()
-        policy = self.session.setup.policy
-        return PolicyLearner(recipe.learner, policy, self.reference, sampling=sampling, total_steps=total_steps)
+        sampling = self.recipe.sampling.params()
+        return self.session.setup.make_learner(self.reference, sampling=sampling, total_steps=total_steps)
 
     def candidates(self, learner: PolicyLearner, examples: Sequence[Sample], *, iteration: int) -> Iterator[Candidate]:
         """Maximum likelihood on `examples`, from the weights the policy has. No examples, no candidates."""
@@ -125,13 +122,13 @@ class Refits:
 
 
 def run_restem(recipe: RestEMRecipe, session: Session) -> None:
-    setup, sampling = session.setup, recipe.sampling
+    setup = session.setup
     engine = setup.make_engine()
     session.check_evaluations(engine)
     if session.checkpoint:
         engine.load_weights(setup.policy.state_dict(), version=session.completed)
-    environment = setup.make_environment(engine, sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens)
-    validation = setup.make_environment(engine, recipe.restem.validation.params())
+    environment = setup.make_environment(engine, recipe.sampling)
+    validation = setup.make_environment(engine, recipe.restem.validation)
     restem(recipe, session, environment, Refits(recipe, session, setup.load_initial_policy(), validation))
 
 

@@ -84,7 +84,7 @@ def run_train(recipe: TrainRecipe, session: Session) -> None:
     setup, sampling = session.setup, recipe.sampling
     engine = setup.make_engine()
     session.check_evaluations(engine)
-    environment = setup.make_environment(engine, sampling.params(), max_prompt_tokens=sampling.max_prompt_tokens)
+    environment = setup.make_environment(engine, sampling)
     num_rollouts = sampling.prompts_per_iteration * sampling.group_size
     total_steps = recipe.train.num_iterations * num_steps(
         num_rollouts, recipe.train.minibatch_size, recipe.train.num_epochs
@@ -139,6 +139,7 @@ def learn(
     from vineppo.learner.policy_loss import policy_loss
 
     cfg, log, seed = recipe.train, session.log, partial(derive_seed, recipe.seed, iteration)
+    learning = credit if isinstance(credit, LearningEstimator) else None
     with session.shutdown.interruptible():  # nothing has been learnt yet: a stop may throw this away
         with log.phase("sample"):
             sampled = sample_iteration(environment, recipe.sampling, seed=seed)
@@ -157,11 +158,11 @@ def learn(
                     minibatch = normalize_advantages(minibatch)
                 if assigned.trains_policy:
                     log.add(learner.step(minibatch, policy_loss))  # clipped surrogate + KL, one optimizer step
-                if isinstance(credit, LearningEstimator):
-                    log.add(credit.update(minibatch))
+                if learning:
+                    log.add(learning.update(minibatch))
         environment.engine.load_weights(learner.weights(), version=iteration + 1)
     log.add(rollout_metrics(sampled))
-    memory = credit.memory() if isinstance(credit, LearningEstimator) else {}
+    memory = learning.memory() if learning else {}
     log.add({**assigned.metrics, **memory, **learner.mismatch(samples), **learner.memory()})
     return sampled, assigned
 

@@ -89,10 +89,7 @@ class Session:
 
     def make_learner(self, reference: Any, *, sampling: SamplingParams, total_steps: int) -> PolicyLearner:
         """With the checkpoint's optimizer, where there is one."""
-        setup = self.setup
-        learner = PolicyLearner(
-            setup.recipe.learner, setup.policy, reference, sampling=sampling, total_steps=total_steps
-        )
+        learner = self.setup.make_learner(reference, sampling=sampling, total_steps=total_steps)
         if self.checkpoint:
             learner.load(self.checkpoint.folder)
         return learner
@@ -100,7 +97,7 @@ class Session:
     def check_evaluations(self, engine: Engine) -> None:
         """What would end an evaluation must not wait for it: it is found before the first step."""
         for section, config in self.recipe.evaluations.items():
-            environment = self.setup.make_environment(engine, config.params())
+            environment = self.setup.make_environment(engine, config)
             check_evaluation(environment, config, section)
 
     def evaluate(self, engine: Engine, iteration: int, learner: Learner) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 from vineppo.engine import engine_inputs
 from vineppo.environment import Environment
-from vineppo.evaluate import Evaluation, evaluate
+from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
 from vineppo.grading import Grader
+from vineppo.learner.policy import PolicyLearner
 from vineppo.machine.runtime import pick_device
 from vineppo.models import longest_prompt
 from vineppo.models.loading import load_policy_model
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
 from vineppo.protocols import Engine, HasSymbols, Task
+from vineppo.rollouts import SamplingConfig
 from vineppo.runs.changes import check_weights, last_checkpoint
 from vineppo.runs.recipe import Recipe, make_part
 from vineppo.seeding import derive_seed
@@ -35,18 +37,23 @@ class Setup:
         """Samples from the policy as it is now."""
         return make_part("engine", self.recipe.engine, *engine_inputs(self.policy, self.tokenizer))
 
-    def make_environment(
-        self, engine: Engine, params: SamplingParams, *, max_prompt_tokens: int | None = None
-    ) -> Environment:
-        """Longer prompts are left out; by default those that the model's context leaves no room beside."""
+    def make_environment(self, engine: Engine, config: SamplingConfig | EvaluationConfig) -> Environment:
+        """Samples as this section of the recipe says. Prompts are left out that the model's context has no room for,
+        and those longer than the section's `max_prompt_tokens`."""
         longest = longest_prompt(self.policy)
-        limit = min(max_prompt_tokens or longest, longest)
-        return Environment(engine, self.task, self.grader, self.tokenizer, params, limit)
+        asked = config.max_prompt_tokens if isinstance(config, SamplingConfig) else None
+        limit = min(asked or longest, longest)
+        return Environment(engine, self.task, self.grader, self.tokenizer, config.params(), limit)
+
+    def make_learner(self, reference: Any, *, sampling: SamplingParams, total_steps: int) -> PolicyLearner:
+        """Of the policy, with a fresh optimizer."""
+        config = self.recipe.learner
+        return PolicyLearner(config, self.policy, reference, sampling=sampling, total_steps=total_steps)
 
     def evaluate(self, engine: Engine) -> Evaluation:
         """As the recipe's [evaluation] section says, of the weights that the engine holds."""
         config = self.recipe.evaluation
-        environment = self.make_environment(engine, config.params())
+        environment = self.make_environment(engine, config)
         return evaluate(environment, config, seed=derive_seed(self.recipe.seed, "evaluation"))
 
     def load_initial_policy(self) -> Any:
