@@ -6,6 +6,7 @@ What a critic could do if it cost nothing; no estimator that trains has these.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -47,6 +48,7 @@ class BestBaseline:
 
     def __init__(self, world: World):
         self.world = world
+        self.baseline = cache(self._baseline)
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         return Assigned([[Credit(r.boundaries, tuple(self.advantages(r))) for r in group] for group in groups], {})
@@ -57,7 +59,7 @@ class BestBaseline:
         baselines = [self.baseline(node, world.budget - t) for t, node in enumerate(nodes)]
         return [q - b for q, b in zip(world.values(text)[1:], baselines, strict=True)]
 
-    def baseline(self, node: int, tokens_left: int) -> float:
+    def _baseline(self, node: int, tokens_left: int) -> float:
         probs_A = self.world.probs_SA[self.world.rows_N[node]]
         weights_A = probs_A * (1 - 2 * probs_A + (probs_A**2).sum())
         if weights_A.sum() < 1e-12:  # a certain token has no gradient

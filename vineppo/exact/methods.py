@@ -122,8 +122,7 @@ ROWS = [
     group_row("RLOO", RLOO(RLOOConfig()), leave_one_out),  # the first: the others are compared with it
     group_row("GRPO without std", GRPO_NO_STD, GRPO_NO_STD.formula),
     group_row("GRPO", GRPO_PLAIN, GRPO_PLAIN.formula),
-    *(ppo_row(gae_lambda, 0.0) for gae_lambda in (1, 0.95, 0)),
-    *(ppo_row(gae_lambda, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
+    *(ppo_row(gae_lambda, error) for error in (0.0, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
     Row(
         "exact Q, best baseline",
         lambda world, context: BestBaseline(world),
@@ -131,5 +130,5 @@ ROWS = [
     ),
     *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
     *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
-    unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=SMALL),
+    unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
 ]
