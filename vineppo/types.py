@@ -84,6 +84,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()  # texts that end a completion; the tokens that spell them stay in it
+    num_alternatives: int = 0
+    """Likeliest tokens to report for every token drawn (`Completion.alternatives`); what is drawn does not change."""
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -94,6 +96,8 @@ class SamplingParams:
             raise UserError(f"top_k must be >= 0 (0 keeps all), got {self.top_k}")
         if any(not text for text in self.stop):
             raise UserError("stop strings must not be empty")
+        if self.num_alternatives < 0:
+            raise UserError(f"num_alternatives must be >= 0 (0 reports none), got {self.num_alternatives}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,10 @@ class Request:
         return self.prefix_ids[len(self.prefix_ids) - min(n, self.num_response_tokens) :]
 
 
+Alternatives = tuple[tuple[int, float], ...]
+"""What might have come: token ids with their log-probabilities, likeliest first."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What an engine returns: the tokens it drew, an eos token included when that is what ended them."""
@@ -118,12 +126,17 @@ class Completion:
     logprobs: tuple[float, ...]  # [L] under the tempered full softmax, before top_p/top_k cut the support
     finish_reason: FinishReason
     policy_version: int
+    alternatives: tuple[Alternatives, ...] | None = None
+    """[L][<= num_alternatives] at the state before each token, under the distribution that it was drawn from: tempered,
+    cut by top_k and top_p, renormalised over what they keep. None where 0 were asked for."""
 
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.token_ids):
             raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.token_ids)} tokens")
         if self.finish_reason not in get_args(FinishReason):
             raise ValueError(f"finish_reason must be one of {get_args(FinishReason)}, got {self.finish_reason!r}")
+        if self.alternatives is not None:
+            check_alternatives(self.alternatives, len(self.token_ids))
 
 
 @dataclass(frozen=True)
@@ -314,6 +327,17 @@ def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
         raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
+
+
+def check_alternatives(alternatives: Sequence[Alternatives], num_tokens: int) -> None:
+    """One list per token, of finite log-probabilities that do not rise."""
+    if len(alternatives) != num_tokens:
+        raise ValueError(f"alternatives for {len(alternatives)} of {num_tokens} tokens")
+    for i, pairs in enumerate(alternatives):
+        logprobs = [logprob for _, logprob in pairs]
+        check_finite(f"logprobs of alternatives[{i}]", logprobs)
+        if any(a < b for a, b in pairwise(logprobs)):
+            raise ValueError(f"alternatives[{i}] must be sorted by log-probability, likeliest first, got {pairs}")
 
 
 def check_finite(name: str, numbers: Sequence[float]) -> None:
