@@ -17,7 +17,7 @@ LAYERS = [
     {"types", "protocols", "seeding"},
     {"machine", "config", "intervals"},
     {"parts", "segments", "batch", "models", "grading", "environment"},
-    {"rollouts", "evaluate"},
+    {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},
     {"runs"},

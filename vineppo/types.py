@@ -18,7 +18,8 @@ the policy A1. docs/tour.md has it record by record, and a test computes it:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
 from statistics import fmean
@@ -32,6 +33,19 @@ Verdict = Literal["correct", "wrong", "unparseable", "timeout", "crashed"]
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line and says what to do; the command line exits with code 2."""
+
+
+class CreditError(ValueError):
+    """What an estimator gave is no credit; `credit.common.assign_credit` names the estimator."""
+
+
+@contextmanager
+def checking_credit() -> Iterator[None]:
+    """A broken law of credit, or something else where a number should be, becomes a CreditError."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CreditError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,10 @@ class Grade:
                 raise ValueError(
                     f"reward must be math.fsum(segment_rewards), {math.fsum(self.segment_rewards)}, got {self.reward}"
                 )
+
+    @classmethod
+    def of_segments(cls, segment_rewards: Sequence[float], verdict: Verdict) -> Grade:
+        return cls(math.fsum(segment_rewards), verdict, tuple(segment_rewards))
 
 
 @dataclass(frozen=True)
@@ -162,6 +180,11 @@ class Rollout:
     def num_segments(self) -> int:
         return len(self.boundaries) - 1
 
+    @property
+    def is_action(self) -> tuple[bool, ...]:  # [L]
+        """Which tokens the policy wrote."""
+        return self.action_mask or (True,) * len(self.token_ids)
+
 
 Group = list[Rollout]  # [G], siblings of one prompt
 
@@ -213,6 +236,7 @@ class Credit:
     returns: tuple[float, ...] | None = None  # [L]
     estimates: tuple[ValueEstimate, ...] | None = None  # [S]
 
+    @checking_credit()
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
         check_boundaries(self.boundaries, num_tokens)
@@ -220,6 +244,7 @@ class Credit:
         for name, length in (columns | {"values": len(self.boundaries)}).items():
             column = getattr(self, name)
             if column is not None:
+                object.__setattr__(self, name, plain_numbers(column))
                 check_finite(name, column)
                 if len(column) != length:
                     raise ValueError(f"{name} has {len(column)} entries, not {length}")
@@ -239,19 +264,38 @@ class ExtraRollout:
     weight: float = 1.0
     """What its tokens count in the loss; a vine that is one of n continuations of a state stands for 1/n of them."""
 
+    @checking_credit()
     def __post_init__(self) -> None:
         check_finite("weight", (self.weight,))
+        check_length(self.rollout, self.credit, "an extra rollout")
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What an estimator makes of an iteration's groups."""
+    """What an estimator makes of an iteration's groups. Metrics are finite numbers."""
 
     credits: list[list[Credit]]  # [P][G], like the groups
     metrics: Mapping[str, float]  # `credit/name` and the like
     extra: tuple[ExtraRollout, ...] = ()
     trains_policy: bool = True
     """False while an estimator learns alone, as a critic does that warms up."""
+
+    @checking_credit()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", plain_metrics(self.metrics))
+
+    @checking_credit()
+    def check(self, groups: Sequence[Group]) -> None:
+        """Raises CreditError where the credits are not those of these groups, one for each rollout."""
+        if len(self.credits) != len(groups):
+            raise CreditError(f"credits for {len(self.credits)} groups, where there are {len(groups)}")
+        for p, (group, credits) in enumerate(zip(groups, self.credits, strict=True)):
+            if len(credits) != len(group):
+                raise CreditError(f"{len(credits)} credits for the {len(group)} rollouts of group {p}")
+            for g, (rollout, credit) in enumerate(zip(group, credits, strict=True)):
+                if not isinstance(credit, Credit):
+                    raise CreditError(f"credits[{p}][{g}] is a {type(credit).__name__}, not a Credit")
+                check_length(rollout, credit, f"rollout {g} of group {p}")
 
 
 @dataclass(frozen=True)
@@ -314,6 +358,33 @@ def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
         raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
+
+
+def check_length(rollout: Rollout, credit: Credit, name: str) -> None:
+    if len(credit.advantages) != len(rollout.token_ids):
+        raise CreditError(f"{len(credit.advantages)} advantages for the {len(rollout.token_ids)} tokens of {name}")
+
+
+def plain_numbers(column: Sequence[float]) -> tuple[float, ...]:
+    """Without numpy's and torch's scalars, which files of JSON cannot hold."""
+    plain = all(isinstance(number, int | float) for number in column)
+    return tuple(column) if plain else tuple(map(float, column))
+
+
+def plain_metrics(metrics: Mapping[str, Any], *, finite: bool = True) -> dict[str, float]:
+    """Raises ValueError where one is no number; numpy's and torch's scalars become Python's."""
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"metrics must be a dict of numbers, got {type(metrics).__name__}")
+    plain: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            number = value if isinstance(value, int | float) else float(value)
+        except (TypeError, ValueError, RuntimeError):  # the last is torch's, for a tensor of several numbers
+            raise ValueError(f"metric {name!r} must be a number, got a {type(value).__name__}") from None
+        if finite and not math.isfinite(number):
+            raise ValueError(f"metric {name!r} must be a finite number, got {number}")
+        plain[name] = number
+    return plain
 
 
 def check_finite(name: str, numbers: Sequence[float]) -> None:

@@ -20,6 +20,7 @@ from transformers.models.auto.configuration_auto import AutoConfig as AutoConfig
 from transformers.models.auto.modeling_auto import (
     AutoModel as AutoModel,
     AutoModelForCausalLM as AutoModelForCausalLM,
+    AutoModelForSequenceClassification as AutoModelForSequenceClassification,
     AutoModelForTokenClassification as AutoModelForTokenClassification,
 )
 from transformers.models.auto.tokenization_auto import AutoTokenizer as AutoTokenizer
