@@ -38,6 +38,10 @@ class Odd:
     memory = save = load = update
 
 
+def odd(change: Any) -> Any:
+    return Odd(change)
+
+
 def put(assigned: Assigned, p: int, group: list[Any]) -> Assigned:
     return replace(assigned, credits=[*assigned.credits[:p], group, *assigned.credits[p + 1 :]])
 
@@ -86,10 +90,10 @@ def test_scalars_of_numpy_and_torch_become_plain_numbers():
 
 
 def test_an_update_says_numbers_and_may_say_that_a_step_was_skipped():
-    found = update_estimator(Odd(lambda _: {"own/loss": torch.tensor(math.nan), "own/lr": 0.5}), [])
+    found = update_estimator(odd(lambda _: {"own/loss": torch.tensor(math.nan), "own/lr": 0.5}), [])
     assert math.isnan(found["own/loss"])
     assert found["own/lr"] == 0.5
     with pytest.raises(UserError, match=r"credit estimator Odd: update\(\): metrics must be a dict"):
-        update_estimator(Odd(lambda _: None), [])
+        update_estimator(odd(lambda _: None), [])
     with pytest.raises(UserError, match=r"metric 'x' must be a number, got a list"):
-        update_estimator(Odd(lambda _: {"x": []}), [])
+        update_estimator(odd(lambda _: {"x": []}), [])
