@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = [
-    {"types", "protocols", "seeding"},
+    {"types", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
     {"parts", "segments", "batch", "models", "grading", "environment"},
     {"rollouts", "rollout_files", "evaluate"},

@@ -25,6 +25,8 @@ from itertools import compress, pairwise
 from statistics import fmean
 from typing import Any, Literal, TypeVar, get_args
 
+from vineppo.checks import check_alternatives, check_boundaries, check_finite, plain_metrics, plain_numbers
+
 T = TypeVar("T")
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -102,6 +104,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()  # texts that end a completion; the tokens that spell them stay in it
+    num_alternatives: int = 0
+    """Likeliest tokens to report for every token drawn (`Completion.alternatives`); what is drawn does not change."""
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -112,6 +116,8 @@ class SamplingParams:
             raise UserError(f"top_k must be >= 0 (0 keeps all), got {self.top_k}")
         if any(not text for text in self.stop):
             raise UserError("stop strings must not be empty")
+        if self.num_alternatives < 0:
+            raise UserError(f"num_alternatives must be >= 0 (0 reports none), got {self.num_alternatives}")
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,10 @@ class Request:
         return self.prefix_ids[len(self.prefix_ids) - min(n, self.num_response_tokens) :]
 
 
+Alternatives = tuple[tuple[int, float], ...]
+"""What might have come: token ids with their log-probabilities, likeliest first."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What an engine returns: the tokens it drew, an eos token included when that is what ended them."""
@@ -136,12 +146,17 @@ class Completion:
     logprobs: tuple[float, ...]  # [L] under the tempered full softmax, before top_p/top_k cut the support
     finish_reason: FinishReason
     policy_version: int
+    alternatives: tuple[Alternatives, ...] | None = None
+    """[L][<= num_alternatives] at the state before each token, under the distribution that it was drawn from: tempered,
+    cut by top_k and top_p, renormalised over what they keep. None where 0 were asked for."""
 
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.token_ids):
             raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.token_ids)} tokens")
         if self.finish_reason not in get_args(FinishReason):
             raise ValueError(f"finish_reason must be one of {get_args(FinishReason)}, got {self.finish_reason!r}")
+        if self.alternatives is not None:
+            check_alternatives(self.alternatives, len(self.token_ids))
 
 
 @dataclass(frozen=True)
@@ -352,41 +367,6 @@ def make_sample(
     return Sample(prompt_ids, response_ids, advantages=nothing, sampling_logprobs=nothing, action_mask=action_mask)
 
 
-def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
-    """Segments must partition the response: 0 = b_0 < b_1 < ... < b_S = L with L >= 1."""
-    if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_tokens:
-        raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
-    if any(a >= b for a, b in pairwise(boundaries)):
-        raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
-
-
 def check_length(rollout: Rollout, credit: Credit, name: str) -> None:
     if len(credit.advantages) != len(rollout.token_ids):
         raise CreditError(f"{len(credit.advantages)} advantages for the {len(rollout.token_ids)} tokens of {name}")
-
-
-def plain_numbers(column: Sequence[float]) -> tuple[float, ...]:
-    """Without numpy's and torch's scalars, which files of JSON cannot hold."""
-    plain = all(isinstance(number, int | float) for number in column)
-    return tuple(column) if plain else tuple(map(float, column))
-
-
-def plain_metrics(metrics: Mapping[str, Any], *, finite: bool = True) -> dict[str, float]:
-    """Raises ValueError where one is no number; numpy's and torch's scalars become Python's."""
-    if not isinstance(metrics, Mapping):
-        raise ValueError(f"metrics must be a dict of numbers, got {type(metrics).__name__}")
-    plain: dict[str, float] = {}
-    for name, value in metrics.items():
-        try:
-            number = value if isinstance(value, int | float) else float(value)
-        except (TypeError, ValueError, RuntimeError):  # the last is torch's, for a tensor of several numbers
-            raise ValueError(f"metric {name!r} must be a number, got a {type(value).__name__}") from None
-        if finite and not math.isfinite(number):
-            raise ValueError(f"metric {name!r} must be a finite number, got {number}")
-        plain[name] = number
-    return plain
-
-
-def check_finite(name: str, numbers: Sequence[float]) -> None:
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} must be finite, got {tuple(numbers)}")

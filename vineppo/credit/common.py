@@ -8,6 +8,7 @@ from itertools import pairwise
 from statistics import fmean, pstdev, pvariance
 from typing import Any, Literal
 
+from vineppo.checks import plain_metrics
 from vineppo.environment import Environment
 from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.types import (
@@ -18,7 +19,6 @@ from vineppo.types import (
     Sample,
     UserError,
     equal_rewards,
-    plain_metrics,
 )
 
 
