@@ -144,7 +144,7 @@ def _weight_bytes(name: str) -> int | None:
 
 def _load_whole(auto: Any, name: str, **options: Any) -> Any:
     """Every parameter from the file and every tensor of the file in the model, all of them finite."""
-    with _one_line(name):
+    with _one_line(name), _quiet():
         check_model_fits(_from_pretrained(AutoConfig, name), name, _weight_bytes(name))
     # Mismatches are let through to be named below: transformers' own error only points to a table on the terminal.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}

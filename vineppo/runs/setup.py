@@ -101,7 +101,9 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> t
 def load_scorer(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> tuple[Any, Any]:
     """(tokenizer, token classifier) of the checkpoint, or of the recipe's model with a fresh head of one logit."""
     if checkpoint:
-        device = pick_device(recipe.device)
-        return load_tokenizer(str(checkpoint)), load_classifier(str(checkpoint), device=device)
+        model = load_classifier(str(checkpoint), device=pick_device(recipe.device))
+        # In memory of its own, as a new one is: where a tensor begins in a file decides the last bits of its products.
+        model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+        return load_tokenizer(str(checkpoint)), model
     tokenizer, policy = load_policy(recipe, task)
     return tokenizer, make_critic_model(policy, derive_seed(recipe.seed, "value head"))
