@@ -15,6 +15,7 @@ from vineppo.types import (
     Minibatch,
     Problem,
     Request,
+    Rollout,
     Sample,
     SamplingParams,
 )
@@ -138,6 +139,31 @@ class LearningEstimator(CreditEstimator, Protocol):
 
     def load(self, folder: Path) -> None:
         """Continues from what `save` wrote."""
+        ...
+
+
+class ActionCritic(Protocol):
+    """Guesses the reward after each of the likeliest next tokens. It is frozen while it judges, and learns after."""
+
+    def action_values(self, rollouts: Sequence[Rollout]) -> list[Any]:
+        """A numpy array [L, M] for each: q of the alternatives of every response token, padded as
+        `rollouts.alternatives_table` pads them."""
+        ...
+
+    def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
+        """From the rewards of these responses, which it has judged already; returns metrics."""
+        ...
+
+    def memory(self) -> dict[str, float]:
+        """MiB by what they hold, as `memory/name` keys."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what it has learnt into a folder of its own."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continues from what `save` wrote. Raises UserError where it is another critic's."""
         ...
 
 

@@ -7,6 +7,14 @@ from vineppo.credit.grpo import GRPO
 from vineppo.credit.potential import Potential
 from vineppo.credit.ppo import PPO
 from vineppo.credit.rloo import RLOO
+from vineppo.credit.vine_critic import VineCritic
 from vineppo.credit.vineppo import VinePPO
 
-CREDIT = {"vineppo": VinePPO, "ppo": PPO, "grpo": GRPO, "rloo": RLOO, "potential": Potential}
+CREDIT = {
+    "vineppo": VinePPO,
+    "ppo": PPO,
+    "grpo": GRPO,
+    "rloo": RLOO,
+    "potential": Potential,
+    "vine_critic": VineCritic,
+}

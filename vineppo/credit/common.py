@@ -29,6 +29,8 @@ class CreditContext:
     environment: Environment
     load_policy: Callable[[], Any] = lambda: None
     """A copy of the policy that training starts from."""
+    policy: Any = None
+    """The model that trains, to be read as it stands: never changed, never kept."""
     total_steps: int = 1
     """Optimizer steps of the whole run as planned: with no prompt left out and no extra rollout."""
     seed: int = 0

@@ -91,7 +91,9 @@ def run_train(recipe: TrainRecipe, session: Session) -> None:
     )
     reference = setup.load_initial_policy() if recipe.learner.kl_coef > 0 else None
     learner = session.make_learner(reference, sampling=sampling.params(), total_steps=total_steps)
-    context = CreditContext(environment, setup.load_initial_policy, total_steps, recipe.seed, recipe.device)
+    context = CreditContext(
+        environment, setup.load_initial_policy, setup.policy, total_steps, recipe.seed, recipe.device
+    )
     credit: CreditEstimator = make_part("credit", recipe.credit, context)
     if session.checkpoint:
         if isinstance(credit, LearningEstimator):
