@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, pstdev, pvariance
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vineppo.checks import plain_metrics
 from vineppo.environment import Environment
+from vineppo.models import RewardModelConfig
 from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.types import (
     Assigned,
@@ -20,6 +21,9 @@ from vineppo.types import (
     UserError,
     equal_rewards,
 )
+
+if TYPE_CHECKING:
+    from vineppo.models.reward_model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class CreditContext:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Of models that an estimator loads besides."""
+
+    def load_reward_model(self, config: RewardModelConfig) -> RewardModel:
+        """Raises UserError where it is none, or none for the policy's tokens."""
+        from vineppo.machine.runtime import pick_device
+        from vineppo.models.reward_model import load_reward_model
+
+        model = load_reward_model(config, device=pick_device(self.device))
+        model.check_tokenizer(self.environment.tokenizer)
+        return model
 
 
 def assign_credit(estimator: CreditEstimator, groups: Sequence[Group], *, seed: int) -> Assigned:

@@ -39,7 +39,10 @@ class Potential:
     ):
         """With a reward model that is there already, or with the one that the config names."""
         self.config = config
-        self.reward_model = reward_model or load(config, context)
+        if reward_model is None:
+            assert context is not None, "without a reward model, one is loaded for the context's policy"
+            reward_model = context.load_reward_model(config.reward_model)
+        self.reward_model = reward_model
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         rows = iter(self.reward_model.values([(r.prompt_ids, r.token_ids) for group in groups for r in group]))
@@ -64,16 +67,6 @@ class Potential:
             read = [phi for phi, length in zip(at_segments, lengths, strict=True) for _ in range(length)]
         advantages = tuple(rollout.reward - baseline - phi for phi in read)
         return Credit(rollout.boundaries, advantages, values=(*at_segments, rollout.reward))
-
-
-def load(config: PotentialConfig, context: CreditContext | None) -> RewardModel:
-    from vineppo.machine.runtime import pick_device
-    from vineppo.models.reward_model import load_reward_model
-
-    assert context is not None, "without a reward model, one is loaded, and its tokens are held against the context's"
-    model = load_reward_model(config.reward_model, device=pick_device(context.device))
-    model.check_tokenizer(context.environment.tokenizer)
-    return model
 
 
 def metrics(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
