@@ -201,7 +201,8 @@ def save_rollouts(
 ) -> None:
     """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines.
 
-    `standard_errors` are of the values of all states but the last, whose value is the reward.
+    `standard_errors` and `num_vines` are of the values of all states but the last, whose value is the reward. The
+    first `num_tokens[0]` of the response's `token_ids` are the first segment's, and so on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = BytesIO()
@@ -223,9 +224,11 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
         "finish_reason": rollout.completion.finish_reason,
         "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
         "num_tokens": [b - a for a, b in pairwise(bounds)],
+        "token_ids": list(rollout.token_ids),
         "advantages": credit.segment_advantages,
         "values": boundary_values(rollout, credit),
         "standard_errors": credit.estimates and [known(estimate.standard_error) for estimate in credit.estimates],
+        "num_vines": credit.estimates and [len(estimate.rewards) for estimate in credit.estimates],
         "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
     }
 

@@ -4,6 +4,7 @@ One estimator per file. common.py has what they share, advantages.py the formula
 """
 
 from vineppo.credit.grpo import GRPO
+from vineppo.credit.potential import Potential
 from vineppo.credit.ppo import PPO
 from vineppo.credit.rloo import RLOO
 from vineppo.credit.tree import TreeCredit
@@ -16,5 +17,6 @@ CREDIT = {
     "grpo": GRPO,
     "rloo": RLOO,
     "tree": TreeCredit,
+    "potential": Potential,
     "vine_critic": VineCritic,
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vineppo.config import Named
 from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
@@ -22,6 +22,7 @@ from vineppo.credit.control_variate import PARTS, JudgedGroup, Squares, read, wi
 from vineppo.environment import State
 from vineppo.learner.config import ActionCriticConfig
 from vineppo.machine.files import read_json, write_json
+from vineppo.models import RewardModelConfig
 from vineppo.protocols import ActionCritic
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, UserError
@@ -43,6 +44,14 @@ class VineCriticConfig(Named):
     num_vines: int = Field(default=0, ge=0)
     """Continuations of every measured state (K). The critic learns from their rewards as from rollouts'."""
     critic: ActionCriticConfig = ActionCriticConfig()
+    reward_model: RewardModelConfig | None = None
+    """A frozen one in place of the critic that learns; the knobs of `critic` then are of no use."""
+
+    @model_validator(mode="after")
+    def vines_teach(self) -> VineCriticConfig:
+        if self.reward_model and self.num_vines:
+            raise ValueError("a reward_model is frozen, and would learn nothing from vines; leave out num_vines")
+        return self
 
     @property
     def parts(self) -> list[str]:
@@ -157,6 +166,10 @@ class VineCritic:
 def make_critic(config: VineCriticConfig, context: CreditContext) -> ActionCritic:
     from vineppo.learner.action_critic import HeadCritic
 
+    if config.reward_model:
+        from vineppo.learner.reward_critic import RewardCritic
+
+        return RewardCritic(context.load_reward_model(config.reward_model))
     policy = context.load_policy() if config.critic.backbone == "own" else context.policy
     assert policy is not None, "without a critic, one is made on the context's policy"
     return HeadCritic(config.critic, policy, seed=derive_seed(context.seed, "action head"))
