@@ -7,5 +7,6 @@ from vineppo.credit.grpo import GRPO
 from vineppo.credit.ppo import PPO
 from vineppo.credit.rloo import RLOO
 from vineppo.credit.vineppo import VinePPO
+from vineppo.credit.vines import Vines
 
-CREDIT = {"vineppo": VinePPO, "ppo": PPO, "grpo": GRPO, "rloo": RLOO}
+CREDIT = {"vineppo": VinePPO, "ppo": PPO, "grpo": GRPO, "rloo": RLOO, "vines": Vines}
