@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
 import pytest
 from coin_walk import make_environment
@@ -14,11 +15,12 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.pooling import Node, by_depth, make_paths
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values
+from vineppo.credit.states import StatesConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.credit.vines import Vines, VinesConfig, squared_scores, surprise
 from vineppo.exact.exhaustive import exact_bias
 from vineppo.rollouts import SamplingConfig, sample_groups
-from vineppo.types import Group, Rollout, UserError
+from vineppo.types import Group, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 KNOWN = (
@@ -245,18 +247,20 @@ def test_mistakes(environment, groups):
 # Bias, under every outcome of a world of two lines
 
 
-class AtEveryToken(Vines):
-    def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
-        return tuple(range(len(rollout.token_ids) + 1))
+EVERY_TOKEN = StatesConfig(kind="stride", stride=1)
 
 
-def bias(estimator: type[Vines] = AtEveryToken, *, group_size: int = 2, **config) -> float:
+def after_breaks(text: str) -> list[int]:
+    return [i + 1 for i, letter in enumerate(text) if letter == "\n"]
+
+
+def bias(estimator: type[Vines] = Vines, *, group_size: int = 2, **config: Any) -> float:
     def make_estimator(environment) -> Vines:
-        vines = estimator(VinesConfig(**config), CreditContext(environment))
+        vines = estimator(VinesConfig.model_validate({"states": EVERY_TOKEN} | config), CreditContext(environment))
         vines.gains = replace(vines.gains, positions=KNOWN)
         return vines
 
-    return exact_bias(make_estimator, group_size=group_size)
+    return exact_bias(make_estimator, group_size=group_size, cut=after_breaks)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +268,8 @@ def bias(estimator: type[Vines] = AtEveryToken, *, group_size: int = 2, **config
     [
         (2, {}),
         (1, {}),
+        (2, {"states": StatesConfig()}),
+        (2, {"states": StatesConfig(kind="rare", threshold=0.65)}),
         (2, {"num_vines": 0}),
         (3, {"num_vines": 0}),
         (3, {"num_vines": 0, "baseline": "value"}),
@@ -282,19 +288,19 @@ def test_the_expected_gradient_is_the_true_one(group_size, config):
     assert bias(group_size=group_size, **config) < EXACT
 
 
-class OwnRewardInBaseline(AtEveryToken):
+class OwnRewardInBaseline(Vines):
     def trail(self, rollout, nodes):
         trail = super().trail(rollout, nodes)
         return replace(trail, pools=[[*pool, rollout.reward] for pool in trail.pools])
 
 
-class EndsWithRewardsThatDecided(AtEveryToken):
+class EndsWithRewardsThatDecided(Vines):
     def trail(self, rollout, nodes):
         trail = super().trail(rollout, nodes)
         return replace(trail, end_pools=trail.pools)
 
 
-class MoreVinesUnlessTheFirstTwoAgree(AtEveryToken):
+class MoreVinesUnlessTheFirstTwoAgree(Vines):
     """Decided by what the state's own vines earned."""
 
     def sample(self, lacking, *, seed):
@@ -303,7 +309,7 @@ class MoreVinesUnlessTheFirstTwoAgree(AtEveryToken):
         super().sample(split, seed=seed + 1)
 
 
-class GainByWhatFollows(AtEveryToken):
+class GainByWhatFollows(Vines):
     """V^_j mixed with V^_{j+1} by the size of the later pool: siblings run through where they are likely to be good."""
 
     def trail(self, rollout, nodes):

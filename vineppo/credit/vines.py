@@ -21,6 +21,7 @@ from vineppo.config import Named
 from vineppo.credit.common import CreditContext, advantage_metrics, broadcast_to_tokens, value_metrics
 from vineppo.credit.pooling import Node, by_depth, make_paths
 from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values, segment_advantages
+from vineppo.credit.states import StatesConfig, check_states, state_boundaries
 from vineppo.machine.files import read_json, write_json
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, Sample, UserError, ValueEstimate
@@ -32,6 +33,7 @@ class VinesConfig(Named):
     name: str = "vines"
     num_vines: int = Field(default=1, ge=0)
     """Continuations per state (K); with 0 the rewards of siblings are all that is measured."""
+    states: StatesConfig = StatesConfig()
     top_up: bool = True
     """Whether other responses that run through a state count among its K."""
     min_surprise: float = Field(default=0.25, ge=0)
@@ -58,6 +60,7 @@ class Vines:
     Config = VinesConfig
 
     def __init__(self, config: VinesConfig, context: CreditContext):
+        check_states(config.states, context.environment.params)
         self.config = config
         self.environment = context.environment
         self.gains = Gains(config.gae_lambda, config.baseline == "fitted")
@@ -76,7 +79,7 @@ class Vines:
         return Assigned([[next(rows) for _ in group] for group in groups], metrics)
 
     def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
-        return rollout.boundaries
+        return state_boundaries(rollout, self.config.states)
 
     def measure(self, paths: Sequence[Sequence[Node]], *, seed: int) -> None:
         """Samples vines: all in one engine call, or layer by layer where what is above decides."""
@@ -189,10 +192,9 @@ def squared_scores(rollout: Rollout, boundaries: Sequence[int]) -> list[float]: 
 
     That is 1 - 2p + sum_a pi(a)^2: at least (1 - p)^2, and twice as much where only two tokens are likely.
     """
-    mask = rollout.action_mask or (True,) * len(rollout.token_ids)
     squares = [
         (1 - math.exp(logprob)) ** 2 if is_action else 0.0
-        for logprob, is_action in zip(rollout.completion.logprobs, mask, strict=True)
+        for logprob, is_action in zip(rollout.completion.logprobs, rollout.is_action, strict=True)
     ]
     return [math.fsum(squares[start:end]) for start, end in pairwise(boundaries)]
 
