@@ -6,74 +6,28 @@ Every state there has a row of the policy's table to itself, so the scores of di
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import accumulate, pairwise
-from math import exp, log
 
 import numpy as np
 import pytest
+from two_lines import after_breaks, exact_chain, variance
 
 from vineppo.analysis.moments import (
-    Chain,
     difference_weights,
     mean_square,
     own_vines,
-    smoothed_weights,
-    squared_credit,
     whole_weights,
 )
 from vineppo.credit.common import CreditContext
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.exhaustive import (
-    POLICY,
-    REWARDS,
     add_gradient,
     every_outcome,
     make_environment,
     sample_groups,
-    to_text,
     true_gradient,
-    value,
 )
 from vineppo.rollouts import SamplingConfig
-
-
-def after_breaks(text: str) -> list[int]:
-    return [i + 1 for i, letter in enumerate(text) if letter == "\n"]
-
-
-def variance(state: str) -> float:
-    return mean_of(state, lambda reward: reward**2) - value(state) ** 2
-
-
-def mean_of(state, function):
-    if state.endswith("="):
-        return function(REWARDS[state[:-1]])
-    return sum(p * mean_of(state + letter, function) for letter, p in POLICY[state].items())
-
-
-def energy(text: str, t: int) -> float:
-    probabilities = POLICY[text[:t]]
-    return 1 - 2 * probabilities[text[t]] + sum(p * p for p in probabilities.values())
-
-
-def exact_chain(rollout, group) -> Chain:
-    """With the values that vines would have if there were no end of them."""
-    text, bounds = to_text(rollout.token_ids), rollout.boundaries
-    states = [text[:b] for b in bounds[:-1]]
-    ids = rollout.token_ids
-    return Chain(
-        problem="",
-        reward=rollout.reward,
-        num_tokens=len(ids),
-        energies=np.array([sum(energy(text, t) for t in range(a, b)) for a, b in pairwise(bounds)]),
-        values=np.array([value(state) for state in states]),
-        spreads=np.array([variance(state) for state in states]),
-        counts=np.full(len(states), 1e15),
-        costs=np.array([mean_of(state, lambda _: 1.0) for state in states]),
-        sharers=np.array([sum(other.token_ids[:b] == ids[:b] for other in group) for b in bounds[:-1]]),
-        logprobs=np.array([sum(rollout.completion.logprobs[a:b]) for a, b in pairwise(bounds)]),
-    )
 
 
 def enumerate_groups(make, group_size):
@@ -115,13 +69,20 @@ def test_vineppo(group_size, num_vines):
 
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_rloo(group_size):
-    """Its baseline is the mean of group_size - 1 rewards. Two siblings meet in each other's baselines too, once more."""
+    """Its baseline is the mean of group_size - 1 rewards. Two siblings meet in each other's baselines too."""
     others = group_size - 1
     measured, predicted = squares_of(
         lambda environment: RLOO(RLOOConfig()),
         lambda chain: mean_square(
-            chain, whole_weights(chain.num_segments), np.diag([variance("") / others] + [0.0] * (chain.num_segments - 1))
+            chain,
+            whole_weights(chain.num_segments),
+            np.diag([variance("") / others] + [0.0] * (chain.num_segments - 1)),
         ),
         group_size,
     )
     assert measured == pytest.approx(predicted + others * SIGNAL * (1 + 1 / others**2))
+
+
+def first_only(chain, noise):
+    """Covariance of an estimator that knows the prompt's value and needs no other."""
+    return np.diag([noise] + [0.0] * (chain.num_segments - 1))

@@ -41,4 +41,5 @@ def quadratic_forms(fork: Fork) -> list[np.ndarray]:  # [3][A, A]
     weights = pi * (1 - 2 * pi + fork.square_sum)
     minus_mean_AA = np.eye(len(pi)) - pi / pi.sum()
     centred = [minus_mean_AA.T @ np.diag(diagonal) @ minus_mean_AA for diagonal in (weights, pi**2)]
-    return [centred[0], np.diag(weights) - np.outer(weights, weights) / weights.sum(), centred[1]]
+    best_AA = np.diag(weights) - np.outer(weights, weights) / (weights.sum() or 1.0)  # 0 where one action is certain
+    return [centred[0], best_AA, centred[1]]

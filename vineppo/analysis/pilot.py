@@ -6,6 +6,7 @@ are asked alike.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,7 @@ class Pilot:
     chain: Chain
     group: Group
     group_energies: np.ndarray  # [G] of the whole responses
-    fork_squares: np.ndarray  # [3] of the whole response, see forks.BASELINES
+    fork_squares: np.ndarray  # [S, 3] of exact credit with each of forks.BASELINES, summed over a segment's tokens
     fork_mass: float  # probability of the actions that were tried, on average
     num_vines: int
 
@@ -167,15 +168,23 @@ def make_pilot(group: Group, draws: Sequence[Draw], vines: Sequence[Sequence[Gra
     num_states = group[0].num_segments - 1
     tried = iter(vines[num_states:])
     forks = [make_fork(draw, [next(tried) for _ in draw.actions]) for draw in draws]
-    weighted = [draw.weight * squares(fork) for draw, fork in zip(draws, forks, strict=True)]
     return Pilot(
         chain=make_chain(group, vines[:num_states]),
         group=group,
         group_energies=np.array([masked(r, uncertainty(r.completion).energy_L).sum() for r in group]),
-        fork_squares=np.mean(weighted, axis=0) if draws else np.zeros(len(BASELINES)),
+        fork_squares=sum_forks(group[0], draws, forks),
         fork_mass=float(np.mean([draw.probabilities.sum() for draw in draws])) if draws else 1.0,
         num_vines=sum(map(len, vines)),
     )
+
+
+def sum_forks(rollout: Rollout, draws: Sequence[Draw], forks: Sequence[Fork]) -> np.ndarray:  # [S, 3]
+    """Over the tokens of each segment, from the few that were drawn."""
+    sums_S3 = np.zeros((rollout.num_segments, len(BASELINES)))
+    for draw, fork in zip(draws, forks, strict=True):
+        segment = bisect_right(rollout.boundaries, draw.position) - 1
+        sums_S3[segment] += draw.weight * squares(fork) / len(draws)
+    return sums_S3
 
 
 def make_fork(draw: Draw, vines: Sequence[Sequence[GradedCompletion]]) -> Fork:
