@@ -131,14 +131,9 @@ def range_row(name: str, right: Mapping[str, Found], ignorant: Mapping[str, Foun
     best, worst = right["cost"]["estimate"], ignorant["cost"]["estimate"]
     known = explained is not None and best is not None and worst is not None
     cost = worst + max(0.0, min(1.0, explained)) * (best - worst) if known else None
-    return {
-        "estimator": name,
-        "kind": "range",
-        "cost": cost,
-        "low": right["cost"]["low"],
-        "high": ignorant["cost"]["high"],
-        "tokens": 1.0,
-    }
+    bounds = [end for found in (right, ignorant) for end in ends(found["cost"]).values() if end is not None]
+    low, high = (min(bounds), max(bounds)) if bounds else (None, None)
+    return {"estimator": name, "kind": "range", "cost": cost, "low": low, "high": high, "tokens": 1.0}
 
 
 def position_rows(pilots: Sequence[Pilot], case: Case, *, seed: int) -> list[Row]:
