@@ -29,6 +29,10 @@ def energy(text: str, t: int) -> float:
     return 1 - 2 * probabilities[text[t]] + sum(p * p for p in probabilities.values())
 
 
+def expected_energy(state: str) -> float:
+    return 1 - sum(p * p for p in POLICY[state].values())
+
+
 def exact_chain(rollout, group) -> Chain:
     """With the values that vines would have if there were no end of them."""
     text, bounds = to_text(rollout.token_ids), rollout.boundaries
@@ -39,6 +43,7 @@ def exact_chain(rollout, group) -> Chain:
         reward=rollout.reward,
         num_tokens=len(ids),
         energies=np.array([sum(energy(text, t) for t in range(a, b)) for a, b in pairwise(bounds)]),
+        expected_energies=np.array([sum(expected_energy(text[:t]) for t in range(a, b)) for a, b in pairwise(bounds)]),
         values=np.array([value(state) for state in states]),
         spreads=np.array([variance(state) for state in states]),
         counts=np.full(len(states), 1e15),

@@ -170,7 +170,7 @@ def tree_numbers(chain: Chain, num_vines: int, shared_S: np.ndarray) -> Numbers:
     num_segments = chain.num_segments
     steps_S = squared_credit(chain, difference_weights(num_segments))
     later_S = squared_credit(chain, return_weights(num_segments))
-    left_S = np.cumsum(chain.energies[::-1])[::-1]
+    left_S, expected_left_S = (np.cumsum(e[::-1])[::-1] for e in (chain.energies, chain.expected_energies))
     leaving_S = np.maximum(chain.sharers, 1 + num_vines).astype(float)
     leaving_S[0] = chain.sharers[0]  # the group
     below_S = error_below(chain, steps_S, leaving_S)
@@ -179,8 +179,9 @@ def tree_numbers(chain: Chain, num_vines: int, shared_S: np.ndarray) -> Numbers:
         share = chain.sharers[j] / leaving_S[j]
         others = leaving_S[j] - 1
         baseline = chain.spreads[j] / others if others else 0.0
-        square += (weight * share) ** 2 * (steps_S[j] + below_S[j + 1] + baseline) * chain.energies[j]
-        square += weight**2 * share * (1 - share) * (later_S[j] + baseline) * left_S[j]
+        square += (weight * share) ** 2 * (steps_S[j] + below_S[j + 1]) * chain.energies[j]
+        square += weight**2 * share * (1 - share) * later_S[j] * left_S[j]
+        square += weight**2 * share * baseline * (share * chain.expected_energies[j] + (1 - share) * expected_left_S[j])
         square += weight**2 * (1 - share) * shared_S[j]
         sampled += (1 / share - 1) * chain.costs[j]
         weight *= share
@@ -208,6 +209,6 @@ def allocation(pilots: Sequence[Pilot]) -> Allocation:
     noise, costs = [], []
     for chain in (pilot.chain for pilot in pilots):
         before_S = np.append(0.0, chain.energies[:-1]) * chain.sharers
-        noise.append(chain.spreads * (before_S + chain.energies))
+        noise.append(chain.spreads * (before_S + chain.expected_energies))
         costs.append(chain.costs / chain.sharers)
     return Allocation(padded(noise), padded(costs))

@@ -28,6 +28,7 @@ class Chain:
     reward: float
     num_tokens: int
     energies: np.ndarray  # [S] e_j
+    expected_energies: np.ndarray  # [S] the same by the mean over each token's draw, in the state before it
     values: np.ndarray  # [S] V^ of the states
     spreads: np.ndarray  # [S] sigma^2, the variance of one reward from there, without bias
     counts: np.ndarray  # [S] rewards that each value is the mean of, independent of those of other states
@@ -60,29 +61,27 @@ def squared_credit(chain: Chain, weights_SN: np.ndarray) -> np.ndarray:  # [S]
     return (weights_SN @ chain.all_values) ** 2 - weights_SN**2 @ chain.noise
 
 
-def squared_noise(chain: Chain, weights_SN: np.ndarray, covariance_SS: np.ndarray) -> np.ndarray:  # [S]
-    """What errors of the values, with this covariance, add to A_j^2.
+def noise_square(chain: Chain, weights_SN: np.ndarray, covariance_SS: np.ndarray) -> float:
+    """What errors of the values, with this covariance, add to the mean square.
 
-    Siblings that share a state share the error of its value. As a baseline it meets segments that were drawn apart; as
-    an end value it meets the same segment in all of them, so it counts once for each of the siblings.
+    Siblings that share a state share the error of its value. As a baseline it meets segments that were drawn apart,
+    whatever these are: their expected energy counts. As an end value it meets the same segment in all of them, so it
+    counts once for each of the siblings.
     """
     later_SS = np.tri(chain.num_segments, k=0).T - np.eye(chain.num_segments)  # [j, i]: i > j
     after_SS = weights_SN[:, :-1] * later_SS
     before_SS = weights_SN[:, :-1] * (1 - later_SS)
     sharers_SS = np.maximum(chain.sharers[:, None], chain.sharers[None, :])  # of the earlier of two states
-    return (
-        np.einsum("ji,ik,jk->j", before_SS, covariance_SS, before_SS)
-        + np.einsum("ji,ik,jk->j", after_SS, covariance_SS * sharers_SS, after_SS)
-        + 2 * np.einsum("ji,ik,jk->j", before_SS, covariance_SS, after_SS)
-    )
+    baselines_S = np.einsum("ji,ik,jk->j", before_SS, covariance_SS, before_SS)
+    ends_S = np.einsum("ji,ik,jk->j", after_SS, covariance_SS * sharers_SS, after_SS)
+    both_S = 2 * np.einsum("ji,ik,jk->j", before_SS, covariance_SS, after_SS)
+    return float(baselines_S @ chain.expected_energies + (ends_S + both_S) @ chain.energies)
 
 
 def mean_square(chain: Chain, weights_SN: np.ndarray, covariance_SS: np.ndarray | None = None) -> float:
     """sum_j A_j^2 e_j, the response's share of the gradient's mean square; without a covariance, of exact values."""
-    squares_S = squared_credit(chain, weights_SN)
-    if covariance_SS is not None:
-        squares_S = squares_S + squared_noise(chain, weights_SN, covariance_SS)
-    return float(squares_S @ chain.energies)
+    exact = float(squared_credit(chain, weights_SN) @ chain.energies)
+    return exact if covariance_SS is None else exact + noise_square(chain, weights_SN, covariance_SS)
 
 
 def difference_weights(num_segments: int) -> np.ndarray:  # [S, N]

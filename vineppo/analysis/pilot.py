@@ -196,13 +196,14 @@ def make_chain(group: Group, vines: Sequence[Sequence[GradedCompletion]]) -> Cha
     rollout = group[0]
     rewards = [[vine.grade.reward for vine in siblings] for siblings in vines]
     means, spreads, counts = moments_of([[sibling.reward for sibling in group[1:]], *rewards])
-    energy_L = masked(rollout, uncertainty(rollout.completion).energy_L)
+    found = uncertainty(rollout.completion)
     starts, logprobs_L = rollout.boundaries[:-1], np.array(rollout.completion.logprobs)
     return Chain(
         problem=rollout.problem.id,
         reward=rollout.reward,
         num_tokens=len(rollout.token_ids),
-        energies=np.add.reduceat(energy_L, starts),
+        energies=np.add.reduceat(masked(rollout, found.energy_L), starts),
+        expected_energies=np.add.reduceat(masked(rollout, found.expected_L), starts),
         values=means,
         spreads=spreads,
         counts=counts,

@@ -9,6 +9,7 @@ import numpy as np
 
 from vineppo.analysis import forecast
 from vineppo.analysis.forecast import Allocation, Forecast
+from vineppo.analysis.forks import BASELINES
 from vineppo.analysis.moments import Chain, difference_weights, padded, squared_credit
 from vineppo.analysis.pilot import Pilot
 from vineppo.analysis.rates import Rates
@@ -42,9 +43,7 @@ def make_case(pilots: Sequence[Pilot], rates: Rates, num_vines: Sequence[int]) -
         "tree K=1": forecast.tree(pilots, 1),
         "ppo, right": forecast.exact_baseline(pilots),
         "ppo, ignorant": forecast.constant_baseline(pilots),
-        BOUNDS[0]: forecast.exact_credit(pilots),
-        BOUNDS[1]: forecast.exact_forks(pilots, "best"),
-        BOUNDS[2]: forecast.exact_forks(pilots, "all actions"),
+        **{name: forecast.exact_forks(pilots, baseline) for name, baseline in zip(BOUNDS, BASELINES, strict=True)},
     }
     return Case(
         problems=[pilot.chain.problem for pilot in pilots],
