@@ -38,9 +38,9 @@ class AnalysisConfig(Config):
     """action_ranking: continuations of a state in which they are looked for."""
     num_minibatches: int = Field(default=16, ge=4)
     """gradient_variance: disjoint minibatches that the problems are dealt to."""
-    num_pilots: int = Field(default=24, ge=2)
+    num_pilots: int = Field(default=32, ge=2)
     """pays: problems, with one response each whose states are measured."""
-    pilot_vines: int = Field(default=3, ge=2)
+    pilot_vines: int = Field(default=2, ge=2)
     """pays: vines of each of those states."""
     pilot_forks: int = Field(default=3, ge=1)
     """pays: tokens of each of those responses at which other actions are tried."""

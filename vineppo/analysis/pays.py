@@ -11,11 +11,12 @@ from vineppo.analysis.rates import Rates, read_rates
 from vineppo.analysis.result import Result
 from vineppo.analysis.subject import RunCheckpoint, Subject, open_subject
 from vineppo.analysis.verdict import answer, forecast_rows, make_case, position_rows
+from vineppo.environment import Environment
 from vineppo.machine.tables import Row
 from vineppo.machine.terminal import echo
 from vineppo.report.charts import bars
 from vineppo.seeding import derive_seed
-from vineppo.types import UserError
+from vineppo.types import Group, UserError
 
 TITLE = "Will measured credit pay?"
 TEXT = (
@@ -81,18 +82,18 @@ def draw_pilots(subject: Subject, config: AnalysisConfig) -> list[Pilot]:
         )
     with_forks = replace(subject, environment=with_alternatives(subject.environment))
     groups = draw_groups(with_forks, config.model_copy(update={"num_problems": config.num_pilots}))
+    return take_pilots(subject.environment, groups, config, seed=derive_seed(config.seed, "pays"))
+
+
+def take_pilots(environment: Environment, groups: Sequence[Group], config: AnalysisConfig, *, seed: int) -> list[Pilot]:
+    """`groups` were sampled with alternatives; vines need none."""
     if all(group[0].num_segments == 1 for group in groups):
         raise UserError(
-            f"pays: no response of {subject.checkpoint.run} has a second segment, so there is no state to measure; "
+            "pays: none of these responses has a second segment, so there is no state whose value could be measured; "
             "compare whole responses (rloo, grpo), or give the task a segment method that cuts them"
         )
-    return sample_pilots(
-        subject.environment,
-        groups,
-        num_vines=config.pilot_vines,
-        num_forks=config.pilot_forks,
-        seed=derive_seed(config.seed, "pays"),
-    )
+    num_vines, num_forks = config.pilot_vines, config.pilot_forks
+    return sample_pilots(environment, groups, num_vines=num_vines, num_forks=num_forks, seed=seed)
 
 
 def judge(pilots: Sequence[Pilot], rates: Rates, config: AnalysisConfig) -> dict[str, list[Row]]:

@@ -31,6 +31,9 @@ class Rates:
         return num_policy / self.policy + num_vine / (self.vine or self.policy) + num_trained * self.update
 
 
+UNKNOWN = Rates(None, None, None, None, None, None)
+
+
 def read_rates(run: Path) -> Rates:
     """Over all its iterations that have both lines."""
     metrics, timings = (read_lines(run / name) if (run / name).exists() else [] for name in (METRICS, TIMINGS))
