@@ -14,10 +14,10 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = [
-    {"types", "protocols", "seeding"},
+    {"types", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
     {"parts", "segments", "batch", "models", "grading", "environment"},
-    {"rollouts", "evaluate"},
+    {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},
     {"runs"},

@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from vineppo.checks import check_boundaries
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.segments import cut_lines, decode_pieces, token_boundaries
-from vineppo.types import check_boundaries
 
 TEXTS = [
     "So 7 + 4 = 11.\n#### 11",

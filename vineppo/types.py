@@ -18,11 +18,14 @@ the policy A1. docs/tour.md has it record by record, and a test computes it:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
 from statistics import fmean
 from typing import Any, Literal, TypeVar, get_args
+
+from vineppo.checks import check_alternatives, check_boundaries, check_finite, plain_metrics, plain_numbers
 
 T = TypeVar("T")
 
@@ -32,6 +35,19 @@ Verdict = Literal["correct", "wrong", "unparseable", "timeout", "crashed"]
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line and says what to do; the command line exits with code 2."""
+
+
+class CreditError(ValueError):
+    """What an estimator gave is no credit; `credit.common.assign_credit` names the estimator."""
+
+
+@contextmanager
+def checking_credit() -> Iterator[None]:
+    """A broken law of credit, or something else where a number should be, becomes a CreditError."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CreditError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,10 @@ class Grade:
                 raise ValueError(
                     f"reward must be math.fsum(segment_rewards), {math.fsum(self.segment_rewards)}, got {self.reward}"
                 )
+
+    @classmethod
+    def of_segments(cls, segment_rewards: Sequence[float], verdict: Verdict) -> Grade:
+        return cls(math.fsum(segment_rewards), verdict, tuple(segment_rewards))
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,11 @@ class Rollout:
     def num_segments(self) -> int:
         return len(self.boundaries) - 1
 
+    @property
+    def is_action(self) -> tuple[bool, ...]:  # [L]
+        """Which tokens the policy wrote."""
+        return self.action_mask or (True,) * len(self.token_ids)
+
 
 Group = list[Rollout]  # [G], siblings of one prompt
 
@@ -229,6 +254,7 @@ class Credit:
     estimates: tuple[ValueEstimate, ...] | None = None  # [S]
     weights: tuple[float, ...] | None = None  # [L], None: 1 each
 
+    @checking_credit()
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
         check_boundaries(self.boundaries, num_tokens)
@@ -236,6 +262,7 @@ class Credit:
         for name, length in (columns | {"values": len(self.boundaries)}).items():
             column = getattr(self, name)
             if column is not None:
+                object.__setattr__(self, name, plain_numbers(column))
                 check_finite(name, column)
                 if len(column) != length:
                     raise ValueError(f"{name} has {len(column)} entries, not {length}")
@@ -265,19 +292,38 @@ class ExtraRollout:
     root: int = field(kw_only=True)
     """The rollout that it descends from, by its number over all groups: both are in the same minibatches."""
 
+    @checking_credit()
     def __post_init__(self) -> None:
         check_finite("weight", (self.weight,))
+        check_length(self.rollout, self.credit, "an extra rollout")
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What an estimator makes of an iteration's groups."""
+    """What an estimator makes of an iteration's groups. Metrics are finite numbers."""
 
     credits: list[list[Credit]]  # [P][G], like the groups
     metrics: Mapping[str, float]  # `credit/name` and the like
     extra: tuple[ExtraRollout, ...] = ()
     trains_policy: bool = True
     """False while an estimator learns alone, as a critic does that warms up."""
+
+    @checking_credit()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", plain_metrics(self.metrics))
+
+    @checking_credit()
+    def check(self, groups: Sequence[Group]) -> None:
+        """Raises CreditError where the credits are not those of these groups, one for each rollout."""
+        if len(self.credits) != len(groups):
+            raise CreditError(f"credits for {len(self.credits)} groups, where there are {len(groups)}")
+        for p, (group, credits) in enumerate(zip(groups, self.credits, strict=True)):
+            if len(credits) != len(group):
+                raise CreditError(f"{len(credits)} credits for the {len(group)} rollouts of group {p}")
+            for g, (rollout, credit) in enumerate(zip(group, credits, strict=True)):
+                if not isinstance(credit, Credit):
+                    raise CreditError(f"credits[{p}][{g}] is a {type(credit).__name__}, not a Credit")
+                check_length(rollout, credit, f"rollout {g} of group {p}")
 
 
 @dataclass(frozen=True)
@@ -340,25 +386,6 @@ def make_sample(
     return Sample(prompt_ids, response_ids, advantages=nothing, sampling_logprobs=nothing, action_mask=action_mask)
 
 
-def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
-    """Segments must partition the response: 0 = b_0 < b_1 < ... < b_S = L with L >= 1."""
-    if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_tokens:
-        raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
-    if any(a >= b for a, b in pairwise(boundaries)):
-        raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
-
-
-def check_alternatives(alternatives: Sequence[Alternatives], num_tokens: int) -> None:
-    """One list per token, of finite log-probabilities that do not rise."""
-    if len(alternatives) != num_tokens:
-        raise ValueError(f"alternatives for {len(alternatives)} of {num_tokens} tokens")
-    for i, pairs in enumerate(alternatives):
-        logprobs = [logprob for _, logprob in pairs]
-        check_finite(f"logprobs of alternatives[{i}]", logprobs)
-        if any(a < b for a, b in pairwise(logprobs)):
-            raise ValueError(f"alternatives[{i}] must be sorted by log-probability, likeliest first, got {pairs}")
-
-
-def check_finite(name: str, numbers: Sequence[float]) -> None:
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} must be finite, got {tuple(numbers)}")
+def check_length(rollout: Rollout, credit: Credit, name: str) -> None:
+    if len(credit.advantages) != len(rollout.token_ids):
+        raise CreditError(f"{len(credit.advantages)} advantages for the {len(rollout.token_ids)} tokens of {name}")

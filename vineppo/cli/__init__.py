@@ -124,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_quickstart(subparsers)
     add_run(subparsers, "sft", "fine-tune a model on worked solutions", commands.run_sft)
     add_run(subparsers, "train", "train with reinforcement learning", commands.run_train)
+    add_run(subparsers, "prm", "teach a process reward model what vines have measured", commands.run_prm)
     add_eval(subparsers)
     add_compare(subparsers)
     add_analyze(subparsers)
@@ -154,7 +155,7 @@ def add_quickstart(subparsers: argparse._SubParsersAction) -> None:
 
 
 def add_run(subparsers: argparse._SubParsersAction, name: str, what: str, run) -> None:
-    example = "recipes/gsm8k-smollm2/sft.toml" if name == "sft" else "recipes/gsm8k-smollm2/vineppo.toml"
+    example = f"recipes/gsm8k-smollm2/{'vineppo' if name == 'train' else name}.toml"
     parser = subparsers.add_parser(
         name,
         help=what,

@@ -27,6 +27,10 @@ def run_sft(args: argparse.Namespace) -> None:
     run(args, unit="optimizer steps", print_every=10)
 
 
+def run_prm(args: argparse.Namespace) -> None:
+    run(args, unit="optimizer steps", print_every=10)
+
+
 def run_train(args: argparse.Namespace) -> None:
     run(args, unit="iterations", print_every=1)
 

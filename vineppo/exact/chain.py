@@ -5,6 +5,7 @@ wrong; "." is a line that is certain. A chain is *good* as long as all went righ
 Where nothing can be repaired, a wrong step is fatal, and the policy goes on as before. Elsewhere the policy knows that
 the chain is broken, and repairs it with "+" as often as its table says. In a `deadly` world a second wrong step in a
 row is the last that matters: dead chains stay so, and the policy goes on as if they were merely broken.
+In a world that `pays`, every line after which the chain is good earns something at once, as process rewards.
 The logits depend on prompt, line and, where the policy knows of it, on whether the chain is broken.
 """
 
@@ -38,6 +39,8 @@ class Chain:
     repair: float = 0.0
     """The probability of "+" while it is broken; 0: errors are fatal."""
     deadly: bool = False
+    pays: float = 0.0
+    """Process reward of every line after which the chain is good."""
     prompts: str = "ab"
     actions: str = ACTIONS
 
@@ -77,6 +80,9 @@ class Chain:
     def is_right(self, node: Node) -> bool:
         return node.condition == "good"
 
+    def pay(self, node: Node) -> float:
+        return self.pays * (node.condition == "good")
+
 
 CHAINS = (
     Chain("fatal-8", 8, range(8), (0.93, 0.88)),
@@ -88,4 +94,5 @@ CHAINS = (
     Chain("repair-early-16", 16, range(8), (0.85, 0.75), repair=0.3),
     Chain("repair-late-16", 16, range(8, 16), (0.85, 0.75), repair=0.3),
     Chain("dead-16", 16, range(8), (0.85, 0.75), repair=0.5, deadly=True),
+    Chain("paid-8", 8, range(8), (0.83, 0.73), repair=0.3, pays=0.02),
 )

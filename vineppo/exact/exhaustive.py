@@ -168,13 +168,15 @@ def make_environment(cut: Callable[[str], list[int]] = cut_lines, *, num_alterna
     )
 
 
-def expected_gradient(environment: Environment, estimator: CreditEstimator, *, group_size: int = 2) -> Gradient:
+def expected_gradient(
+    environment: Environment, estimator: CreditEstimator, *, group_size: int = 2, num_prompts: int = 1
+) -> Gradient:
     """The mean over all outcomes of one iteration's policy gradient, as the estimator's credit makes it."""
-    sampling = SamplingConfig(prompts_per_iteration=1, group_size=group_size, max_new_tokens=BUDGET)
+    sampling = SamplingConfig(prompts_per_iteration=num_prompts, group_size=group_size, max_new_tokens=BUDGET)
     mean: Gradient = defaultdict(float)
     for outcome in every_outcome():
         environment.engine.outcome = outcome  # type: ignore[attr-defined]
-        groups = sample_groups(environment, environment.task.sample(1, seed=0), sampling, seed=0)
+        groups = sample_groups(environment, environment.task.sample(num_prompts, seed=0), sampling, seed=0)
         assigned = estimator.assign(groups, seed=0)
         add_gradient(mean, groups, assigned, outcome.probability)
     return mean
@@ -222,6 +224,7 @@ def exact_bias(
     make: Callable[[Environment], CreditEstimator],
     *,
     group_size: int = 2,
+    num_prompts: int = 1,
     num_alternatives: int = 0,
     cut: Callable[[str], list[int]] = cut_lines,
 ) -> float:
@@ -230,6 +233,7 @@ def exact_bias(
     exact_bias(lambda environment: RLOO(RLOOConfig()), group_size=3)  # 0 but for rounding
     """
     environment = make_environment(cut, num_alternatives=num_alternatives)
-    found, truth = expected_gradient(environment, make(environment), group_size=group_size), true_gradient()
+    estimator, truth = make(environment), true_gradient()
+    found = expected_gradient(environment, estimator, group_size=group_size, num_prompts=num_prompts)
     error2 = sum((found.get(key, 0.0) - truth.get(key, 0.0)) ** 2 for key in found.keys() | truth.keys())
     return (error2 / sum(number**2 for number in truth.values())) ** 0.5

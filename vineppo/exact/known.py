@@ -18,7 +18,7 @@ from vineppo.types import Assigned, Credit, Group, Rollout, Sample
 
 
 class KnownCritic:
-    """V itself, or `error` above or below it: a coin decided for every state, once and for all."""
+    """V of what is still to come, or `error` above or below it: a coin decided for every state, once and for all."""
 
     def __init__(self, world: World, error: float = 0.0):
         self.world, self.error = world, error
@@ -28,7 +28,8 @@ class KnownCritic:
         return [self.values_of(self.world.text(prompt_ids + response_ids)) for prompt_ids, response_ids in responses]
 
     def values_of(self, text: str) -> list[float]:
-        exact = self.world.values(text)
+        trace = self.world.trace(text)
+        exact = [value - earned for value, earned in zip(trace.values, trace.earned, strict=True)]
         return [value + self.error_at(text[: t + 1]) for t, value in enumerate(exact)] if self.error else exact
 
     def step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
@@ -55,9 +56,10 @@ class BestBaseline:
 
     def advantages(self, rollout: Rollout) -> list[float]:  # [L]
         world, text = self.world, self.world.text(rollout.prompt_ids + rollout.token_ids)
-        nodes = world.trace(text).nodes
-        baselines = [self.baseline(node, world.budget - t) for t, node in enumerate(nodes)]
-        return [q - b for q, b in zip(world.values(text)[1:], baselines, strict=True)]
+        trace = world.trace(text)
+        baselines = [self.baseline(node, world.budget - t) for t, node in enumerate(trace.nodes)]
+        to_come = [value - earned for value, earned in zip(trace.values[1:], trace.earned[:-1], strict=True)]
+        return [q - b for q, b in zip(to_come, baselines, strict=True)]
 
     def _baseline(self, node: int, tokens_left: int) -> float:
         probs_A = self.world.probs_SA[self.world.rows_N[node]]

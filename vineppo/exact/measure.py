@@ -160,7 +160,11 @@ class Tally:
                 error = advantage - (trace.values[t + 1] - trace.values[t])
                 self.token_advantages.add(half, trace.state_ids[t + 1], error)
         for j, (start, end) in enumerate(pairwise(credit.boundaries)):
-            value = credit.values[j] if credit.values else credit.token_values[start] if credit.token_values else None
+            value = None
+            if credit.values:
+                value = credit.values[j]
+            elif credit.token_values:
+                value = credit.token_values[start] + trace.earned[start]
             if value is not None:
                 self.values.add(half, trace.state_ids[start], value - trace.values[start])
             if not credit.token_values:  # every token of the segment has the same advantage

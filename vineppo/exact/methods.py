@@ -17,6 +17,7 @@ from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.exact.chain import CHAINS
 from vineppo.exact.known import BestBaseline, KnownCritic, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
@@ -29,6 +30,8 @@ GROUP_SIZE = 8
 CRITIC_ERROR = 0.2
 SMALL = ("language", "fatal-8", "repair-8")
 """Worlds in which many vines from every state are affordable."""
+UNPAID = ("language", *(chain.name for chain in CHAINS if not chain.pays))
+"""Worlds whose rewards are 0 and 1."""
 
 Expected = Callable[[Rollout], Sequence[float]]
 """E[advantages | rollout], [L]: the mean over its vines, or over its siblings."""
@@ -54,11 +57,20 @@ def rows_of(world: World) -> list[Row]:
 
 
 def group_row(name: str, estimator: CreditEstimator, formula: Callable[[Sequence[float]], list[float]]) -> Row:
-    return Row(name, lambda world, context: estimator, lambda world, _: mean_over_siblings(world, formula))
+    """Of a formula that is linear in the siblings' rewards, which their mean then may stand for."""
+
+    def expected(world: World, _: CreditEstimator) -> Expected:
+        def mean(rollout: Rollout) -> list[float]:
+            others = [world.value(rollout.problem.prompt)] * (GROUP_SIZE - 1)
+            return [formula([rollout.reward, *others])[0]] * len(rollout.token_ids)
+
+        return mean
+
+    return Row(name, lambda world, context: estimator, expected)
 
 
 def mean_over_siblings(world: World, formula: Callable[[Sequence[float]], list[float]]) -> Expected:
-    """The other G - 1 rewards are 0 or 1, and the number of ones is binomial."""
+    """Where the other G - 1 rewards are 0 or 1, and the number of ones is binomial."""
 
     @cache
     def mean(reward: float, p: float) -> float:
@@ -121,7 +133,12 @@ GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=Fals
 ROWS = [
     group_row("RLOO", RLOO(RLOOConfig()), leave_one_out),  # the first: the others are compared with it
     group_row("GRPO without std", GRPO_NO_STD, GRPO_NO_STD.formula),
-    group_row("GRPO", GRPO_PLAIN, GRPO_PLAIN.formula),
+    Row(
+        "GRPO",
+        lambda world, context: GRPO_PLAIN,
+        lambda world, _: mean_over_siblings(world, GRPO_PLAIN.formula),
+        worlds=UNPAID,
+    ),
     *(ppo_row(gae_lambda, error) for error in (0.0, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
     Row(
         "exact Q, best baseline",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from vineppo.environment import Environment
 from vineppo.exact.table_engine import TableEngine
-from vineppo.exact.world import World
+from vineppo.exact.world import END, World
 from vineppo.grading import Grader, GradingConfig
 from vineppo.segments import cut_lines
 from vineppo.types import Grade, Problem, SamplingParams
@@ -45,8 +46,14 @@ class WorldTask:
         return self.sample(len(self.world.prompts), seed=0)
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        reward = float(self.world.rewards_N[self.world.node(problem.prompt + response)])
-        return Grade(reward, "correct" if reward else "wrong")
+        world, text = self.world, problem.prompt + response
+        node = world.node(text)
+        verdict = "correct" if world.rewards_N[node] > world.pay_N[node] else "wrong"
+        earned = world.trace(text + END).earned
+        if not world.pay_N.any():
+            return Grade(earned[-1], verdict)
+        ends = [*self.segment(response), len(response) + 1]
+        return Grade.of_segments([earned[b] - earned[a] for a, b in pairwise([0, *ends])], verdict)
 
     def answer(self, response: str) -> str:
         """What is right depends on the prompt, which is not known here; equal responses are equal answers."""

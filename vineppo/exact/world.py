@@ -17,6 +17,8 @@ import numpy as np
 
 END = "="
 """The letter that ends a response. It has no text of its own, as <eos> has none."""
+BREAK = "\n"
+"""Ends a line."""
 
 
 class Rules(Protocol):
@@ -53,6 +55,10 @@ class Rules(Protocol):
         """Whether a response that ends here has reward 1."""
         ...
 
+    def pay(self, node: Any) -> float:
+        """What a line earns that ends here, at its line break or at END, besides."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class World:
@@ -64,10 +70,12 @@ class World:
     rows_N: np.ndarray
     next_NA: np.ndarray
     """The node after each action; the node itself after END and after what never comes."""
+    pay_N: np.ndarray
+    """What a line earns that ends at the node."""
     rewards_N: np.ndarray
-    """What a response earns that ends at the node."""
+    """What is earned at END by a response that ends at the node, its last line's pay included."""
     value_TN: np.ndarray
-    """V[t, n] = E[R | node n, t tokens left]."""
+    """V[t, n] = E[what is still earned | node n, t tokens left]."""
     state_ids: dict[str, int] = field(default_factory=dict)
     """Of the states that were met so far."""
     _known: dict[str, Trace] = field(default_factory=dict)
@@ -110,15 +118,16 @@ class World:
         return self._known[text]
 
     def values(self, text: str) -> list[float]:  # [L+1]
-        """V before every token of the response and after the last; R where the response is over."""
+        """V of the whole response, what was earned included: before every token and after the last, where it is R."""
         return self.trace(text).values
 
     def value(self, text: str) -> float:
         return self.values(text)[-1]
 
     def action_values(self, node: int, tokens_left: int) -> np.ndarray:  # [A]
-        """Q(s, a); what never comes has Q = V(s)."""
+        """Q(s, a) of what is still earned; what never comes has Q = V(s)."""
         q_A = self.value_TN[tokens_left - 1, self.next_NA[node]]
+        q_A[self.actions.index(BREAK)] += self.pay_N[node]
         q_A[-1] = self.rewards_N[node]
         return np.where(self.probs_SA[self.rows_N[node]] > 0, q_A, self.value_TN[tokens_left, node])
 
@@ -177,21 +186,25 @@ class Trace:
     rows_L: np.ndarray
     actions_L: np.ndarray
     certain: list[bool]  # [L] whether nothing else could come
-    values: list[float]  # [L+1]
+    values: list[float]  # [L+1] of the whole response
+    earned: list[float]  # [L+1] before each state
     state_ids: list[int]  # [L+1] a number for every state of the world
 
 
 def make_trace(world: World, text: str) -> Trace:
     node, nodes, actions = world.node(text[0]), [], [world.actions.index(letter) for letter in text[1:]]
-    values = [float(world.value_TN[world.budget, node])]
+    values, earned = [float(world.value_TN[world.budget, node])], [0.0]
     state_ids = [world.state_ids.setdefault(text[: t + 1], len(world.state_ids)) for t in range(len(text))]
     for t, action in enumerate(actions):
         nodes.append(node)
-        ends, node = world.actions[action] == END, int(world.next_NA[node, action])
-        values.append(float(world.rewards_N[node] if ends else world.value_TN[world.budget - t - 1, node]))
+        paid = float(world.rewards_N[node] if text[t + 1] == END else (text[t + 1] == BREAK) * world.pay_N[node])
+        node = int(world.next_NA[node, action])
+        earned.append(earned[-1] + paid)
+        to_come = 0.0 if text[t + 1] == END else float(world.value_TN[world.budget - t - 1, node])
+        values.append(earned[-1] + to_come)
     rows_L, actions_L = world.rows_N[nodes], np.array(actions, dtype=int)
     certain = (world.probs_SA[rows_L, actions_L] > 1 - 1e-12).tolist()
-    return Trace(nodes, rows_L, actions_L, certain, values, state_ids)
+    return Trace(nodes, rows_L, actions_L, certain, values, earned, state_ids)
 
 
 def make_world(rules: Rules, theta_SA: np.ndarray | None = None) -> World:
@@ -212,13 +225,15 @@ def make_world(rules: Rules, theta_SA: np.ndarray | None = None) -> World:
         assert node_of[node] == i
         moves.append(row)
     rows_N, next_NA = np.array([rules.row(node) for node in node_of]), np.array(moves)
-    rewards_N = np.array([float(rules.is_right(node)) for node in node_of])
+    pay_N = np.array([rules.pay(node) for node in node_of])
+    rewards_N = pay_N + [float(rules.is_right(node)) for node in node_of]
     value_TN = [np.zeros(len(node_of))]
     for _ in range(rules.budget):
         after_NA = value_TN[-1][next_NA]
+        after_NA[:, rules.actions.index(BREAK)] += pay_N
         after_NA[:, -1] = rewards_N
         value_TN.append((probs_SA[rows_N] * after_NA).sum(axis=1))
-    return World(rules, probs_SA, node_of, rows_N, next_NA, rewards_N, np.stack(value_TN))
+    return World(rules, probs_SA, node_of, rows_N, next_NA, pay_N, rewards_N, np.stack(value_TN))
 
 
 def softmax(theta_SA: np.ndarray) -> np.ndarray:

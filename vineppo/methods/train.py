@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from vineppo.config import Config, Named
-from vineppo.credit.common import CreditContext
+from vineppo.credit.common import CreditContext, assign_credit, update_estimator
 from vineppo.environment import Environment
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods.epochs import minibatches, num_steps
@@ -112,7 +112,9 @@ def run_train(recipe: TrainRecipe, session: Session) -> None:
     )
     reference = setup.load_initial_policy() if recipe.learner.kl_coef > 0 else None
     learner = session.make_learner(reference, sampling=sampling.params(), total_steps=total_steps)
-    context = CreditContext(environment, setup.load_initial_policy, total_steps, recipe.seed)
+    context = CreditContext(
+        environment, setup.load_initial_policy, setup.policy, total_steps, recipe.seed, recipe.device
+    )
     credit: CreditEstimator = make_part("credit", recipe.credit, context)
     if session.checkpoint:
         if isinstance(credit, LearningEstimator):
@@ -166,7 +168,7 @@ def learn(
             sampled = sample_iteration(environment, recipe.sampling, seed=seed)
             check_policy_version(sampled.groups, iteration)
         with log.phase("credit"):
-            assigned = credit.assign(sampled.groups, seed=seed("credit"))  # all that differs between methods
+            assigned = assign_credit(credit, sampled.groups, seed=seed("credit"))  # all that differs between methods
         with log.phase("score"):
             samples = learner.score(to_samples(sampled.groups, assigned.credits, assigned.extra))
     normalize = {"iteration": normalize_advantages, "scale": scale_advantages}.get(cfg.advantage_norm, list)
@@ -180,7 +182,7 @@ def learn(
             if assigned.trains_policy:
                 log.add(learner.step(minibatch, policy_loss))  # clipped surrogate + KL, one optimizer step
             if learning:
-                log.add(learning.update(minibatch))
+                log.add(update_estimator(learning, minibatch))
         environment.engine.load_weights(learner.weights(), version=iteration + 1)
     log.add(rollout_metrics(sampled))
     memory = learning.memory() if learning else {}
