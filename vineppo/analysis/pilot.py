@@ -14,8 +14,9 @@ import numpy as np
 
 from vineppo.analysis.forks import BASELINES, Fork, squares
 from vineppo.analysis.moments import Chain
-from vineppo.credit.vineppo import state_at, state_key
+from vineppo.credit.vineppo import state_at
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
+from vineppo.rollouts import alternatives_table, sampled_logprobs
 from vineppo.seeding import derive_seed
 from vineppo.types import Completion, Group, Rollout
 
@@ -29,26 +30,22 @@ MIN_PROBABILITY = 0.01
 class Uncertainty:
     """Of every token of a completion: the square of its score's length, with respect to the logits."""
 
-    energy_L: np.ndarray  # of the token that was drawn: 1 - 2 pi(y) + sum_a pi(a)^2
-    expected_L: np.ndarray  # its mean over the draw: 1 - sum_a pi(a)^2
+    energy_L: np.ndarray  # of the token that was sampled: 1 - 2 pi(y) + sum_a pi(a)^2
+    expected_L: np.ndarray  # its mean over what might have been sampled: 1 - sum_a pi(a)^2
 
 
 def with_alternatives(environment: Environment) -> Environment:
-    """The same draws, with the likeliest tokens reported."""
+    """Samples the same, with the likeliest tokens reported."""
     return replace(environment, params=replace(environment.params, num_alternatives=NUM_ALTERNATIVES))
 
 
 def uncertainty(completion: Completion) -> Uncertainty:
     """Of probabilities that are not reported each is at most the last one that is: half of that is taken."""
-    assert completion.alternatives is not None, "sampled without alternatives"
-    squares, drawn = [], []
-    for token, logprob, pairs in zip(completion.token_ids, completion.logprobs, completion.alternatives, strict=True):
-        probabilities = np.exp([logprob for _, logprob in pairs])
-        rest = max(0.0, 1 - probabilities.sum())
-        squares.append((probabilities**2).sum() + rest * min(rest, probabilities[-1]) / 2)
-        drawn.append(np.exp(dict(pairs).get(token, logprob)))
-    squares_L, drawn_L = np.array(squares), np.array(drawn)
-    return Uncertainty(np.maximum(1 - 2 * drawn_L + squares_L, 0.0), np.maximum(1 - squares_L, 0.0))
+    probs_LM = np.exp(alternatives_table(completion)[1])
+    rest_L = np.maximum(1 - probs_LM.sum(axis=1), 0.0)
+    squares_L = (probs_LM**2).sum(axis=1) + rest_L * np.minimum(rest_L, probs_LM[:, -1]) / 2
+    probs_L = np.exp(sampled_logprobs(completion))
+    return Uncertainty(np.maximum(1 - 2 * probs_L + squares_L, 0.0), np.maximum(1 - squares_L, 0.0))
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,14 @@ class Pilot:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A token of a response at which other actions are tried, drawn in proportion to its expected score energy."""
+class Trial:
+    """A token of a response at which other actions are tried, chosen in proportion to its expected energy."""
 
     position: int
     actions: tuple[int, ...]
     probabilities: np.ndarray
     square_sum: float
-    weight: float  # so that the mean over draws of weight times square is the sum over the response's tokens
+    weight: float  # so that the mean over trials of weight times square is the sum over the response's tokens
 
 
 def sample_pilots(
@@ -79,16 +76,16 @@ def sample_pilots(
 ) -> list[Pilot]:
     """The first response of every group: `num_vines` from each of its states but the prompt, whose value its siblings
     know, and from every action that is tried at `num_forks` of its tokens. All in one engine call."""
-    draws = [draw_forks(group[0], num_forks, seed=derive_seed(seed, "forks", i)) for i, group in enumerate(groups)]
+    trials = [choose_trials(group[0], num_forks, seed=derive_seed(seed, "forks", i)) for i, group in enumerate(groups)]
     wanted = [
-        [*inner_states(group[0]), *(state for draw in drawn for state in fork_states(group[0], draw))]
-        for group, drawn in zip(groups, draws, strict=True)
+        [*inner_states(group[0]), *(state for trial in of_group for state in fork_states(group[0], trial))]
+        for group, of_group in zip(groups, trials, strict=True)
     ]
     flat, last_tokens = [state for states in wanted for state in states], find_last_tokens(groups)
     vines = iter(sample_vines(environment, flat, num_vines, seed=seed, last_tokens=last_tokens))
     return [
-        make_pilot(group, drawn, [next(vines) for _ in states])
-        for group, drawn, states in zip(groups, draws, wanted, strict=True)
+        make_pilot(group, of_group, [next(vines) for _ in states])
+        for group, of_group, states in zip(groups, trials, wanted, strict=True)
     ]
 
 
@@ -97,27 +94,27 @@ def inner_states(rollout: Rollout) -> list[tuple[State, int]]:  # [S - 1]
     return [(state_at(rollout, b), rollout.max_new_tokens - b) for b in rollout.boundaries[1:-1]]
 
 
-def fork_states(rollout: Rollout, draw: Draw) -> list[tuple[State, int]]:
-    before = rollout.token_ids[: draw.position]
-    left = rollout.max_new_tokens - draw.position - 1
-    return [(State(rollout.problem, rollout.prompt_ids, (*before, action)), left) for action in draw.actions]
+def fork_states(rollout: Rollout, trial: Trial) -> list[tuple[State, int]]:
+    before = rollout.token_ids[: trial.position]
+    left = rollout.max_new_tokens - trial.position - 1
+    return [(State(rollout.problem, rollout.prompt_ids, (*before, action)), left) for action in trial.actions]
 
 
-def draw_forks(rollout: Rollout, num_forks: int, *, seed: int) -> list[Draw]:
+def choose_trials(rollout: Rollout, num_forks: int, *, seed: int) -> list[Trial]:
     expected_L = masked(rollout, uncertainty(rollout.completion).expected_L)
     total = expected_L.sum()
     if total < 1e-9:
         return []
     positions = np.random.default_rng(seed).choice(len(expected_L), size=num_forks, p=expected_L / total)
-    return [make_draw(rollout, int(t), float(expected_L[t]), float(total)) for t in positions]
+    return [make_trial(rollout, int(t), float(expected_L[t]), float(total)) for t in positions]
 
 
-def make_draw(rollout: Rollout, position: int, expected: float, total: float) -> Draw:
+def make_trial(rollout: Rollout, position: int, expected: float, total: float) -> Trial:
     assert rollout.completion.alternatives is not None
-    likeliest = rollout.completion.alternatives[position][:MAX_ACTIONS]
-    tried = [(action, np.exp(logprob)) for action, logprob in likeliest if np.exp(logprob) >= MIN_PROBABILITY]
-    actions, probabilities = zip(*tried, strict=True)
-    return Draw(position, actions, np.array(probabilities), 1 - expected, total / expected)
+    likeliest, *others = rollout.completion.alternatives[position][:MAX_ACTIONS]
+    tried = [likeliest, *(pair for pair in others if np.exp(pair[1]) >= MIN_PROBABILITY)]
+    probabilities = np.exp([logprob for _, logprob in tried])
+    return Trial(position, tuple(action for action, _ in tried), probabilities, 1 - expected, total / expected)
 
 
 def masked(rollout: Rollout, column_L: np.ndarray) -> np.ndarray:
@@ -133,19 +130,18 @@ def sample_vines(
     seed: int,
     last_tokens: frozenset[int],
 ) -> list[list[GradedCompletion]]:  # [n][K], or [n][1] of a state that is over
-    """A response that is over already is its own only continuation."""
+    """A response that is over already is its own only continuation. Equal states have vines of their own each."""
     over = {i: ended for i, (state, left) in enumerate(states) if (ended := end(environment, state, left, last_tokens))}
-    open_states = [pair for i, pair in enumerate(states) if i not in over]
+    jobs = [(i, k) for i in range(len(states)) if i not in over for k in range(num_vines)]
     sampled = iter(
-        environment.branch(
-            [state for state, _ in open_states],
-            [left for _, left in open_states],
-            num_vines,
-            seed=lambda state, k: derive_seed(seed, "pilot", *state_key(state), k),
+        environment.finish(
+            [states[i][0] for i, _ in jobs],
+            [states[i][1] for i, _ in jobs],
+            [derive_seed(seed, "pilot", i, k) for i, k in jobs],
             purpose="vine",
         )
     )
-    return [[over[i]] if i in over else next(sampled) for i in range(len(states))]
+    return [[over[i]] if i in over else [next(sampled) for _ in range(num_vines)] for i in range(len(states))]
 
 
 def end(environment: Environment, state: State, left: int, last_tokens: frozenset[int]) -> GradedCompletion | None:
@@ -163,33 +159,33 @@ def find_last_tokens(groups: Sequence[Group]) -> frozenset[int]:
     return frozenset(r.token_ids[-1] for group in groups for r in group if r.completion.finish_reason == "eos")
 
 
-def make_pilot(group: Group, draws: Sequence[Draw], vines: Sequence[Sequence[GradedCompletion]]) -> Pilot:
+def make_pilot(group: Group, trials: Sequence[Trial], vines: Sequence[Sequence[GradedCompletion]]) -> Pilot:
     """`vines` of the inner states of the first response, then of every action that was tried."""
     num_states = group[0].num_segments - 1
     tried = iter(vines[num_states:])
-    forks = [make_fork(draw, [next(tried) for _ in draw.actions]) for draw in draws]
+    forks = [make_fork(trial, [next(tried) for _ in trial.actions]) for trial in trials]
     return Pilot(
         chain=make_chain(group, vines[:num_states]),
         group=group,
         group_energies=np.array([masked(r, uncertainty(r.completion).energy_L).sum() for r in group]),
-        fork_squares=sum_forks(group[0], draws, forks),
-        fork_mass=float(np.mean([draw.probabilities.sum() for draw in draws])) if draws else 1.0,
+        fork_squares=sum_forks(group[0], trials, forks),
+        fork_mass=float(np.mean([trial.probabilities.sum() for trial in trials])) if trials else 1.0,
         num_vines=sum(map(len, vines)),
     )
 
 
-def sum_forks(rollout: Rollout, draws: Sequence[Draw], forks: Sequence[Fork]) -> np.ndarray:  # [S, 3]
-    """Over the tokens of each segment, from the few that were drawn."""
+def sum_forks(rollout: Rollout, trials: Sequence[Trial], forks: Sequence[Fork]) -> np.ndarray:  # [S, 3]
+    """Over the tokens of each segment, from the few that were of_group."""
     sums_S3 = np.zeros((rollout.num_segments, len(BASELINES)))
-    for draw, fork in zip(draws, forks, strict=True):
-        segment = bisect_right(rollout.boundaries, draw.position) - 1
-        sums_S3[segment] += draw.weight * squares(fork) / len(draws)
+    for trial, fork in zip(trials, forks, strict=True):
+        segment = bisect_right(rollout.boundaries, trial.position) - 1
+        sums_S3[segment] += trial.weight * squares(fork) / len(trials)
     return sums_S3
 
 
-def make_fork(draw: Draw, vines: Sequence[Sequence[GradedCompletion]]) -> Fork:
+def make_fork(trial: Trial, vines: Sequence[Sequence[GradedCompletion]]) -> Fork:
     means, spreads, counts = moments_of([[vine.grade.reward for vine in siblings] for siblings in vines])
-    return Fork(draw.probabilities, draw.square_sum, means, spreads / counts)
+    return Fork(trial.probabilities, trial.square_sum, means, spreads / counts)
 
 
 def make_chain(group: Group, vines: Sequence[Sequence[GradedCompletion]]) -> Chain:
