@@ -44,16 +44,19 @@ def points(
     y: str,
     by: str | None = None,
     diagonal: tuple[float, float] | None = None,
+    log: bool = False,
 ) -> Chart:
-    """y against x, one point per row; `diagonal` draws y = x between two values."""
+    """y against x, one point per row; `diagonal` draws y = x between two values; with `log` both axes are."""
+    scale = {"scale": {"type": "log"}} if log else {}
+    axes = {"x": field(x, "quantitative", **scale), "y": field(y, "quantitative", **scale)}
     cloud = {
         "mark": {"type": "point", "filled": True, "opacity": 0.45, "tooltip": True},
-        "encoding": {"x": field(x, "quantitative"), "y": field(y, "quantitative"), **colour(by)},
+        "encoding": {**axes, **colour(by)},
     }
     line = {
         "data": {"values": [{x: end, y: end} for end in diagonal or ()]},
         "mark": {"type": "line", "strokeDash": [4, 4], "color": "#888888"},
-        "encoding": {"x": field(x, "quantitative"), "y": field(y, "quantitative")},
+        "encoding": axes,
     }
     return chart(title, rows, layer=[cloud, line] if diagonal else [cloud])
 
