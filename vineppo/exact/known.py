@@ -6,6 +6,7 @@ What a critic could do if it cost nothing; no estimator that trains has these.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -39,6 +40,24 @@ class KnownCritic:
         return self.error if derive_seed("critic", state) % 2 else -self.error
 
 
+class KnownPotential:
+    """A reward model that says V of the whole response, what was earned included, or is wrong by `error`."""
+
+    def __init__(self, world: World, error: float = 0.0):
+        self.critic = KnownCritic(world, error)
+
+    def values(self, responses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+        """[L+1] for each (prompt_ids, response_ids)."""
+        texts = [self.critic.world.text(prompt_ids + response_ids) for prompt_ids, response_ids in responses]
+        return [
+            [to_come + earned for to_come, earned in zip(row, self.critic.world.trace(text).earned, strict=True)]
+            for text, row in zip(texts, self.critic.values(responses), strict=True)
+        ]
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+
 class BestBaseline:
     """Q(s, y) - b*(s) with the constant of each state that leaves the least variance.
 
@@ -48,6 +67,7 @@ class BestBaseline:
 
     def __init__(self, world: World):
         self.world = world
+        self.baseline = cache(self._baseline)
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         return Assigned([[Credit(r.boundaries, tuple(self.advantages(r))) for r in group] for group in groups], {})
@@ -59,7 +79,7 @@ class BestBaseline:
         to_come = [value - earned for value, earned in zip(trace.values[1:], trace.earned[:-1], strict=True)]
         return [q - b for q, b in zip(to_come, baselines, strict=True)]
 
-    def baseline(self, node: int, tokens_left: int) -> float:
+    def _baseline(self, node: int, tokens_left: int) -> float:
         probs_A = self.world.probs_SA[self.world.rows_N[node]]
         weights_A = probs_A * (1 - 2 * probs_A + (probs_A**2).sum())
         if weights_A.sum() < 1e-12:  # a certain token has no gradient

@@ -172,11 +172,14 @@ class Tally:
                 self.segment_advantages.add(half, trace.state_ids[start] << 32 | trace.state_ids[end], error)
 
 
-def trained(rollout: Rollout, credit: Credit) -> Sequence[float]:  # [L]
-    """Advantages where a loss sees them, 0 elsewhere."""
-    if rollout.action_mask is None:
-        return credit.advantages
-    return [a if is_action else 0.0 for a, is_action in zip(credit.advantages, rollout.action_mask, strict=True)]
+def trained(rollout: Rollout, credit: Credit) -> list[float]:
+    """The advantages of all tokens after the world's prompt, [L], as a loss sees them: 0 where it sees none.
+
+    A vine may have its root's prefix in its prompt.
+    """
+    mask = rollout.action_mask or (True,) * len(rollout.token_ids)
+    advantages = [a if is_action else 0.0 for a, is_action in zip(credit.advantages, mask, strict=True)]
+    return [0.0] * (len(rollout.prompt_ids) - 1) + advantages
 
 
 def run_method(method: Method, tally: Tally, n: int, groups: Sequence[Group], *, seed: int) -> None:
