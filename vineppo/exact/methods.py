@@ -158,10 +158,7 @@ ROWS = [
         worlds=UNPAID,
     ),
     *(ppo_row(gae_lambda, error) for error in (0.0, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
-<<<<<<< HEAD
-=======
     *(potential_row(error) for error in (0.0, CRITIC_ERROR)),
->>>>>>> prm
     Row(
         "exact Q, best baseline",
         lambda world, context: BestBaseline(world),
