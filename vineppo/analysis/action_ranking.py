@@ -96,7 +96,7 @@ def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tu
     """The segment that a continuation begins with; None where it ends the response or does not begin at the state."""
     environment, token_ids = subject.environment, state.response_ids + graded.completion.token_ids
     pieces = decode_pieces(environment.tokenizer, token_ids)
-    boundaries = token_boundaries(pieces, environment.task.segment(graded.text))
+    boundaries = token_boundaries(pieces, environment.task.segment("".join(pieces)))
     start = len(state.response_ids)
     ends = [b for b in boundaries if b > start]
     if start not in boundaries or len(ends) < 2:
