@@ -17,6 +17,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def measure(environment: Environment, rollouts: Sequence[Rollout], num_vines: in
     at = {(i, place): vines[state_key(state_at(rollouts[i], place))] for i, place in wanted}
     rows = []
     for i, (rollout, bounds) in enumerate(zip(rollouts, paper, strict=True)):
-        for before, u in zip(bounds[:-2], bounds[1:-1], strict=True):
+        for before, u in pairwise(bounds[:-1]):
             q = float(np.exp(rollout.completion.logprobs[u]))
             rows.append(describe(rollout.problem.id, q, at[i, u], at[i, u + 1], at[i, before]))
     costs = {

@@ -14,10 +14,10 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = [
-    {"types", "protocols", "seeding"},
+    {"types", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
     {"parts", "segments", "batch", "models", "grading", "environment"},
-    {"rollouts", "evaluate"},
+    {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},
     {"runs"},
@@ -48,7 +48,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 """Of these, what a file may import before it is asked for anything; the file itself is then imported late."""
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
-INDEPENDENT = {"tasks": {"arithmetic", "gsm8k", "math"}, "credit": {"vineppo", "ppo", "grpo", "rloo"}}
+INDEPENDENT = {"tasks": {"arithmetic", "gsm8k", "math"}, "credit": {"vineppo", "ppo", "grpo", "rloo", "tree"}}
 """Parts of a room that must not know each other."""
 
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}

@@ -92,7 +92,10 @@ def test_the_reward_is_the_sum_of_those_of_the_segments():
     assert Grade(1.0, "correct", rewards).segment_rewards == rewards
 
 
-@pytest.mark.parametrize("change", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)}, {"num_alternatives": -1}],
+)
 def test_sampling_params_are_checked(change):
     with pytest.raises(UserError):
         SamplingParams(**change)
@@ -121,6 +124,20 @@ def test_completions_are_checked():
         Completion((1,), (0.0,), "done", 0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("alternatives", "message"),
+    [
+        ((((1, -0.5),),), "alternatives for 1 of 2 tokens"),
+        ((((1, -0.5),), ((1, -math.inf),)), r"logprobs of alternatives\[1\] must be finite"),
+        ((((1, -2.0), (2, -0.5)), ()), r"alternatives\[0\] must be sorted"),
+    ],
+)
+def test_alternatives_are_one_sorted_list_per_token(alternatives, message):
+    assert Completion((1, 2), (0.0, 0.0), "eos", 0, (((2, -0.5), (1, -0.5)), ())).alternatives
+    with pytest.raises(ValueError, match=message):
+        Completion((1, 2), (0.0, 0.0), "eos", 0, alternatives)
+
+
 def test_rewards_that_are_numpy_s_become_plain_numbers():
     grade = Grade(np.float32(1.5), "correct", np.array([0.5, 1.0]))  # type: ignore[arg-type]
     assert (type(grade.reward), grade.segment_rewards) == (float, (0.5, 1.0))
@@ -129,4 +146,4 @@ def test_rewards_that_are_numpy_s_become_plain_numbers():
 @pytest.mark.parametrize("weight", [math.nan, math.inf])
 def test_an_extra_rollout_has_a_weight(weight):
     with pytest.raises(ValueError, match="weight must be finite"):
-        ExtraRollout(make_rollout(), Credit((0, 2, 3), (0.0,) * 3), weight)
+        ExtraRollout(make_rollout(), Credit((0, 2, 3), (0.0,) * 3), weight, root=0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
-from vineppo.grading import Grader
+from vineppo.grading import Grader, Judge
 from vineppo.protocols import Engine, Task
 from vineppo.types import Completion, Grade, Problem, Request, SamplingParams, Verdict
 
@@ -72,6 +72,8 @@ class Environment:
     tokenizer: Any  # a Hugging Face tokenizer
     params: SamplingParams
     max_prompt_tokens: int
+    judge: Judge | None = None
+    """A reward model that has a say in the rewards; without one they are the task's."""
 
     def reset(self, problem: Problem) -> State | None:
         """The state before the first response token; None where the prompt is longer than `max_prompt_tokens`."""
@@ -122,6 +124,9 @@ class Environment:
                 if i not in texts:
                     on_complete(i, completion)
             grades = ahead.grades()
+        if self.judge:
+            pairs = [(states[i].problem, texts[i]) for i in grades]
+            grades = dict(zip(grades, self.judge.regrade(pairs, list(grades.values())), strict=True))
         return [GradedCompletion(c, texts[i], grades.get(i, CUT_OFF)) for i, c in enumerate(completions)]
 
     def branch(

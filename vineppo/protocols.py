@@ -15,6 +15,7 @@ from vineppo.types import (
     Minibatch,
     Problem,
     Request,
+    Rollout,
     Sample,
     SamplingParams,
 )
@@ -147,7 +148,48 @@ class LearningEstimator(CreditEstimator, Protocol):
         ...
 
 
-class Learner(Protocol):
+class ActionCritic(Protocol):
+    """Guesses the reward after each of the likeliest next tokens. It is frozen while it judges, and learns after."""
+
+    def action_values(self, rollouts: Sequence[Rollout]) -> list[Any]:
+        """A numpy array [L, M] for each: q of the alternatives of every response token, padded as
+        `rollouts.alternatives_table` pads them."""
+        ...
+
+    def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
+        """From the rewards of these responses, which it has judged already; returns metrics."""
+        ...
+
+    def memory(self) -> dict[str, float]:
+        """MiB by what they hold, as `memory/name` keys."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what it has learnt into a folder of its own."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continues from what `save` wrote. Raises UserError where it is another critic's."""
+        ...
+
+
+class Trainable(Protocol):
+    """A model and its optimizer, which go on from a checkpoint."""
+
+    def save(self, folder: Path) -> None:
+        """Writes everything but the weights that the next step depends on below a checkpoint's folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continues from what `save` wrote. Raises UserError where it is not this model's."""
+        ...
+
+    def memory(self) -> dict[str, float]:
+        """MiB by what they hold, as `memory/name` keys."""
+        ...
+
+
+class Learner(Trainable, Protocol):
     """Owns the policy's parameters and their optimizer. Knows no method: what is minimised is passed in."""
 
     def score(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -162,22 +204,10 @@ class Learner(Protocol):
         """Parameters by name, as `Engine.load_weights` takes them."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Writes everything but the weights that the next step depends on below a checkpoint's folder."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Continues from what `save` wrote. Raises UserError where it is not this policy's."""
-        ...
-
     def mismatch(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How far the engine's log-probs are from `score`'s."""
         ...
 
     def divergence(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How far the policy is from the reference on these responses; nothing where there is no reference."""
-        ...
-
-    def memory(self) -> dict[str, float]:
-        """MiB by what they hold, as `memory/name` keys."""
         ...

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import get_args
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
@@ -34,6 +35,7 @@ from vineppo.segments import (
     token_segment_rewards,
 )
 from vineppo.types import (
+    Completion,
     Credit,
     Group,
     Problem,
@@ -59,6 +61,9 @@ class SamplingConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
+    num_alternatives: int = Field(default=0, ge=0)
+    """Likeliest tokens to keep, with their log-probabilities, for every token of rollouts and vines: credit that looks
+    for forks needs them. Each takes about 120 bytes until the next iteration. What is sampled does not change."""
     max_resamples: int = Field(default=0, ge=0)
     """Times that prompts whose responses all have the same reward are replaced by new ones (Yu et al. 2025, "DAPO",
     dynamic sampling). What is left after the last time is kept as it is."""
@@ -70,7 +75,7 @@ class SamplingConfig(Config):
         return self
 
     def params(self) -> SamplingParams:
-        return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)
+        return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop, self.num_alternatives)
 
 
 @dataclass(frozen=True)
@@ -159,8 +164,8 @@ def cuts_of(task: Task, text: str) -> list[int]:
     cuts = task.segment(text)
     if not are_cuts(cuts, text):
         raise UserError(
-            f"{type(task).__name__}.segment() gave {cuts} for a text of {len(text)} characters: cuts must strictly rise "
-            f"inside (0, {len(text)}]; see Task in vineppo/protocols.py"
+            f"{type(task).__name__}.segment() gave {cuts} for a text of {len(text)} characters: cuts must rise "
+            f"strictly inside (0, {len(text)}]; see Task in vineppo/protocols.py"
         )
     return cuts
 
@@ -176,6 +181,26 @@ def needs_what_follows(environment: Environment, rollout: Rollout) -> bool:
     pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
     seen = len("".join(pieces[: rollout.boundaries[-2]]))
     return looks_ahead(environment.task.segment, "".join(pieces), seen)
+
+
+def alternatives_table(completion: Completion) -> tuple[np.ndarray, np.ndarray]:
+    """The alternatives of every token as (ids_LM, logprobs_LM); where a token has fewer than others, id 0 and -inf."""
+    rows = completion.alternatives
+    if rows is None:
+        raise ValueError("the completion has no alternatives: sampling.num_alternatives was 0")
+    width = max(1, *map(len, rows))
+    padded = [pairs + ((0, -math.inf),) * (width - len(pairs)) for pairs in rows]
+    table = np.array(padded, dtype=np.float64)
+    return table[..., 0].astype(np.int64), table[..., 1]
+
+
+def sampled_logprobs(completion: Completion) -> np.ndarray:  # [L]
+    """Of the drawn tokens, under the distribution that they were drawn from where they are among the alternatives, and
+    under the whole softmax where they are not."""
+    ids_LM, logprobs_LM = alternatives_table(completion)
+    drawn_LM = (ids_LM == np.array(completion.token_ids)[:, None]) & (logprobs_LM > -math.inf)
+    known_L = np.where(drawn_LM, logprobs_LM, -math.inf).max(axis=1)
+    return np.where(drawn_LM.any(axis=1), known_L, completion.logprobs)
 
 
 def rollout_metrics(sampled: Sampled) -> dict[str, float]:
@@ -211,7 +236,8 @@ def save_rollouts(
 ) -> None:
     """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines.
 
-    `standard_errors` are of the values of all states but the last, whose value is the reward.
+    `standard_errors` and `num_vines` are of the values of all states but the last, whose value is the reward. The
+    first `num_tokens[0]` of the response's `token_ids` are the first segment's, and so on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = BytesIO()
@@ -233,9 +259,11 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
         "finish_reason": rollout.completion.finish_reason,
         "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
         "num_tokens": [b - a for a, b in pairwise(bounds)],
+        "token_ids": list(rollout.token_ids),
         "advantages": credit.segment_advantages,
         "values": boundary_values(rollout, credit),
         "standard_errors": credit.estimates and [known(estimate.standard_error) for estimate in credit.estimates],
+        "num_vines": credit.estimates and [len(estimate.rewards) for estimate in credit.estimates],
         "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
     }
 

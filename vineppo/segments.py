@@ -59,11 +59,6 @@ def token_boundaries(pieces: Sequence[str], cuts: Sequence[int]) -> tuple[int, .
     return (0, *(index for index in cut_tokens(pieces, cuts) if index < len(pieces)), len(pieces))
 
 
-def num_pieces(text: str, cuts: Sequence[int]) -> int:
-    """How many pieces with text the cuts make; 1 where there is no text."""
-    return len(cuts) + (not cuts or cuts[-1] < len(text))
-
-
 def are_cuts(cuts: Sequence[int], text: str) -> bool:
     """Whether they are as `vineppo.protocols.Task.segment` promises: strictly increasing and inside (0, len(text)]."""
     return all(a < b for a, b in pairwise((0, *cuts, len(text) + 1)))
@@ -77,16 +72,15 @@ def looks_ahead(segment: Callable[[str], list[int]], text: str, n: int) -> bool:
 def token_segment_rewards(
     pieces: Sequence[str], cuts: Sequence[int], rewards: Sequence[float], boundaries: Sequence[int]
 ) -> tuple[float, ...]:  # [S]
-    """Rewards of a text's pieces, [num_pieces], for the token segments in which these end.
+    """Rewards of a text's pieces, [len(cuts) + 1], for the token segments in which these end.
 
-    Where cuts fall on one token and merge, so do their rewards. The piece that no cut closes ends with the response.
-    The tokens may go on behind the text that the rewards are for, as a stop string does.
+    Where cuts fall on one token and merge, so do their rewards. The last piece, which no cut closes, ends with the
+    response: its tokens may go on behind the text that the rewards are for, as those of a stop string do.
     """
     ends = list(accumulate(map(len, pieces)))
     closed = [bisect_left(ends, cut) + 1 for cut in cuts]
-    open_end = [len(pieces)] * (len(rewards) - len(cuts))  # one or none
     summed = [0.0] * (len(boundaries) - 1)
-    for end, reward in zip([*closed, *open_end], rewards, strict=True):
+    for end, reward in zip([*closed, len(pieces)], rewards, strict=True):
         summed[bisect_left(boundaries, end) - 1] += reward
     return tuple(summed)
 

@@ -18,11 +18,14 @@ the policy A1. docs/tour.md has it record by record, and a test computes it:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
 from statistics import fmean
 from typing import Any, Literal, TypeVar, get_args
+
+from vineppo.checks import check_alternatives, check_boundaries, check_finite, plain_metrics, plain_numbers
 
 T = TypeVar("T")
 
@@ -32,6 +35,19 @@ Verdict = Literal["correct", "wrong", "unparseable", "timeout", "crashed"]
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line and says what to do; the command line exits with code 2."""
+
+
+class CreditError(ValueError):
+    """What an estimator gave is no credit; `credit.common.assign_credit` names the estimator."""
+
+
+@contextmanager
+def checking_credit() -> Iterator[None]:
+    """A broken law of credit, or something else where a number should be, becomes a CreditError."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CreditError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -49,13 +65,13 @@ class Problem:
 class Grade:
     """A graded response: its reward, any finite number, and a verdict, which is counted.
 
-    A task with process rewards gives `segment_rewards` too, one for every piece with text that `Task.segment` cuts the
-    response into (one where there is no text), and the reward is their sum. A response of two lines, the first of them
-    right:
+    A task with process rewards gives `segment_rewards` too, one for every piece that `Task.segment` cuts the response
+    into, and the reward is their sum. That is one more than there are cuts: the last is earned with the end of the
+    response, be it the end alone. A response of two lines, the first of them right:
 
         task.segment("2+2=4\\n4*3=7")  -> [6]                pieces "2+2=4\\n" and "4*3=7"
         task.grade(problem, ...)        -> Grade(0.5, "wrong", segment_rewards=(0.5, 0.0))
-        task.segment("2+2=4\\n4*3=7\\n") -> [6, 12]            the same two pieces: nothing follows the second cut
+        task.segment("2+2=4\\n4*3=7\\n") -> [6, 12]           three: the last one is the end of the text
     """
 
     reward: float
@@ -77,6 +93,10 @@ class Grade:
                     f"reward must be math.fsum(segment_rewards), {math.fsum(self.segment_rewards)}, got {self.reward}"
                 )
 
+    @classmethod
+    def of_segments(cls, segment_rewards: Sequence[float], verdict: Verdict) -> Grade:
+        return cls(math.fsum(segment_rewards), verdict, tuple(segment_rewards))
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -86,6 +106,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()  # texts that end a completion; the tokens that spell them stay in it
+    num_alternatives: int = 0
+    """Likeliest tokens to report for every token drawn (`Completion.alternatives`); what is drawn does not change."""
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -96,6 +118,8 @@ class SamplingParams:
             raise UserError(f"top_k must be >= 0 (0 keeps all), got {self.top_k}")
         if any(not text for text in self.stop):
             raise UserError("stop strings must not be empty")
+        if self.num_alternatives < 0:
+            raise UserError(f"num_alternatives must be >= 0 (0 reports none), got {self.num_alternatives}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +136,10 @@ class Request:
         return self.prefix_ids[len(self.prefix_ids) - min(n, self.num_response_tokens) :]
 
 
+Alternatives = tuple[tuple[int, float], ...]
+"""What might have come: token ids with their log-probabilities, likeliest first."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What an engine returns: the tokens it drew, an eos token included when that is what ended them."""
@@ -120,12 +148,17 @@ class Completion:
     logprobs: tuple[float, ...]  # [L] under the tempered full softmax, before top_p/top_k cut the support
     finish_reason: FinishReason
     policy_version: int
+    alternatives: tuple[Alternatives, ...] | None = None
+    """[L][<= num_alternatives] at the state before each token, under the distribution that it was drawn from: tempered,
+    cut by top_k and top_p, renormalised over what they keep. None where 0 were asked for."""
 
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.token_ids):
             raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.token_ids)} tokens")
         if self.finish_reason not in get_args(FinishReason):
             raise ValueError(f"finish_reason must be one of {get_args(FinishReason)}, got {self.finish_reason!r}")
+        if self.alternatives is not None:
+            check_alternatives(self.alternatives, len(self.token_ids))
 
 
 @dataclass(frozen=True)
@@ -163,6 +196,11 @@ class Rollout:
     @property
     def num_segments(self) -> int:
         return len(self.boundaries) - 1
+
+    @property
+    def is_action(self) -> tuple[bool, ...]:  # [L]
+        """Which tokens the policy wrote."""
+        return self.action_mask or (True,) * len(self.token_ids)
 
 
 Group = list[Rollout]  # [G], siblings of one prompt
@@ -206,6 +244,8 @@ class Credit:
     estimator of the paper's kind has segment advantages A_j = V(s_{j+1}) - V(s_j) (credit.common.check_telescoping).
     A critic knows a value before every token instead, and learns from targets: `token_values`, `returns`.
     `estimates`, where values were measured, are what V(s_0) .. V(s_{S-1}) are the means of.
+    `weights` are for responses that are not all drawn alike, as a tree's are not: what each token counts in the loss,
+    entropy and KL included, beside a token of weight 1. They are no part of the advantages.
     """
 
     boundaries: tuple[int, ...]  # [S+1]
@@ -214,17 +254,27 @@ class Credit:
     token_values: tuple[float, ...] | None = None  # [L]
     returns: tuple[float, ...] | None = None  # [L]
     estimates: tuple[ValueEstimate, ...] | None = None  # [S]
+    weights: tuple[float, ...] | None = None  # [L], None: 1 each
 
+    @checking_credit()
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
         check_boundaries(self.boundaries, num_tokens)
-        columns = {"advantages": num_tokens, "token_values": num_tokens, "returns": num_tokens}
+        columns = dict.fromkeys(("advantages", "token_values", "returns", "weights"), num_tokens)
         for name, length in (columns | {"values": len(self.boundaries)}).items():
             column = getattr(self, name)
             if column is not None:
+                object.__setattr__(self, name, plain_numbers(column))
                 check_finite(name, column)
                 if len(column) != length:
                     raise ValueError(f"{name} has {len(column)} entries, not {length}")
+
+    @property
+    def weighted_advantages(self) -> Sequence[float]:  # [L]
+        """What multiplies grad log pi of each token in the policy gradient."""
+        if self.weights is None:
+            return self.advantages
+        return [weight * advantage for weight, advantage in zip(self.weights, self.advantages, strict=True)]
 
     @property
     def segment_advantages(self) -> list[float]:  # [S]
@@ -239,21 +289,43 @@ class ExtraRollout:
     rollout: Rollout
     credit: Credit
     weight: float = 1.0
-    """What its tokens count in the loss; a vine that is one of n continuations of a state stands for 1/n of them."""
+    """What its tokens count in the loss, times their own `credit.weights`; a vine that is one of n continuations of a
+    state stands for 1/n of them."""
+    root: int = field(kw_only=True)
+    """The rollout that it descends from, by its number over all groups: both are in the same minibatches."""
 
+    @checking_credit()
     def __post_init__(self) -> None:
         check_finite("weight", (self.weight,))
+        check_length(self.rollout, self.credit, "an extra rollout")
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What an estimator makes of an iteration's groups."""
+    """What an estimator makes of an iteration's groups. Metrics are finite numbers."""
 
     credits: list[list[Credit]]  # [P][G], like the groups
     metrics: Mapping[str, float]  # `credit/name` and the like
     extra: tuple[ExtraRollout, ...] = ()
     trains_policy: bool = True
     """False while an estimator learns alone, as a critic does that warms up."""
+
+    @checking_credit()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", plain_metrics(self.metrics))
+
+    @checking_credit()
+    def check(self, groups: Sequence[Group]) -> None:
+        """Raises CreditError where the credits are not those of these groups, one for each rollout."""
+        if len(self.credits) != len(groups):
+            raise CreditError(f"credits for {len(self.credits)} groups, where there are {len(groups)}")
+        for p, (group, credits) in enumerate(zip(groups, self.credits, strict=True)):
+            if len(credits) != len(group):
+                raise CreditError(f"{len(credits)} credits for the {len(group)} rollouts of group {p}")
+            for g, (rollout, credit) in enumerate(zip(group, credits, strict=True)):
+                if not isinstance(credit, Credit):
+                    raise CreditError(f"credits[{p}][{g}] is a {type(credit).__name__}, not a Credit")
+                check_length(rollout, credit, f"rollout {g} of group {p}")
 
 
 @dataclass(frozen=True)
@@ -277,12 +349,13 @@ class Sample:
     old_logprobs: tuple[float, ...] | None = None  # [L]
     ref_logprobs: tuple[float, ...] | None = None  # [L]
     nucleus_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
+    weights: tuple[float, ...] | None = None  # [L] what each token counts in the loss; None: 1 each
     action_mask: tuple[bool, ...] | None = None  # [L] False on tokens that the environment wrote; None: all are actions
-    weight: float = 1.0  # what its tokens count in the loss, beside those of a sample of weight 1
+    is_extra: bool = False  # beside the rollouts, whose number it leaves as it is
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
-            if name in ("prompt_ids", "response_ids", "weight") or column is None:
+            if name in ("prompt_ids", "response_ids", "is_extra") or column is None:
                 continue
             if len(column) != len(self.response_ids):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
@@ -292,6 +365,11 @@ class Sample:
     @property
     def num_actions(self) -> int:
         return len(self.response_ids) if self.action_mask is None else sum(self.action_mask)
+
+    @property
+    def total_weight(self) -> float:
+        """Of its actions; their number where each counts 1."""
+        return self.num_actions if self.weights is None else math.fsum(self.at_actions(self.weights))
 
     def at_actions(self, column: Sequence[T]) -> Sequence[T]:
         """What a column [L] has at the tokens that the policy wrote."""
@@ -310,14 +388,6 @@ def make_sample(
     return Sample(prompt_ids, response_ids, advantages=nothing, sampling_logprobs=nothing, action_mask=action_mask)
 
 
-def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
-    """Segments must partition the response: 0 = b_0 < b_1 < ... < b_S = L with L >= 1."""
-    if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_tokens:
-        raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
-    if any(a >= b for a, b in pairwise(boundaries)):
-        raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
-
-
-def check_finite(name: str, numbers: Sequence[float]) -> None:
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} must be finite, got {tuple(numbers)}")
+def check_length(rollout: Rollout, credit: Credit, name: str) -> None:
+    if len(credit.advantages) != len(rollout.token_ids):
+        raise CreditError(f"{len(credit.advantages)} advantages for the {len(rollout.token_ids)} tokens of {name}")

@@ -162,8 +162,10 @@ def test_rewards_of_the_graded_pieces_are_earned_where_these_end():
     tokens = [token for character in "x\ny" + STOP for token in TOKENIZERS["bytes"].encode(character)]
     grade = Grade(3.0, "wrong", (1.0, 2.0))
     assert rollout_of(Lines(), tokens, grade).segment_rewards == (1.0, 0.0, 2.0)
-    closed = rollout_of(Lines(), tokens, Grade(1.0, "wrong", (1.0,)), stop="y")  # "x\n" is all that is graded
-    assert closed.segment_rewards == (1.0, 0.0, 0.0)
+    closed = rollout_of(Lines(), tokens, grade, stop="y")  # "x\n" is all that is graded, and that it ends there
+    assert closed.segment_rewards == (1.0, 0.0, 2.0)
+    (eos,) = TOKENIZERS["bytes"].encode("<eos>")
+    assert rollout_of(Lines(), [*tokens[:2], eos], grade).segment_rewards == (1.0, 2.0)
 
 
 def test_a_task_whose_cuts_do_not_rise_is_named():

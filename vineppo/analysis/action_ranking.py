@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,7 +18,7 @@ from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
 from vineppo.seeding import derive_seed
-from vineppo.segments import decode_pieces, token_boundaries
+from vineppo.segments import decode_pieces, token_boundaries, token_segment_rewards
 
 TITLE = "Ranking of next steps"
 TEXT = (
@@ -37,6 +38,8 @@ class Choice:
     state: State
     after: list[State]
     budgets: list[int]
+    earned: list[float]
+    """Process rewards up to each of `after`, where the task has some; a critic's value is of what is still to come."""
 
 
 def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
@@ -82,18 +85,24 @@ def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice]
     )
     choices = []
     for (state, budget), continuations in zip(states, completions, strict=True):
-        segments = dict.fromkeys(
-            segment for graded in continuations if (segment := next_segment(subject, state, graded)) is not None
-        )
+        segments: dict[tuple[int, ...], float] = {}
+        for graded in continuations:
+            if (found := next_segment(subject, state, graded)) is not None:
+                segment, earned = found
+                segments[segment] = max(earned, segments.get(segment, earned), key=abs)  # 0 of one that was cut off
         if len(segments) >= config.num_actions:
             taken = list(segments)[: config.num_actions]
             after = [replace(state, response_ids=state.response_ids + segment) for segment in taken]
-            choices.append(Choice(state, after, [budget - len(segment) for segment in taken]))
+            budgets = [budget - len(segment) for segment in taken]
+            choices.append(Choice(state, after, budgets, [segments[segment] for segment in taken]))
     return choices, len(states)
 
 
-def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tuple[int, ...] | None:
-    """The segment that a continuation begins with; None where it ends the response or does not begin at the state."""
+def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tuple[tuple[int, ...], float] | None:
+    """The segment that a continuation begins with, and what is earned by its end.
+
+    None where it ends the response or does not begin at the state.
+    """
     environment, token_ids = subject.environment, state.response_ids + graded.completion.token_ids
     pieces = decode_pieces(environment.tokenizer, token_ids)
     boundaries = token_boundaries(pieces, environment.task.segment("".join(pieces)))
@@ -101,7 +110,10 @@ def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tu
     ends = [b for b in boundaries if b > start]
     if start not in boundaries or len(ends) < 2:
         return None
-    return token_ids[start : ends[0]]
+    earned = graded.grade.segment_rewards
+    cuts = environment.task.segment(graded.text)
+    rewards = () if earned is None else token_segment_rewards(pieces, cuts, earned, boundaries)
+    return token_ids[start : ends[0]], math.fsum(rewards[: boundaries.index(ends[0])])
 
 
 def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisConfig) -> list[Row]:
@@ -115,7 +127,8 @@ def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisCo
     predictions = {f"VinePPO K={k}": rewards[:, :k].mean(axis=1).reshape(shape) for k in config.vines}
     if subject.ppo:
         values = subject.ppo.critic.values([(state.prompt_ids, state.response_ids) for state, _ in after])
-        predictions["critic"] = np.array([row[-1] for row in values]).reshape(shape)
+        to_come_CA = np.array([row[-1] for row in values]).reshape(shape)
+        predictions["critic"] = to_come_CA + np.array([choice.earned for choice in choices])
     problems = [choice.state.problem.id for choice in choices]
     return [
         {**subject.checkpoint.header, "estimator": name, "measure": measure, **found}

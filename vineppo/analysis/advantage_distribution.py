@@ -11,7 +11,7 @@ from vineppo.analysis.result import Result, plot
 from vineppo.machine.tables import Row
 from vineppo.methods import load_recipe
 from vineppo.report.charts import bars, lines
-from vineppo.report.rollouts import rollout_files, rollouts_of
+from vineppo.rollout_files import rollout_files, rollouts_of
 from vineppo.types import UserError
 
 NUM_BINS = 20

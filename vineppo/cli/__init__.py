@@ -124,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_quickstart(subparsers)
     add_run(subparsers, "sft", "fine-tune a model on worked solutions", commands.run_sft)
     add_run(subparsers, "train", "train with reinforcement learning", commands.run_train)
+    add_run(subparsers, "prm", "teach a process reward model what vines have measured", commands.run_prm)
     add_eval(subparsers)
     add_compare(subparsers)
     add_analyze(subparsers)
@@ -154,7 +155,7 @@ def add_quickstart(subparsers: argparse._SubParsersAction) -> None:
 
 
 def add_run(subparsers: argparse._SubParsersAction, name: str, what: str, run) -> None:
-    example = "recipes/gsm8k-smollm2/sft.toml" if name == "sft" else "recipes/gsm8k-smollm2/vineppo.toml"
+    example = f"recipes/gsm8k-smollm2/{'vineppo' if name == 'train' else name}.toml"
     parser = subparsers.add_parser(
         name,
         help=what,
@@ -245,13 +246,19 @@ def add_analyze(subparsers: argparse._SubParsersAction) -> None:
 def add_exact(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "exact",
-        help="every credit estimator against the truth, where it can be enumerated",
-        description="Measures bias and variance of values, advantages and policy gradients of VinePPO, PPO, GRPO and "
-        "RLOO in a language so small that all of them are known exactly. Under a minute on a CPU.",
+        help="every credit estimator against the truth, in worlds where it is known",
+        description="Measures bias and variance of values, advantages and policy gradients of every estimator in small "
+        "worlds, a language and chains of 8 to 32 steps, where all of them are known exactly. Three minutes on two "
+        "cores.",
     )
+    parser.add_argument(
+        "--world", type=word, action="append", default=[], metavar="NAME",
+        help="one world, in detail; may be given again (default: all)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=seed, default=0, help="same seed, same numbers (default: 0)")
-    parser.add_argument("--batches", type=int, default=200, help="of 24 rollouts (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=100, help="of 8 rollouts per prompt (default: %(default)s)")
     parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
+    parser.add_argument("--figures", type=path_name, metavar="DIR", help="also draw a figure of each world into DIR")
     parser.set_defaults(run=commands.run_exact)
 
 

@@ -27,6 +27,10 @@ def run_sft(args: argparse.Namespace) -> None:
     run(args, unit="optimizer steps", print_every=10)
 
 
+def run_prm(args: argparse.Namespace) -> None:
+    run(args, unit="optimizer steps", print_every=10)
+
+
 def run_train(args: argparse.Namespace) -> None:
     run(args, unit="iterations", print_every=1)
 
@@ -141,10 +145,11 @@ def show_analysis(path: Path) -> None:
 def run_exact(args: argparse.Namespace) -> None:
     if args.json:
         check_file(args.json)
-    prepare()
-    from vineppo.exact.measure import exact
+    if args.figures:
+        check_folder(args.figures)
+    from vineppo.exact.command import exact
 
-    exact(args.batches, args.seed, args.json)
+    exact(args.world, args.batches, args.seed, args.json, args.figures)
 
 
 def show_config(args: argparse.Namespace) -> None:

@@ -87,6 +87,9 @@ def plan(
 ) -> tuple[list[Job], list[Job]]:
     """The SFT run, if there is one, and the runs that start from it. Every recipe is checked before anything runs."""
     loaded = [load_recipe(path) for path in recipes]
+    scorers = [str(path) for path, recipe in zip(recipes, loaded, strict=True) if not recipe.trains_policy]
+    if scorers:
+        raise UserError(f"{scorers[0]}: trains a reward model, which has no accuracy to compare; leave it out")
     chosen = choose_overrides(loaded, overrides, echo)
     sft = [
         Job(load_recipe(path, own), out / recipe.name)

@@ -4,8 +4,19 @@ One estimator per file. common.py has what they share, advantages.py the formula
 """
 
 from vineppo.credit.grpo import GRPO
+from vineppo.credit.potential import Potential
 from vineppo.credit.ppo import PPO
 from vineppo.credit.rloo import RLOO
+from vineppo.credit.tree import TreeCredit
+from vineppo.credit.vine_critic import VineCritic
 from vineppo.credit.vineppo import VinePPO
 
-CREDIT = {"vineppo": VinePPO, "ppo": PPO, "grpo": GRPO, "rloo": RLOO}
+CREDIT = {
+    "vineppo": VinePPO,
+    "ppo": PPO,
+    "grpo": GRPO,
+    "rloo": RLOO,
+    "tree": TreeCredit,
+    "potential": Potential,
+    "vine_critic": VineCritic,
+}

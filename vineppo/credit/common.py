@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, pstdev
-from typing import Any
+from statistics import fmean, pstdev, pvariance
+from typing import TYPE_CHECKING, Any, Literal
 
+from vineppo.checks import plain_metrics
 from vineppo.environment import Environment
-from vineppo.types import Assigned, Credit, Group, equal_rewards
+from vineppo.models import RewardModelConfig
+from vineppo.protocols import CreditEstimator, LearningEstimator
+from vineppo.types import (
+    Assigned,
+    Credit,
+    CreditError,
+    Group,
+    Sample,
+    UserError,
+    equal_rewards,
+)
+
+if TYPE_CHECKING:
+    from vineppo.models.reward_model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -19,9 +33,43 @@ class CreditContext:
     environment: Environment
     load_policy: Callable[[], Any] = lambda: None
     """A copy of the policy that training starts from."""
+    policy: Any = None
+    """The model that trains, to be read as it stands: never changed, never kept."""
     total_steps: int = 1
     """Optimizer steps of the whole run as planned: with no prompt left out and no extra rollout."""
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Of models that an estimator loads besides."""
+
+    def load_reward_model(self, config: RewardModelConfig) -> RewardModel:
+        """Raises UserError where it is none, or none for the policy's tokens."""
+        from vineppo.machine.runtime import pick_device
+        from vineppo.models.reward_model import load_reward_model
+
+        model = load_reward_model(config, device=pick_device(self.device))
+        model.check_tokenizer(self.environment.tokenizer)
+        return model
+
+
+def assign_credit(estimator: CreditEstimator, groups: Sequence[Group], *, seed: int) -> Assigned:
+    """What the estimator makes of the groups, checked; raises UserError that names it where that is no credit."""
+    try:
+        assigned = estimator.assign(groups, seed=seed)
+        if not isinstance(assigned, Assigned):
+            raise CreditError(f"assign() gave a {type(assigned).__name__}, not an Assigned")
+        assigned.check(groups)
+    except CreditError as error:
+        raise UserError(f"credit estimator {type(estimator).__name__}: {error}") from error
+    return assigned
+
+
+def update_estimator(estimator: LearningEstimator, minibatch: Sequence[Sample]) -> dict[str, float]:
+    """Its metrics, which may be nan where a step was skipped; raises UserError that names it where they are none."""
+    metrics = estimator.update(minibatch)
+    try:
+        return plain_metrics(metrics, finite=False)
+    except ValueError as error:
+        raise UserError(f"credit estimator {type(estimator).__name__}: update(): {error}") from error
 
 
 def differences(values: Sequence[float]) -> tuple[float, ...]:
@@ -82,3 +130,13 @@ def value_metrics(values: Sequence[float], initial_values: Sequence[float]) -> d
         "credit/value_std": pstdev(values),
         "credit/initial_value_mean": fmean(initial_values),
     }
+
+
+def explained_variance(values: Sequence[float], returns: Sequence[float]) -> float:
+    """1 - Var(return - value) / Var(return): 1 is perfect, 0 as good as a constant, and 0 where returns are equal."""
+    variance = pvariance(returns)
+    return (
+        1 - pvariance([to_go - value for to_go, value in zip(returns, values, strict=True)]) / variance
+        if variance
+        else 0.0
+    )

@@ -6,16 +6,16 @@ advantage estimates over tokens; with gamma = lambda = 1, as in the paper's runs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, compress, pairwise
 from pathlib import Path
-from statistics import pvariance
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from vineppo.config import Named
-from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.common import CreditContext, advantage_metrics, explained_variance, value_metrics
 from vineppo.learner.config import CriticConfig
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, Sample
@@ -56,15 +56,22 @@ class PPO:
         return Assigned([[next(rows) for _ in group] for group in groups], metrics, trains_policy=trains_policy)
 
     def credit(self, rollout: Rollout, values: Sequence[float]) -> Credit:
-        """From the critic's values [L+1] of the states before each token and after the last."""
+        """From the critic's values [L+1] of the states before each token and after the last.
+
+        Steps are the policy's: what the environment writes after a token is part of that token's outcome.
+        """
         truncated = rollout.completion.finish_reason == "length"
         last_value = values[-1] if truncated and self.config.bootstrap_truncated else 0.0
-        advantages = compute_gae(
-            token_rewards(rollout),
-            [*values[:-1], last_value],
-            gamma=self.config.gamma,
-            gae_lambda=self.config.gae_lambda,
+        mask = rollout.is_action
+        following = iter(
+            compute_gae(
+                rewards_of_actions(token_rewards(rollout), mask),
+                [*compress(values, mask), last_value],
+                gamma=self.config.gamma,
+                gae_lambda=self.config.gae_lambda,
+            )
         )
+        advantages = [next(following) if is_action else 0.0 for is_action in mask]
         returns = tuple(advantage + value for advantage, value in zip(advantages, values, strict=False))
         return Credit(rollout.boundaries, tuple(advantages), token_values=tuple(values[:-1]), returns=returns)
 
@@ -100,6 +107,12 @@ def token_rewards(rollout: Rollout) -> list[float]:  # [L]
     return rewards
 
 
+def rewards_of_actions(rewards: Sequence[float], mask: Sequence[bool]) -> list[float]:  # [actions]
+    """What is earned after each action and before the next one; what comes before the first is nobody's."""
+    starts = [t for t, is_action in enumerate(mask) if is_action]
+    return [math.fsum(rewards[start:end]) for start, end in pairwise((*starts, len(rewards)))]
+
+
 def returns_to_go(rollout: Rollout) -> list[float]:  # [L]
     """What is still earned from before each token on, without discount."""
     return list(accumulate(reversed(token_rewards(rollout))))[::-1]
@@ -123,13 +136,12 @@ def compute_gae(
 
 
 def credit_metrics(rollouts: Sequence[Rollout], credits: Sequence[Credit]) -> dict[str, float]:
-    values = [value for credit in credits for value in credit.token_values or ()]
-    advantages = [advantage for credit in credits for advantage in credit.advantages]
-    returns = [to_go for rollout in rollouts for to_go in returns_to_go(rollout)]
-    errors = [to_go - value for to_go, value in zip(returns, values, strict=True)]
-    variance = pvariance(returns)
+    pairs = list(zip(rollouts, credits, strict=True))
+    values = [value for rollout, credit in pairs for value in compress(credit.token_values or (), rollout.is_action)]
+    advantages = [a for rollout, credit in pairs for a in compress(credit.advantages, rollout.is_action)]
+    returns = [to_go for rollout in rollouts for to_go in compress(returns_to_go(rollout), rollout.is_action)]
     return {
         **value_metrics(values, [credit.token_values[0] for credit in credits if credit.token_values]),
         **advantage_metrics(advantages),
-        "critic/explained_variance": 1 - pvariance(errors) / variance if variance else 0.0,
+        "critic/explained_variance": explained_variance(values, returns),
     }

@@ -1,181 +1,93 @@
-"""`vineppo exact`: every credit estimator against the truth, in the world of exact_world.py.
+"""`vineppo exact`: every credit estimator against the truth, in worlds where it is known.
 
 The estimators are the ones that train, unchanged, and so is what samples their rollouts. Nothing is whitened or
-clipped. What a policy gradient is on average is known by enumeration of all responses, and measured besides.
-Shapes as in exact_world.py: S rows of the policy's table, A actions; N batches.
+clipped. A batch's policy gradient is the sum over trained tokens, those of extra rollouts included, of
+weight A_t grad log pi(y_t | s_t), over the number of rollouts in the groups. What it is on average is known by a sum
+over all responses, where a row has a formula for its credit, and measured besides.
+Shapes as in world.py: S rows of the policy's table, A actions; N batches, M methods.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from vineppo.credit.advantages import leave_one_out
-from vineppo.credit.common import CreditContext, broadcast_to_tokens, differences
-from vineppo.credit.grpo import GRPO, GRPOConfig
-from vineppo.credit.ppo import PPO, PPOConfig
-from vineppo.credit.rloo import RLOO, RLOOConfig
-from vineppo.credit.vineppo import VinePPO, VinePPOConfig
-from vineppo.environment import Environment, GradedCompletion, State
-from vineppo.exact.world import (
-    BUDGET,
-    PROMPTS,
-    World,
-    default_policy,
-    is_over,
-    make_environment,
-    make_world,
-    policy_gradient,
-    to_text,
-    true_gradient,
-)
-from vineppo.machine.files import write_json
-from vineppo.protocols import CreditEstimator
+from vineppo.credit.common import CreditContext
+from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
+from vineppo.exact.known import exact_advantages
+from vineppo.exact.methods import GROUP_SIZE, Row, rows_of
+from vineppo.exact.play import Cuts, make_environment
+from vineppo.exact.world import END, World
+from vineppo.methods.train import to_samples
+from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.rollouts import SamplingConfig, make_rollout, sample_groups
 from vineppo.seeding import derive_seed
-from vineppo.types import Completion, Credit, Grade, Group, Problem, Rollout, UserError
+from vineppo.types import Assigned, Credit, Group, Problem, Rollout
 
-GROUP_SIZE = 8
-SAMPLING = SamplingConfig(prompts_per_iteration=len(PROMPTS), group_size=GROUP_SIZE, max_new_tokens=BUDGET)
-CRITIC_ERROR = 0.2
+COSTS = ("sampled", "trained", "computed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
-    name: str
+    """A row in a world, with the estimator that runs there. Methods that sample alike share their environment."""
+
+    row: Row
+    world: World
     environment: Environment
-    credit: Callable[..., list[list[Credit]]]
-    """(groups, seed=...) -> credits, [P][G]."""
-    expected: Callable[[Rollout], Sequence[float]]
-    """E[advantages | rollout], [L]: the mean over its vines, or over its siblings."""
 
+    @cached_property
+    def estimator(self) -> CreditEstimator:
+        return self.row.make(self.world, CreditContext(self.environment))
 
-def make_methods(world: World, theta_SA: np.ndarray) -> list[Method]:
-    plain = make_environment(theta_SA)
-    silent = make_environment(theta_SA, special="=")
-    grpo, no_std, rloo = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False)), RLOO(RLOOConfig())
-    return [
-        Method("RLOO", plain, credits_of(rloo), mean_over_siblings(world, leave_one_out)),
-        Method("GRPO without std", plain, credits_of(no_std), mean_over_siblings(world, no_std.formula)),
-        Method("GRPO", plain, credits_of(grpo), mean_over_siblings(world, grpo.formula)),
-        *(ppo_method(world, plain, gae_lambda, 0.0) for gae_lambda in (1, 0.95, 0)),
-        *(ppo_method(world, plain, gae_lambda, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
-        *(vine_method(world, plain, f"VinePPO K={k}", num_vines=k) for k in (1, 3, 9, 27)),
-        unmerged(vine_method(world, plain, "VinePPO K=9, unmerged", num_vines=9)),
-        vine_method(world, silent, "VinePPO K=9, silent end", num_vines=9),
-        vine_method(world, plain, "VinePPO K=9, 2 states", num_vines=9, max_states_per_rollout=2),
-    ]
-
-
-def credits_of(estimator: CreditEstimator) -> Callable[..., list[list[Credit]]]:
-    return lambda groups, *, seed: estimator.assign(groups, seed=seed).credits
-
-
-def mean_over_siblings(
-    world: World, formula: Callable[[Sequence[float]], list[float]]
-) -> Callable[[Rollout], Sequence[float]]:
-    """The other G - 1 rewards are 0 or 1, and the number of ones is binomial."""
-
-    @cache
-    def mean(reward: float, p: float) -> float:
-        others = GROUP_SIZE - 1
-        weights = [math.comb(others, k) * p**k * (1 - p) ** (others - k) for k in range(others + 1)]
-        rewards = [[reward] + [1.0] * k + [0.0] * (others - k) for k in range(others + 1)]
-        return math.fsum(weight * formula(row)[0] for weight, row in zip(weights, rewards, strict=True))
-
-    return lambda rollout: [mean(rollout.reward, world.value[rollout.problem.prompt])] * len(rollout.token_ids)
-
-
-def ppo_method(world: World, environment: Environment, gae_lambda: float, error: float) -> Method:
-    critic = KnownCritic(world, error)
-    ppo = PPO(PPOConfig(gae_lambda=gae_lambda), critic=cast(Any, critic))
-
-    def expected(rollout: Rollout) -> Sequence[float]:
-        return ppo.credit(rollout, critic.values([(rollout.prompt_ids, rollout.token_ids)])[0]).advantages
-
-    name = f"PPO λ={gae_lambda:g}, {'wrong' if error else 'exact'} critic"
-    return Method(name, environment, credits_of(ppo), expected)
-
-
-class KnownCritic:
-    """V itself, or `error` above or below it: a coin decided for every state, once and for all."""
-
-    def __init__(self, world: World, error: float):
-        self.world, self.error = world, error
-
-    def values(self, responses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
-        """V of the state before every response token and after the last, [L+1] for each (prompt_ids, response_ids)."""
-        texts = [to_text(prompt_ids + response_ids) for prompt_ids, response_ids in responses]
-        return [[self.value(text[: t + 1]) for t in range(len(text))] for text in texts]
-
-    def value(self, state: str) -> float:
-        return self.world.value[state] + (self.error if derive_seed("critic", state) % 2 else -self.error)
-
-
-def vine_method(world: World, environment: Environment, name: str, **config: Any) -> Method:
-    estimator = VinePPO(VinePPOConfig(**config), CreditContext(environment))
-
-    def expected(rollout: Rollout) -> Sequence[float]:
-        boundaries = estimator.boundaries(rollout)
-        return broadcast_to_tokens(
-            differences([world.value[full_text(rollout)[: 1 + b]] for b in boundaries]), boundaries
+    @cached_property
+    def expected_gradient(self) -> np.ndarray | None:  # [S, A]
+        """The mean of the policy gradient: a sum over all responses."""
+        if self.row.expected is None:
+            return None
+        expected = self.row.expected(self.world, self.estimator)
+        return self.world.policy_gradient(
+            [
+                (full_text(self.world, rollout), expected(rollout), p)
+                for rollout, p in all_rollouts(self.world, self.environment)
+            ]
         )
 
-    return Method(name, environment, credits_of(estimator), expected)
+
+def make_methods(world: World, rows: Sequence[Row] | None = None) -> list[Method]:
+    environments: dict[tuple[Cuts, int], Environment] = {}
+    methods = []
+    for row in rows_of(world) if rows is None else rows:
+        key = (row.cuts, row.num_alternatives)
+        if key not in environments:
+            environments[key] = make_environment(world, cuts=row.cuts, num_alternatives=row.num_alternatives)
+        methods.append(Method(row, world, environments[key]))
+    return methods
 
 
-def unmerged(method: Method) -> Method:
-    """Vines of their own for every rollout. In so small a world siblings meet in most of their states."""
-
-    def credit(groups: Sequence[Group], *, seed: int) -> list[list[Credit]]:
-        return [
-            [method.credit([[rollout]], seed=derive_seed(seed, p, g))[0][0] for g, rollout in enumerate(group)]
-            for p, group in enumerate(groups)
-        ]
-
-    return Method(method.name, method.environment, credit, method.expected)
-
-
+@lru_cache(maxsize=4)
 def all_rollouts(world: World, environment: Environment) -> list[tuple[Rollout, float]]:
     """Every response there is as a rollout, and its probability; those of all prompts add up to 1."""
-    return [
-        (known_rollout(world, environment, text), reach / len(PROMPTS))
-        for text, reach in world.reach.items()
-        if is_over(text)
-    ]
+    return [(known_rollout(world, environment, text), p) for text, p in world.responses]
 
 
 def known_rollout(world: World, environment: Environment, text: str) -> Rollout:
     """The rollout that the program would make of this response, without sampling it."""
     prompt_ids, token_ids = (tuple(environment.tokenizer.encode(part)) for part in (text[0], text[1:]))
-    completion = Completion(token_ids, (0.0,) * len(token_ids), "eos" if text[-1] == "=" else "length", 0)
-    state = State(Problem(text[0], text[0], text[0]), prompt_ids)
-    grade = Grade(world.value[text], "correct" if world.value[text] else "wrong")
-    return make_rollout(environment, state, GradedCompletion(completion, environment.text(token_ids), grade), BUDGET)
+    completion = environment.engine.completion(text, environment.params)  # type: ignore[attr-defined]
+    problem, response = Problem(f"{world.name}/{text[0]}", text[0], "right"), environment.text(token_ids)
+    grade = environment.task.grade(problem, response) if text[-1] == END else CUT_OFF
+    graded = GradedCompletion(completion, response, grade)
+    return make_rollout(environment, State(problem, prompt_ids), graded, world.budget)
 
 
-def expected_gradients(world: World, methods: Sequence[Method]) -> list[np.ndarray]:  # [M][S, A]
-    """The mean of each method's policy gradient: a sum over all responses."""
-    known = {environment: all_rollouts(world, environment) for environment in {m.environment for m in methods}}
-    return [
-        policy_gradient(world, [(full_text(rollout), m.expected(rollout), p) for rollout, p in known[m.environment]])
-        for m in methods
-    ]
-
-
-def full_text(rollout: Rollout) -> str:
-    return to_text(rollout.prompt_ids + rollout.token_ids)
+def full_text(world: World, rollout: Rollout) -> str:
+    return world.text(rollout.prompt_ids + rollout.token_ids)
 
 
 class Errors:
@@ -185,25 +97,29 @@ class Errors:
     """
 
     def __init__(self) -> None:
-        self.sums: tuple[Counter[Hashable], Counter[Hashable]] = (Counter(), Counter())
-        self.counts: tuple[Counter[Hashable], Counter[Hashable]] = (Counter(), Counter())
-        self.squares = 0.0
+        self.numbers: tuple[list[int], list[int]] = ([], [])
+        self.errors: tuple[list[float], list[float]] = ([], [])
 
-    def add(self, half: int, number: Hashable, error: float) -> None:
-        self.sums[half][number] += error  # pyright: ignore[reportArgumentType]
-        self.counts[half][number] += 1
-        self.squares += error * error
+    def add(self, half: int, number: int, error: float) -> None:
+        """`number` says which of the exact numbers it is."""
+        self.numbers[half].append(number)
+        self.errors[half].append(error)
 
     def bias_and_std(self) -> tuple[float, float] | None:
         """Root mean squares over all that was met: the mean error of the same number, and the rest of the error."""
-        (sums, more_sums), (counts, more_counts) = self.sums, self.counts
-        both = counts.keys() & more_counts.keys()
-        if not both:
+        split = len(self.numbers[0])
+        _, dense = np.unique(np.concatenate(self.numbers).astype(np.int64), return_inverse=True)
+        halves, size = (dense[:split], dense[split:]), int(dense.max(initial=0)) + 1
+        counts_HN = [np.bincount(half, minlength=size) for half in halves]
+        both = (counts_HN[0] > 0) & (counts_HN[1] > 0)
+        if not both.any():
             return None
-        weights = {number: counts[number] + more_counts[number] for number in both}
-        products = [weights[n] * (sums[n] / counts[n]) * (more_sums[n] / more_counts[n]) for n in both]
-        bias2 = max(0.0, math.fsum(products) / sum(weights.values()))
-        error2 = self.squares / (counts.total() + more_counts.total())
+        sums_HN = [np.bincount(*pair, minlength=size) for pair in zip(halves, self.errors, strict=True)]
+        products_N = np.prod(
+            [sums[both] / counts[both] for sums, counts in zip(sums_HN, counts_HN, strict=True)], axis=0
+        )
+        bias2 = max(0.0, float(np.average(products_N, weights=np.add(*counts_HN)[both])))
+        error2 = float(np.mean(np.concatenate(self.errors) ** 2))
         return math.sqrt(bias2), math.sqrt(max(0.0, error2 - bias2))
 
 
@@ -211,163 +127,186 @@ class Errors:
 class Tally:
     """What one method did, batch by batch."""
 
+    world: World
     gradients: list[np.ndarray] = field(default_factory=list)  # [N][S, A]
-    num_tokens: int = 0
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COSTS, "warmup"), 0))
     values: Errors = field(default_factory=Errors)
-    tokens: Errors = field(default_factory=Errors)
-    segments: Errors = field(default_factory=Errors)
+    token_advantages: Errors = field(default_factory=Errors)
+    segment_advantages: Errors = field(default_factory=Errors)
 
-    def add(self, world: World, half: int, groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> None:
-        texts = [full_text(rollout) for group in groups for rollout in group]
-        flat = [credit for in_group in credits for credit in in_group]
-        for text, credit in zip(texts, flat, strict=True):
-            self._add_errors(world.value, half, text, credit)
-        weight = 1 / len(texts)
-        responses = [(text, credit.advantages, weight) for text, credit in zip(texts, flat, strict=True)]
-        self.gradients.append(policy_gradient(world, responses))
-        self.num_tokens += sum(len(credit.advantages) for credit in flat)
+    def add(self, half: int, groups: Sequence[Group], assigned: Assigned) -> None:
+        pairs = [
+            pair
+            for group, credits in zip(groups, assigned.credits, strict=True)
+            for pair in zip(group, credits, strict=True)
+        ]
+        for rollout, credit in pairs:
+            self._add_errors(half, full_text(self.world, rollout), credit)
+        responses = [(rollout, credit, 1.0) for rollout, credit in pairs]
+        responses += [(extra.rollout, extra.credit, extra.weight) for extra in assigned.extra]
+        self.gradients.append(
+            self.world.policy_gradient(
+                [
+                    (full_text(self.world, rollout), trained(rollout, credit), weight / len(pairs))
+                    for rollout, credit, weight in responses
+                ]
+            )
+        )
 
-    def _add_errors(self, exact: dict[str, float], half: int, text: str, credit: Credit) -> None:
-        states = [text[: t + 1] for t in range(len(text))]
-        for (before, after), advantage in zip(pairwise(states), credit.advantages, strict=True):
-            self.tokens.add(half, after, advantage - (exact[after] - exact[before]))
+    def _add_errors(self, half: int, text: str, credit: Credit) -> None:
+        trace = self.world.trace(text)
+        for t, advantage in enumerate(credit.advantages):
+            if not trace.certain[t]:
+                error = advantage - (trace.values[t + 1] - trace.values[t])
+                self.token_advantages.add(half, trace.state_ids[t + 1], error)
         for j, (start, end) in enumerate(pairwise(credit.boundaries)):
-            before, after = states[start], states[end]
-            values = credit.values[j:] if credit.values else credit.token_values[start:] if credit.token_values else ()
-            if values:
-                self.values.add(half, before, values[0] - exact[before])
+            value = None
+            if credit.values:
+                value = credit.values[j]
+            elif credit.token_values:
+                value = credit.token_values[start] + trace.earned[start]
+            if value is not None:
+                self.values.add(half, trace.state_ids[start], value - trace.values[start])
             if not credit.token_values:  # every token of the segment has the same advantage
-                error = credit.advantages[start] - (exact[after] - exact[before])
-                self.segments.add(half, (before, after), error)
+                error = credit.advantages[start] - (trace.values[end] - trace.values[start])
+                self.segment_advantages.add(half, trace.state_ids[start] << 32 | trace.state_ids[end], error)
 
 
-def measure(num_batches: int, seed: int) -> dict[str, Any]:
-    """All methods on the same `num_batches` iterations of three prompts; what goes into the JSON file."""
-    if num_batches < 2:
-        raise UserError(f"--batches must be at least 2, got {num_batches}")
-    theta_SA = default_policy()
-    world = make_world(theta_SA)
-    methods = make_methods(world, theta_SA)
-    true_SA = true_gradient(world)
-    tallies, yardstick = sample(world, methods, num_batches, seed)
-    rows = [
-        summary(true_SA, expected_SA, tally, yardstick)
-        for expected_SA, tally in zip(expected_gradients(world, methods), tallies, strict=True)
-    ]
-    costs = [row["noise"] * row["tokens_per_rollout"] for row in rows]
-    return {
-        "seed": seed,
-        "num_batches": num_batches,
-        "rollouts_per_batch": len(PROMPTS) * GROUP_SIZE,
-        "values": {prompt: world.value[prompt] for prompt in PROMPTS},
-        "gradient_norm": float(np.linalg.norm(true_SA)),
-        "methods": [
-            {"name": method.name, **row, "noise_at_equal_tokens": cost / costs[0]}
-            for method, row, cost in zip(methods, rows, costs, strict=True)
-        ],
+def trained(rollout: Rollout, credit: Credit) -> list[float]:
+    """The advantages of all tokens after the world's prompt, [L], as a loss sees them: 0 where it sees none.
+
+    A vine may have its root's prefix in its prompt.
+    """
+    mask = rollout.action_mask or (True,) * len(rollout.token_ids)
+    advantages = [a if is_action else 0.0 for a, is_action in zip(credit.advantages, mask, strict=True)]
+    return [0.0] * (len(rollout.prompt_ids) - 1) + advantages
+
+
+def run_method(method: Method, tally: Tally, n: int, groups: Sequence[Group], *, seed: int) -> None:
+    """One batch: credit, then learning where the estimator learns. Before batch 0 it only warms up."""
+    engine: Any = method.environment.engine
+    kept, usage, computed = engine.kept, engine.usage.total(), engine.computed.total()
+    assigned = method.estimator.assign(groups, seed=derive_seed(seed, n, method.row.name))
+    engine.kept = kept  # what this method kept is not there for the next
+    samples = to_samples(groups, assigned.credits, assigned.extra)
+    spent = {
+        "sampled": engine.usage.total() - usage,
+        "computed": engine.computed.total() - computed,
+        "trained": sum(sample.num_actions for sample in samples),
     }
+    if n >= 0:
+        assert assigned.trains_policy, f"{method.row.name} still warms up; raise num_warmup"
+        tally.add(n % 2, groups, assigned)
+        for cost, num_tokens in spent.items():
+            tally.tokens[cost] += num_tokens
+    else:
+        tally.tokens["warmup"] += spent["sampled"] + sum(len(r.token_ids) for group in groups for r in group)
+    if isinstance(method.estimator, LearningEstimator):
+        method.estimator.update(samples)
 
 
-def sample(
+def sample_batch(environment: Environment, world: World, n: int, seed: int) -> tuple[list[Group], dict[str, int]]:
+    """The groups [P][G], and what they cost. Forgets what was kept before, as after an optimizer step."""
+    engine: Any = environment.engine
+    engine.load_weights({"probs": world.probs_SA}, version=0)
+    usage, computed = engine.usage.total(), engine.computed.total()
+    sampling = SamplingConfig(
+        prompts_per_iteration=len(world.prompts), group_size=GROUP_SIZE, max_new_tokens=world.budget
+    )
+    problems = environment.task.sample(len(world.prompts), seed=seed)
+    groups = sample_groups(environment, problems, sampling, seed=derive_seed(seed, n, "policy"))
+    return groups, {"sampled": engine.usage.total() - usage, "computed": engine.computed.total() - computed}
+
+
+def run(
     world: World, methods: Sequence[Method], num_batches: int, seed: int
 ) -> tuple[list[Tally], list[np.ndarray]]:  # [M], [N][S, A]
     """What every method made of the same rollouts; and the gradients of exact credit, the yardstick."""
-    environments = list(dict.fromkeys(method.environment for method in methods))
-    tallies = [Tally() for _ in methods]
+    tallies = [Tally(world) for _ in methods]
     yardstick = []
-    for n in track(range(num_batches), "sampling", transient=True, console=Console(stderr=True)):
-        groups_of = {environment: sample_batch(environment, n, seed) for environment in environments}
-        for method, tally in zip(methods, tallies, strict=True):
-            groups, usage = groups_of[method.environment], method.environment.engine.usage
-            num_before = usage["vine"]
-            credits = method.credit(groups, seed=derive_seed(seed, n, method.name))
-            tally.num_tokens += usage["vine"] - num_before
-            tally.add(world, n % 2, groups, credits)
-        yardstick.append(yardstick_gradient(world, groups_of[environments[0]]))
+    for n in range(-max(method.row.num_warmup for method in methods), num_batches):
+        running = [pair for pair in zip(methods, tallies, strict=True) if n >= -pair[0].row.num_warmup]
+        batches = {
+            environment: sample_batch(environment, world, n, seed)
+            for environment in dict.fromkeys(method.environment for method, _ in running)
+        }
+        for method, tally in running:
+            groups, spent = batches[method.environment]
+            run_method(method, tally, n, groups, seed=seed)
+            if n >= 0:
+                for cost, num_tokens in spent.items():
+                    tally.tokens[cost] += num_tokens
+        if n >= 0:
+            yardstick.append(yardstick_gradient(world, batches[methods[0].environment][0]))
     return tallies, yardstick
-
-
-def sample_batch(environment: Environment, n: int, seed: int) -> list[Group]:  # [P][G]
-    problems = environment.task.sample(len(PROMPTS), seed=seed)
-    return sample_groups(environment, problems, SAMPLING, seed=derive_seed(seed, n, "policy"))
 
 
 def yardstick_gradient(world: World, groups: Sequence[Group]) -> np.ndarray:  # [S, A]
     """With the exact advantage of every token: right on average, and it shares the luck of these rollouts."""
-    texts = [full_text(rollout) for group in groups for rollout in group]
-    advantages = [differences([world.value[text[: t + 1]] for t in range(len(text))]) for text in texts]
-    return policy_gradient(world, [(text, A, 1 / len(texts)) for text, A in zip(texts, advantages, strict=True)])
+    texts = [full_text(world, rollout) for group in groups for rollout in group]
+    return world.policy_gradient([(text, exact_advantages(world, text), 1 / len(texts)) for text in texts])
 
 
-def summary(
-    true_SA: np.ndarray, expected_SA: np.ndarray, tally: Tally, yardstick: Sequence[np.ndarray]
-) -> dict[str, Any]:
-    """Biases are in lengths of the true gradient; variances in squares of it, and are those of one batch's gradient."""
-    gradients_NSA = np.stack(tally.gradients)
-    errors_NSA = gradients_NSA - np.stack(yardstick)  # paired: the luck of the rollouts is no error
-    num_batches = len(gradients_NSA)
-    length = np.linalg.norm(true_SA)
-    signal = (expected_SA * true_SA).sum() / length  # how far it goes the right way
-    squares_N = ((gradients_NSA - gradients_NSA.mean(axis=0)) ** 2).sum(axis=(1, 2)) * num_batches / (num_batches - 1)
-    row: dict[str, Any] = {}
-    for name, errors in (("value", tally.values), ("token", tally.tokens), ("segment", tally.segments)):
-        row[f"{name}_bias"], row[f"{name}_std"] = errors.bias_and_std() or (None, None)
-    return row | {
-        "gradient_bias_exact": float(np.linalg.norm(expected_SA - true_SA) / length),
-        "gradient_bias": float(np.linalg.norm(errors_NSA.mean(axis=0)) / length),
-        "gradient_bias_se": float(np.sqrt(errors_NSA.var(axis=0, ddof=1).sum() / num_batches) / length),
-        "cosine": float(signal / np.linalg.norm(expected_SA)),
-        "variance": float(squares_N.mean() / length**2),
-        "variance_se": float(squares_N.std(ddof=1) / math.sqrt(num_batches) / length**2),
-        "noise": float(squares_N.mean() / signal**2),
-        "tokens_per_rollout": tally.num_tokens / (num_batches * len(PROMPTS) * GROUP_SIZE),
+def measure_world(world: World, num_batches: int, seed: int) -> dict[str, Any]:
+    """All rows of one world on the same batches; what goes into the JSON file."""
+    methods = make_methods(world)
+    tallies, yardstick = run(world, methods, num_batches, seed)
+    baseline = Summary(methods[0], tallies[0], yardstick)
+    summaries = [Summary(method, tally, yardstick) for method, tally in zip(methods, tallies, strict=True)]
+    return {
+        "name": world.name,
+        "num_batches": num_batches,
+        "rollouts_per_batch": len(world.prompts) * GROUP_SIZE,
+        "values": {prompt: world.value(prompt) for prompt in world.prompts},
+        "gradient_norm": float(np.linalg.norm(world.true_gradient)),
+        "rows": [
+            summary.numbers() | {f"variance_at_equal_{cost}": summary.against(baseline, cost) for cost in COSTS}
+            for summary in summaries
+        ],
     }
 
 
-def tables(result: Mapping[str, Any]) -> list[Table]:
-    credit = Table(title="Credit: bias and spread, root mean squares")
-    gradient = Table(
-        title="Policy gradient: {num_batches} batches of {rollouts_per_batch} rollouts, seed {seed}".format(**result)
-    )
-    for table, columns in (
-        (credit, ("V: bias", "spread", "token A: bias", "spread", "segment A: bias", "spread")),
-        (gradient, ("exact bias", "measured", "cosine", "variance", "tokens", "equal tokens")),
-    ):
-        table.add_column("estimator")
-        for column in columns:
-            table.add_column(column, justify="right")
-    for row in result["methods"]:
-        numbers = [row[f"{of}_{what}"] for of in ("value", "token", "segment") for what in ("bias", "std")]
-        credit.add_row(row["name"], *("" if number is None else f"{number:.2f}" for number in numbers))
-        gradient.add_row(
-            row["name"],
-            f"{row['gradient_bias_exact']:.3f}",
-            f"{row['gradient_bias']:.2f} ± {row['gradient_bias_se']:.2f}",
-            f"{row['cosine']:.3f}",
-            f"{row['noise']:.2f}",
-            f"{row['tokens_per_rollout']:.1f}",
-            f"{row['noise_at_equal_tokens']:.2f}",
-        )
-    return [credit, gradient]
+class Summary:
+    """Biases are in lengths of the true gradient; variances are those of one batch's gradient, in squares of its mean
+    length along the true one."""
 
+    def __init__(self, method: Method, tally: Tally, yardstick: Sequence[np.ndarray]):
+        self.method, self.tally = method, tally
+        gradients_NSA, true_SA = np.stack(tally.gradients), method.world.true_gradient
+        self.num_batches = len(gradients_NSA)
+        self.length = float(np.linalg.norm(true_SA))
+        self.errors_NSA = (
+            gradients_NSA - np.stack(yardstick)
+        ) / self.length  # paired: the luck of rollouts is no error
+        self.expected_SA = method.expected_gradient
+        mean_SA = true_SA + self.errors_NSA.mean(axis=0) * self.length if self.expected_SA is None else self.expected_SA
+        self.signal = float((mean_SA * true_SA).sum() / self.length)  # how far it goes the right way
+        self.cosine = self.signal / float(np.linalg.norm(mean_SA))
+        self.variance_N = ((gradients_NSA - gradients_NSA.mean(axis=0)) ** 2).sum(axis=(1, 2)) / self.signal**2
+        self.variance_N *= self.num_batches / (self.num_batches - 1)
 
-LEGEND = """\
-V, A      against exact V at boundaries, A = Q - V of tokens, V(after) - V(before) of segments.
-bias      of the gradient: length of its mean error, in lengths of the true gradient. "exact" is a
-          sum over all responses; measured, an unbiased one shows about its standard error (±).
-variance  of one batch's gradient, over its squared mean length along the true one.
-tokens    sampled per rollout, vines included. "equal tokens": variance x tokens, RLOO = 1.
-critic    exact: V itself; wrong: 0.2 above or below, fixed per state. Here neither costs tokens.
-unmerged  every rollout has vines of its own; else equal states of siblings are estimated once.
-silent    "=" has no text, as <eos> has none, and so joins the segment before it.
-2 states  max_states_per_rollout = 2."""
+    def numbers(self) -> dict[str, Any]:
+        tally, rollouts = self.tally, self.num_batches * len(self.method.world.prompts) * GROUP_SIZE
+        found: dict[str, Any] = {"name": self.method.row.name}
+        for name in ("values", "token_advantages", "segment_advantages"):
+            found[f"{name}_bias"], found[f"{name}_std"] = getattr(tally, name).bias_and_std() or (None, None)
+        exact = None
+        if self.expected_SA is not None:
+            exact = float(np.linalg.norm(self.expected_SA - self.method.world.true_gradient) / self.length)
+        return found | {
+            "bias_exact": exact,
+            "bias": float(np.linalg.norm(self.errors_NSA.mean(axis=0))),
+            "bias_se": float(np.sqrt(self.errors_NSA.var(axis=0, ddof=1).sum() / self.num_batches)),
+            "cosine": self.cosine,
+            "variance": float(self.variance_N.mean()),
+            "variance_se": float(self.variance_N.std(ddof=1) / math.sqrt(self.num_batches)),
+            **{f"tokens_{cost}": tally.tokens[cost] / rollouts for cost in COSTS},
+            "warmup_tokens": tally.tokens["warmup"],
+        }
 
-
-def exact(num_batches: int, seed: int, json_file: Path | None) -> None:
-    result = measure(num_batches, seed)
-    if json_file:
-        write_json(json_file, result)
-    console = Console()
-    for table in tables(result):
-        console.print(table)
-    console.print(LEGEND, markup=False, highlight=False)
+    def against(self, baseline: Summary, cost: str) -> dict[str, float]:
+        """Variance times tokens, over the baseline's, with the standard error that the batches' squares give it."""
+        mean, of_baseline = self.variance_N.mean(), baseline.variance_N.mean()
+        ratio = mean * self.tally.tokens[cost] / (of_baseline * baseline.tally.tokens[cost])
+        relative_N = self.variance_N / mean - baseline.variance_N / of_baseline
+        return {"ratio": float(ratio), "se": float(ratio * relative_N.std(ddof=1) / math.sqrt(self.num_batches))}

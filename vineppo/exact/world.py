@@ -1,88 +1,239 @@
-"""A language so small that everything about it is known: values, advantages and the policy gradient by enumeration.
+"""Worlds in which everything about a policy is known: values, advantages and the policy gradient, exactly.
 
-The policy works on a number that begins at 1, one operation per token: "+" adds 1, "*" doubles, "-" leaves it.
-"=" ends the response, which is right if the number then is the one in the prompt. After six tokens without "=" it is
-cut off and wrong. So tokens differ in what they decide: "-" only takes time, "+" and "*" are forks, and once the
-number is too large nothing matters any more.
-
-A state is written as text, prompt and response: "4*+" is 3 on the way to 4. The policy is a table: the logits of the
-next token depend on the prompt and the last token alone, while its values depend on all tokens.
-Shapes: S rows of the table, A actions (tokens), L tokens of a response.
+The policy is a table of logits, and a text matters only through the *node* that it leads to, so dynamic programming
+over nodes and tokens left gives every value, however many texts there are. `Rules` say what the nodes are; language.py
+and chain.py are two kinds. A state is written as text, prompt and response; one letter is one token.
+Shapes: S rows of the table, A actions (letters), N nodes, T tokens left, L tokens of a response.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
-from vineppo.environment import Environment
-from vineppo.grading import Grader, GradingConfig
-from vineppo.protocols import OnComplete
-from vineppo.types import Completion, Grade, Problem, Request, SamplingParams
-
-ACTIONS = "+*-="
-PROMPTS = "346"
-BUDGET = 6  # tokens of a response
-END = ACTIONS.index("=")
-NUM_ROWS = len(PROMPTS) * len(ACTIONS)
-CUTS = (1, 3, 4, 6)  # segments of one and of two tokens, in turn
+END = "="
+"""The letter that ends a response. It has no text of its own, as <eos> has none."""
+BREAK = "\n"
+"""Ends a line."""
 
 
-def default_policy() -> np.ndarray:  # [S, A] logits
-    """A policy that has learnt something: it solves "3" in half of its tries, "4" in a third, "6" in a fifth.
+class Rules(Protocol):
+    """What a world is made from. A node is anything hashable that says all of a text that still matters."""
 
-    Gradient ascent on the exact gradient led there from arbitrary logits; then they were rounded.
-    """
-    return np.array(
-        [  #  +     *     -     =
-            [-0.5, -0.5, -0.5, 1.5],  # "3", after +
-            [2.0, -1.0, -0.5, 0.0],  # after *
-            [0.0, -0.5, 0.5, 0.0],  # after -
-            [-1.0, 1.5, -0.5, -3.0],  # at the start
-            [0.0, 1.5, -1.0, -0.5],  # "4"
-            [-0.5, -0.5, 0.0, 1.5],
-            [-0.5, 0.5, 0.0, -0.5],
-            [1.0, 0.0, -0.5, -2.5],
-            [0.0, 3.0, -1.0, -1.0],  # "6"
-            [1.5, -2.0, -1.0, 1.5],
-            [-0.5, 0.5, 0.0, -0.5],
-            [-0.5, 2.0, -1.0, -2.5],
-        ]
-    )
+    @property
+    def name(self) -> str: ...
+    @property
+    def prompts(self) -> str:
+        """One letter each."""
+        ...
+
+    @property
+    def actions(self) -> str:
+        """The letters of responses; the last is END."""
+        ...
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a response; one that has not ended by then is wrong."""
+        ...
+
+    def policy(self) -> np.ndarray:
+        """Logits [S, A], -inf for what never comes."""
+        ...
+
+    def start(self, prompt: str) -> Hashable: ...
+    def row(self, node: Any) -> int:
+        """Of the table."""
+        ...
+
+    def move(self, node: Any, action: str) -> Hashable: ...
+    def is_right(self, node: Any) -> bool:
+        """Whether a response that ends here has reward 1."""
+        ...
+
+    def pay(self, node: Any) -> float:
+        """What a line earns that ends here, at its line break or at END, besides."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The truth about a policy under some rules."""
+
+    rules: Rules
+    probs_SA: np.ndarray
+    node_of: dict[Hashable, int]
+    rows_N: np.ndarray
+    next_NA: np.ndarray
+    """The node after each action; the node itself after END and after what never comes."""
+    pay_N: np.ndarray
+    """What a line earns that ends at the node."""
+    rewards_N: np.ndarray
+    """What is earned at END by a response that ends at the node, its last line's pay included."""
+    value_TN: np.ndarray
+    """V[t, n] = E[what is still earned | node n, t tokens left]."""
+    state_ids: dict[str, int] = field(default_factory=dict)
+    """Of the states that were met so far."""
+    _known: dict[str, Trace] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.rules.name
+
+    @property
+    def prompts(self) -> str:
+        return self.rules.prompts
+
+    @property
+    def actions(self) -> str:
+        return self.rules.actions
+
+    @property
+    def budget(self) -> int:
+        return self.rules.budget
+
+    @cached_property
+    def tokenizer(self) -> Letters:
+        return Letters(self.actions + self.prompts)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The state as it is written here, END included."""
+        return self.tokenizer.spell(token_ids)
+
+    def node(self, text: str) -> int:
+        """Where a text of prompt and response leads to; END leads nowhere else."""
+        node = self.node_of[self.rules.start(text[0])]
+        for letter in text[1:]:
+            node = int(self.next_NA[node, self.actions.index(letter)])
+        return node
+
+    def trace(self, text: str) -> Trace:
+        """All that is known of a text of prompt and response, token by token."""
+        if text not in self._known:
+            self._known[text] = make_trace(self, text)
+        return self._known[text]
+
+    def values(self, text: str) -> list[float]:  # [L+1]
+        """V of the whole response, what was earned included: before every token and after the last, where it is R."""
+        return self.trace(text).values
+
+    def value(self, text: str) -> float:
+        return self.values(text)[-1]
+
+    def action_values(self, node: int, tokens_left: int) -> np.ndarray:  # [A]
+        """Q(s, a) of what is still earned; what never comes has Q = V(s)."""
+        q_A = self.value_TN[tokens_left - 1, self.next_NA[node]]
+        q_A[self.actions.index(BREAK)] += self.pay_N[node]
+        q_A[-1] = self.rewards_N[node]
+        return np.where(self.probs_SA[self.rows_N[node]] > 0, q_A, self.value_TN[tokens_left, node])
+
+    @cached_property
+    def responses(self) -> list[tuple[str, float]]:
+        """Every text that can come, ended or cut off, with its probability; those of all prompts add up to 1."""
+        open_texts = [(prompt, self.node(prompt), 1 / len(self.prompts)) for prompt in self.prompts]
+        found = []
+        for _ in range(self.budget):
+            longer = []
+            for text, node, p in open_texts:
+                for a in np.flatnonzero(self.probs_SA[self.rows_N[node]]).tolist():
+                    letter, reach = self.actions[a], p * float(self.probs_SA[self.rows_N[node], a])
+                    if letter == END:
+                        found.append((text + letter, reach))
+                    else:
+                        longer.append((text + letter, int(self.next_NA[node, a]), reach))
+            open_texts = longer
+        return found + [(text, p) for text, _, p in open_texts]
+
+    @cached_property
+    def true_gradient(self) -> np.ndarray:  # [S, A]
+        """d J / d theta = E[sum_t A(s_t, a_t) grad log pi(a_t | s_t)] (Sutton et al. 2000, theorem 1).
+
+        For softmax logits grad log pi(a | s) = e_a - pi(s), and A has mean 0 under pi, so a state adds pi(a|s) A(s, a).
+        """
+        grad_SA = np.zeros_like(self.probs_SA)
+        reach = {(self.node(prompt)): 1 / len(self.prompts) for prompt in self.prompts}
+        for left in range(self.budget, 0, -1):
+            following: dict[int, float] = {}
+            for node, p in reach.items():
+                row = self.rows_N[node]
+                grad_SA[row] += p * self.probs_SA[row] * (self.action_values(node, left) - self.value_TN[left, node])
+                for a in np.flatnonzero(self.probs_SA[row, :-1]).tolist():
+                    child = int(self.next_NA[node, a])
+                    following[child] = following.get(child, 0.0) + p * float(self.probs_SA[row, a])
+            reach = following
+        return grad_SA
+
+    def policy_gradient(self, responses: Sequence[tuple[str, Sequence[float], float]]) -> np.ndarray:  # [S, A]
+        """sum over (text, advantages [L], weight) of weight sum_t A_t grad log pi(a_t | s_t)."""
+        traces = [self.trace(text) for text, _, _ in responses]
+        rows_N, actions_N = (np.concatenate([getattr(trace, of) for trace in traces]) for of in ("rows_L", "actions_L"))
+        weighted_N = np.concatenate([weight * np.asarray(advantages) for _, advantages, weight in responses])
+        shape = self.probs_SA.shape
+        by_action = np.bincount(rows_N * shape[1] + actions_N, weighted_N, minlength=shape[0] * shape[1])
+        totals_S = np.bincount(rows_N, weighted_N, minlength=shape[0])
+        return by_action.reshape(shape) - totals_S[:, None] * self.probs_SA
 
 
 @dataclass(frozen=True)
-class World:
-    """The truth about a policy. Keys are states as text, those that are over included."""
+class Trace:
+    """A text, token by token."""
 
-    probs_SA: np.ndarray
-    value: dict[str, float]
-    """V(s) = E[R | s]; R itself where the response is over. Q(s, a) = V(s + a)."""
-    reach: dict[str, float]
-    """P(s | prompt)."""
-
-
-def make_world(theta_SA: np.ndarray) -> World:
-    world = World(softmax(theta_SA), {}, {})
-    for prompt in PROMPTS:
-        visit(world, prompt, 1.0)
-    return world
+    nodes: list[int]  # [L] before each token
+    rows_L: np.ndarray
+    actions_L: np.ndarray
+    certain: list[bool]  # [L] whether nothing else could come
+    values: list[float]  # [L+1] of the whole response
+    earned: list[float]  # [L+1] before each state
+    state_ids: list[int]  # [L+1] a number for every state of the world
 
 
-def visit(world: World, state: str, reach: float) -> float:
-    """Enters the state and all that can follow into the world; returns V(state)."""
-    world.reach[state] = reach
-    if is_over(state):
-        value = float(is_correct(state))
-    else:
-        probs_A = world.probs_SA[row(state)]
-        value = sum(float(p) * visit(world, state + a, reach * float(p)) for a, p in zip(ACTIONS, probs_A, strict=True))
-    world.value[state] = value
-    return value
+def make_trace(world: World, text: str) -> Trace:
+    node, nodes, actions = world.node(text[0]), [], [world.actions.index(letter) for letter in text[1:]]
+    values, earned = [float(world.value_TN[world.budget, node])], [0.0]
+    state_ids = [world.state_ids.setdefault(text[: t + 1], len(world.state_ids)) for t in range(len(text))]
+    for t, action in enumerate(actions):
+        nodes.append(node)
+        paid = float(world.rewards_N[node] if text[t + 1] == END else (text[t + 1] == BREAK) * world.pay_N[node])
+        node = int(world.next_NA[node, action])
+        earned.append(earned[-1] + paid)
+        to_come = 0.0 if text[t + 1] == END else float(world.value_TN[world.budget - t - 1, node])
+        values.append(earned[-1] + to_come)
+    rows_L, actions_L = world.rows_N[nodes], np.array(actions, dtype=int)
+    certain = (world.probs_SA[rows_L, actions_L] > 1 - 1e-12).tolist()
+    return Trace(nodes, rows_L, actions_L, certain, values, earned, state_ids)
+
+
+def make_world(rules: Rules, theta_SA: np.ndarray | None = None) -> World:
+    """All that follows from the rules and a policy, which is the rules' own unless another is given."""
+    probs_SA = softmax(rules.policy() if theta_SA is None else theta_SA)
+    node_of = dict.fromkeys(map(rules.start, rules.prompts), 0)
+    node_of.update((node, i) for i, node in enumerate(node_of))
+    moves: list[list[int]] = []
+    frontier = list(node_of)
+    for i, node in enumerate(frontier):  # which grows
+        row = []
+        for action, p in zip(rules.actions, probs_SA[rules.row(node)], strict=True):
+            after = node if action == END or p == 0 else rules.move(node, action)
+            if after not in node_of:
+                node_of[after] = len(node_of)
+                frontier.append(after)
+            row.append(node_of[after])
+        assert node_of[node] == i
+        moves.append(row)
+    rows_N, next_NA = np.array([rules.row(node) for node in node_of]), np.array(moves)
+    pay_N = np.array([rules.pay(node) for node in node_of])
+    rewards_N = pay_N + [float(rules.is_right(node)) for node in node_of]
+    value_TN = [np.zeros(len(node_of))]
+    for _ in range(rules.budget):
+        after_NA = value_TN[-1][next_NA]
+        after_NA[:, rules.actions.index(BREAK)] += pay_N
+        after_NA[:, -1] = rewards_N
+        value_TN.append((probs_SA[rows_N] * after_NA).sum(axis=1))
+    return World(rules, probs_SA, node_of, rows_N, next_NA, pay_N, rewards_N, np.stack(value_TN))
 
 
 def softmax(theta_SA: np.ndarray) -> np.ndarray:
@@ -90,167 +241,20 @@ def softmax(theta_SA: np.ndarray) -> np.ndarray:
     return exp_SA / exp_SA.sum(axis=-1, keepdims=True)
 
 
-def is_over(state: str) -> bool:
-    return state[-1] == "=" or len(state) == 1 + BUDGET
-
-
-def is_correct(state: str) -> bool:
-    return state[-1] == "=" and number(state[1:]) == int(state[0])
-
-
-def number(response: str) -> int:
-    result = 1
-    for operation in response:
-        result = result + 1 if operation == "+" else result * 2 if operation == "*" else result
-    return result
-
-
-def row(state: str) -> int:
-    """Of the policy's table: the prompt, and "=" (which nothing follows) or the last operation."""
-    last = ACTIONS.index(state[-1]) if len(state) > 1 else END
-    return PROMPTS.index(state[0]) * len(ACTIONS) + last
-
-
-def true_gradient(world: World) -> np.ndarray:  # [S, A]
-    """d J / d theta = E[sum_t A(s_t, a_t) grad log pi(a_t | s_t)] (Sutton et al. 2000, theorem 1).
-
-    For softmax logits grad log pi(a | s) = e_a - pi(s), and A has mean 0 under pi, so a state adds pi(a | s) A(s, a).
-    """
-    grad_SA = np.zeros_like(world.probs_SA)
-    for state, reach in world.reach.items():
-        if not is_over(state):
-            advantages_A = np.array([world.value[state + a] - world.value[state] for a in ACTIONS])
-            grad_SA[row(state)] += reach * world.probs_SA[row(state)] * advantages_A
-    return grad_SA / len(PROMPTS)
-
-
-def policy_gradient(world: World, responses: Sequence[tuple[str, Sequence[float], float]]) -> np.ndarray:  # [S, A]
-    """sum over (final state, advantages [L], weight) of weight sum_t A_t grad log pi(a_t | s_t)."""
-    tokens = [
-        (row(state[: t + 1]), ACTIONS.index(state[t + 1]), weight * advantage)
-        for state, advantages, weight in responses
-        for t, advantage in enumerate(advantages)
-    ]
-    rows_N, actions_N, advantages_N = (np.array(column) for column in zip(*tokens, strict=True))
-    grad_SA = np.zeros_like(world.probs_SA)
-    np.add.at(grad_SA, (rows_N, actions_N), advantages_N)
-    totals_S = np.bincount(rows_N, advantages_N, minlength=NUM_ROWS)
-    return grad_SA - totals_S[:, None] * world.probs_SA
-
-
-VOCABULARY = ACTIONS + PROMPTS
-
-
-def to_text(token_ids: Sequence[int]) -> str:
-    return "".join([VOCABULARY[token] for token in token_ids])
-
-
 class Letters:
-    """A tokenizer of one letter per token. `special` letters have no text of their own, as <eos> has none."""
+    """A tokenizer of one letter per token; END is special."""
 
-    bos_token, eos_token_id = None, END
+    bos_token = None
 
-    def __init__(self, special: str = ""):
-        self.special = special
+    def __init__(self, vocabulary: str):
+        self.vocabulary, self.eos_token_id = vocabulary, vocabulary.index(END)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [VOCABULARY.index(letter) for letter in text]
+        return [self.vocabulary.index(letter) for letter in text]
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        return "".join([self.vocabulary[token] for token in token_ids])
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        text = to_text(token_ids)
-        return text.replace(self.special, "") if skip_special_tokens and self.special else text
-
-
-class Reach:
-    """Reach the number in the prompt."""
-
-    isolate = False
-
-    def sample(self, n: int, *, seed: int) -> list[Problem]:
-        """Every prompt equally often, so a batch has no luck of prompts in it."""
-        return [Problem(f"reach/{i}", PROMPTS[i % len(PROMPTS)], PROMPTS[i % len(PROMPTS)]) for i in range(n)]
-
-    def split(self, name: str) -> list[Problem]:
-        return self.sample(len(PROMPTS), seed=0)
-
-    def grade(self, problem: Problem, response: str) -> Grade:
-        right = number(response) == int(problem.answer)
-        return Grade(float(right), "correct" if right else "wrong")
-
-    def answer(self, response: str) -> str:
-        return str(number(response))
-
-    def segment(self, response: str) -> list[int]:
-        return [cut for cut in CUTS if cut < len(response)]
-
-
-class TableEngine:
-    """Samples from a policy that is a table, with numpy; temperature 1, nothing cut off."""
-
-    def __init__(self, theta_SA: np.ndarray):
-        self.usage: Counter[str] = Counter()
-        self.load_weights({"theta": theta_SA}, version=0)
-
-    def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
-        self._probs_SA = softmax(weights["theta"])
-        self._version = version
-
-    def check(self, requests: Sequence[Request], params: SamplingParams) -> None:
-        if params != SamplingParams():
-            raise ValueError(f"the table is sampled as it is, not with {params}")
-
-    def generate(
-        self,
-        requests: Sequence[Request],
-        params: SamplingParams,
-        *,
-        purpose: str,
-        keep: bool,
-        on_complete: OnComplete | None = None,
-    ) -> list[Completion]:
-        self.check(requests, params)
-        if not requests:
-            return []
-        rows_N = np.array([row(to_text(request.prefix_ids)) for request in requests])
-        budgets_N = np.array([request.max_new_tokens for request in requests])
-        seeds_N = np.array([request.seed for request in requests], dtype=np.uint64)
-        cumulative_SA = self._probs_SA.cumsum(axis=1)[:, :-1]
-        actions, logprobs = [], []
-        for t in range(budgets_N.max()):
-            actions_N = (cumulative_SA[rows_N] <= uniforms(seeds_N, t)[:, None]).sum(axis=1)
-            logprobs.append(np.log(self._probs_SA[rows_N, actions_N]))
-            actions.append(actions_N)
-            rows_N = rows_N // len(ACTIONS) * len(ACTIONS) + actions_N
-        actions_NT, logprobs_NT = np.stack(actions, axis=1), np.stack(logprobs, axis=1)
-        # draws go on after the end and are cut here, so that one response's end moves no other's draws
-        ends_NT = (actions_NT == END) & (np.arange(actions_NT.shape[1]) < budgets_N[:, None])
-        lengths_N = np.where(ends_NT.any(axis=1), ends_NT.argmax(axis=1) + 1, budgets_N)
-        self.usage[purpose] += int(lengths_N.sum())
-        return [
-            Completion(tuple(tokens[:length]), tuple(probs[:length]), "eos" if ended else "length", self._version)
-            for tokens, probs, length, ended in zip(
-                actions_NT.tolist(), logprobs_NT.tolist(), lengths_N.tolist(), ends_NT.any(axis=1).tolist(), strict=True
-            )
-        ]
-
-
-def uniforms(seeds_N: np.ndarray, t: int) -> np.ndarray:  # [N] in [0, 1)
-    """Number t of every seed's stream: splitmix64 (Steele et al. 2014), whose streams can be entered anywhere."""
-    with np.errstate(over="ignore"):
-        x_N = seeds_N + np.uint64((t + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x_N = x_N ^ (x_N >> np.uint64(31))
-    return (x_N >> np.uint64(11)) * 2.0**-53
-
-
-def make_environment(theta_SA: np.ndarray, *, special: str = "") -> Environment:
-    task = Reach()
-    return Environment(
-        engine=TableEngine(theta_SA),
-        task=task,
-        grader=Grader(task, GradingConfig()),
-        tokenizer=Letters(special),
-        params=SamplingParams(),
-        max_prompt_tokens=1,
-    )
+        text = self.spell(token_ids)
+        return text.replace(END, "") if skip_special_tokens else text

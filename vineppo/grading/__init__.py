@@ -5,8 +5,10 @@ ahead.py    grades answers while others are still being written
 pool.py     the worker processes of a task with `isolate`, watched and replaced
 worker.py   what runs in such a process
 reply.py    what a worker says of one answer
+judge.py    a reward model's share of the reward
 """
 
 from vineppo.grading.grader import Grader, GradingConfig
+from vineppo.grading.judge import Judge
 
-__all__ = ["Grader", "GradingConfig"]
+__all__ = ["Grader", "GradingConfig", "Judge"]

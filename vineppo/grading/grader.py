@@ -18,6 +18,7 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.grading.ahead import GradingAhead
+from vineppo.grading.judge import JudgeConfig
 from vineppo.grading.pool import Pool
 from vineppo.grading.reply import Pair, Reply, grade_with
 from vineppo.machine.limits import available_memory_bytes
@@ -37,6 +38,8 @@ class GradingConfig(Config):
     """Per worker, on top of what it takes to start."""
     max_failure_share: float = Field(default=0.1, ge=0, le=1)
     """Timeouts and crashes as a share of all graded answers, above which the run stops."""
+    reward_model: JudgeConfig | None = None
+    """Has a say in the rewards that are trained on; by default they are the task's own."""
 
 
 class Grader:

@@ -7,7 +7,6 @@ import signal
 from dataclasses import dataclass
 
 from vineppo.protocols import Task
-from vineppo.segments import num_pieces
 from vineppo.types import Grade, Problem
 
 Pair = tuple[Problem, str]  # and a response to it
@@ -38,9 +37,9 @@ def grade_with(task: Task, problem: Problem, response: str) -> Reply:
         if not isinstance(grade, Grade):
             return crash(f"grade() gave {type(grade).__name__}, not a Grade")
         if grade.segment_rewards is not None:
-            wanted = num_pieces(response, task.segment(response))
-            if len(grade.segment_rewards) != wanted:
-                return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {wanted} segments")
+            num_segments = len(task.segment(response)) + 1
+            if len(grade.segment_rewards) != num_segments:
+                return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
     except MemoryError:  # what came before it has left less room than a fresh worker has
         return crash("out of memory", in_doubt=True)
     except Exception as error:

@@ -74,3 +74,22 @@ class LearnerConfig(OptimizerStepConfig):
 class CriticConfig(OptimizerStepConfig):
     value_clip_eps: float = Field(default=0.2, gt=0)
     """How far a value may move within an iteration before its loss stops rewarding it."""
+
+
+class ActionCriticConfig(OptimizerStepConfig):
+    backbone: Literal["policy", "own"] = "policy"
+    """policy: a small head on the hidden states of the policy as it trains, at the price of its forward passes.
+    own: a copy of the initial policy below the head, trained with it."""
+    width: int = Field(default=256, ge=1)
+    """Of the head's hidden layers."""
+    num_epochs: int = Field(default=2, ge=1)
+    """Passes over an iteration's responses, vines included."""
+    minibatch_size: int = Field(default=8, ge=1)
+    """Responses per optimizer step."""
+    optim: OptimConfig = OptimConfig(lr=1e-3, schedule="constant", warmup_ratio=0.0)
+
+    @model_validator(mode="after")
+    def the_policy_is_not_trained_here(self) -> ActionCriticConfig:
+        if self.gradient_checkpointing and self.backbone == "policy":
+            raise ValueError('gradient_checkpointing saves memory with backbone = "own" only')
+        return self

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from vineppo.config import apply_overrides, read_toml
 from vineppo.methods.dpo import DPORecipe, run_dpo
+from vineppo.methods.prm import PRMRecipe, run_prm
 from vineppo.methods.restem import RestEMRecipe, run_restem
 from vineppo.methods.sft import SFTRecipe, run_sft
 from vineppo.methods.train import TrainRecipe, run_train
@@ -32,6 +33,7 @@ METHODS = {
     "train": Method(TrainRecipe, run_train),
     "restem": Method(RestEMRecipe, run_restem),
     "dpo": Method(DPORecipe, run_dpo),
+    "prm": Method(PRMRecipe, run_prm),
 }
 
 

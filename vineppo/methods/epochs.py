@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vineppo.machine.limits import peak_memory_mb
-from vineppo.protocols import Learner
+from vineppo.protocols import Learner, Trainable
 from vineppo.runs.checkpoint import is_due
 from vineppo.seeding import derive_seed
 
@@ -68,6 +68,22 @@ def run_passes(
     *,
     loss: LossFunction,
 ) -> None:
+    """With a policy, whose evaluations sample."""
+
+    def evaluate(done: int) -> None:
+        session.evaluate(session.setup.make_engine(), done, learner)
+
+    run_steps(session, learner, passes, step=lambda minibatch: learner.step(minibatch, loss), evaluate=evaluate)
+
+
+def run_steps(
+    session: Session,
+    learner: Trainable,
+    passes: Passes,
+    *,
+    step: Callable[[list[Any]], dict[str, float]],
+    evaluate: Callable[[int], None],
+) -> None:
     """An iteration of the log is one optimizer step; evaluations and checkpoints are due at the ends of epochs."""
     recipe, log, last = session.recipe, session.log, passes.num_steps
     steps_per_epoch = last // passes.num_epochs
@@ -81,13 +97,13 @@ def run_passes(
             if not session.take_up_owed(iteration):
                 _, minibatch = next(order)
                 with log.phase("update"):
-                    log.add(learner.step(minibatch, loss))
+                    log.add(step(minibatch))
                 if rest == 0:
                     log.add({**passes.metrics, **learner.memory()})
                     if session.must_save(epoch, passes.num_epochs):
                         save(done, pending=log.pending())
             if rest == 0 and is_due(recipe.evaluation.every, epoch, passes.num_epochs):
-                session.evaluate(session.setup.make_engine(), done, learner)
+                evaluate(done)
             log.write(done, {"memory/peak_mb": peak_memory_mb()})
             if done < last:
                 session.shutdown.check()

@@ -13,6 +13,7 @@ from vineppo.runs.recipe import Recipe
 from vineppo.runs.run_folder import CHECKPOINTS
 from vineppo.runs.session import Echo, open_session
 from vineppo.runs.setup import set_up
+from vineppo.types import UserError
 
 
 def run_recipe(
@@ -40,5 +41,7 @@ def run_recipe(
 
 def eval_recipe(recipe: Recipe) -> Evaluation:
     """Evaluates the recipe's model on the recipe's task."""
+    if not recipe.trains_policy:
+        raise UserError(f"{recipe.name}: a recipe of a reward model, which writes no responses to evaluate")
     with set_up(recipe) as setup:
         return setup.evaluate(setup.make_engine())

@@ -42,6 +42,13 @@ class ModelConfig(Config):
         return self
 
 
+class RewardModelConfig(Config):
+    path: str
+    """Folder or hub name of a sequence or token classifier with its tokenizer, or the folder of a `vineppo prm` run."""
+    microbatch_tokens: int = Field(default=8192, ge=1)
+    """Padded tokens per forward pass."""
+
+
 def longest_prompt(model: Any) -> int:
     """In tokens, with room for one more."""
     return (getattr(model.config, "max_position_embeddings", None) or sys.maxsize) - 1

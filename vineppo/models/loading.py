@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from vineppo.batch import Batch
@@ -25,6 +31,11 @@ from vineppo.types import UserError
 SAFE = {"trust_remote_code": False}  # None would ask on a terminal
 LFS_POINTER = b"version https://git-lfs"
 LONGEST_REASON = 300  # characters
+CLASSIFIERS = {
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+}
+"""By how the name of an architecture ends."""
 
 
 def load_policy_model(name: str, *, device: torch.device | str = "cpu") -> tuple[Any, Any]:
@@ -61,6 +72,19 @@ def load_model(name: str, *, device: torch.device | str = "cpu", dtype: torch.dt
 
 def load_critic_model(folder: Path | str, *, device: torch.device | str = "cpu") -> Any:
     return _load_whole(AutoModelForTokenClassification, str(folder), dtype=torch.float32).to(device).eval()
+
+
+def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Any:
+    """A sequence or token classifier, whichever its config.json says; from safetensors alone."""
+    architectures = getattr(_from_pretrained(AutoConfig, name), "architectures", None) or []
+    said = [str(architecture) for architecture in architectures]
+    auto = next((auto for ending, auto in CLASSIFIERS.items() if any(a.endswith(ending) for a in said)), None)
+    if auto is None:
+        raise UserError(
+            f"model {name}: a reward model is a sequence or token classifier, and config.json names "
+            f"{', '.join(said) or 'no architecture'}; `vineppo prm` trains one"
+        )
+    return _load_whole(auto, name, dtype=torch.float32, use_safetensors=True).to(device).eval()
 
 
 @torch.no_grad()
@@ -120,7 +144,7 @@ def _weight_bytes(name: str) -> int | None:
 
 def _load_whole(auto: Any, name: str, **options: Any) -> Any:
     """Every parameter from the file and every tensor of the file in the model, all of them finite."""
-    with _one_line(name):
+    with _one_line(name), _quiet():
         check_model_fits(_from_pretrained(AutoConfig, name), name, _weight_bytes(name))
     # Mismatches are let through to be named below: transformers' own error only points to a table on the terminal.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}

@@ -48,8 +48,7 @@ def read_tokens(
     Hidden states are cut down to the actions before the head, and the head runs over chunks of tokens that are
     computed again in the backward pass: [B, T, V] never exists.
     """
-    output = model.base_model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
-    hidden_NH = output.last_hidden_state[batch.action_mask_BT]
+    hidden_NH = read_hidden(model, batch)
     targets_N = batch.target_ids_BT[batch.action_mask_BT]
     chunks = zip(hidden_NH.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True)
     head = model.get_output_embeddings()
@@ -69,6 +68,12 @@ def read_tokens(
 
     parts = [checkpoint(read, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
     return Readings(*torch.cat(parts).unbind(dim=1))  # type: ignore[arg-type]
+
+
+def read_hidden(model: Any, batch: Batch) -> torch.Tensor:
+    """The last hidden state before every action, [N, H], as the output layer takes it."""
+    output = model.base_model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+    return output.last_hidden_state[batch.action_mask_BT]
 
 
 def compute_entropy(logits_NV: torch.Tensor) -> torch.Tensor:

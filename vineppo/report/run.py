@@ -50,7 +50,12 @@ CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (  # title, unit, metri
             "credit/advantage_std": "spread of advantages",
         },
     ),
-    ("Explained variance of the critic", "share", {"critic/explained_variance": "critic"}),
+    ("Loss of PRM", "nats per state", {"prm/loss": "states of responses"}),
+    (
+        "Explained variance",
+        "share",
+        {"critic/explained_variance": "critic", "prm/explained_variance": "reward model, held-out problems"},
+    ),
     ("Gradient norm, before clipping", "norm", {"optim/grad_norm": "policy", "critic/grad_norm": "critic"}),
 )
 PREFIXES = (("Generated tokens by purpose", "tokens", "tokens/"), ("Seconds by phase", "seconds", "seconds/"))

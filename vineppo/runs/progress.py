@@ -128,6 +128,8 @@ SHOWN = {
     "reward/mean": "reward {:.3f}",
     "credit/value_mean": "V {:.3f}",
     "sft/nll": "nll {:.3f}",
+    "prm/loss": "loss {:.3f}",
+    "prm/explained_variance": "explained variance {:.3f}",
     "kl/reference": "KL {:.3g}",
     "tokens/policy": "{:,.0f} policy tokens",
     "tokens/vine": "{:,.0f} vine tokens",

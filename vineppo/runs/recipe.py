@@ -34,7 +34,7 @@ LEARNING = ("update", "save", "load")
 class Recipe(Config):
     """What every experiment states. A method's own recipe says in class variables what others need to know of it."""
 
-    command: ClassVar[Literal["sft", "train"]]
+    command: ClassVar[Literal["sft", "train", "prm"]]
     """Of the command line, that runs it."""
     title: ClassVar[str | None] = None
     """On pages; without one it is the estimator's."""
@@ -44,6 +44,8 @@ class Recipe(Config):
     """Whether one learning-rate schedule reaches over all of it, which then cannot become longer."""
     stepwise: ClassVar[bool] = False
     """Whether an iteration of the log is an optimizer step, of which two seeds may have different numbers."""
+    trains_policy: ClassVar[bool] = True
+    """Whether what it trains writes responses, which are evaluated; if not, it is a model that scores them."""
 
     name: str
     """The run's folder is runs/NAME."""

@@ -19,7 +19,7 @@ from vineppo.machine import runtime
 from vineppo.machine.files import write_json
 from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
-from vineppo.protocols import Engine, Learner, Task
+from vineppo.protocols import Engine, Learner, Task, Trainable
 from vineppo.runs.changes import Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
     PROGRESS,
@@ -106,9 +106,9 @@ class Session:
             evaluation = self.setup.evaluate(engine)
             self.log.add(learner.divergence(evaluation.first_samples))
         self.log.add(evaluation.metrics())
-        self._write_result(evaluation.to_json(), iteration)
+        self.write_result(evaluation.to_json(), iteration)
 
-    def _write_result(self, result: dict[str, Any], iteration: int) -> None:
+    def write_result(self, result: dict[str, Any], iteration: int) -> None:
         facts = {"recipe": self.recipe.name, "seed": self.recipe.seed, "iteration": iteration}
         write_json(self.folder / RESULT, result | facts)
 
@@ -116,8 +116,8 @@ class Session:
         """Marks the run as complete, for whoever compares runs. A result that was lost is measured again."""
         iteration = iteration_of(checkpoint_folders(self.folder / CHECKPOINTS)[-1])
         result = read_result(self.folder)
-        if result.get("iteration") != iteration or "pass@1" not in result:
-            self._write_result(self.setup.evaluate(self.setup.make_engine()).to_json(), iteration)
+        if self.recipe.trains_policy and (result.get("iteration") != iteration or "pass@1" not in result):
+            self.write_result(self.setup.evaluate(self.setup.make_engine()).to_json(), iteration)
         write_json(self.folder / RESULT, read_result(self.folder) | {"finished": True})
 
     def iterations(self, last: int) -> range:
@@ -153,7 +153,7 @@ class Session:
     def save(
         self,
         iteration: int,
-        learner: Learner | None,
+        learner: Trainable | None,
         *,
         pending: dict[str, Any] | None = None,
         save_more: Save = lambda folder: None,
@@ -204,7 +204,8 @@ def open_session(
             check_checkpoint(checkpoint, recipe)
             prune(folder / CHECKPOINTS, recipe.checkpoint, newest=checkpoint.iteration)  # a kill may have come first
         with Shutdown(echo).installed() as shutdown, set_up(recipe, checkpoint and checkpoint.folder) as setup:
-            split_of(setup.task, recipe.evaluation, "evaluation")
+            if recipe.trains_policy:
+                split_of(setup.task, recipe.evaluation, "evaluation")
             if checkpoint:
                 check_architecture(checkpoint, setup.policy)
             is_finished = is_done(folder, checkpoint) and recipe.length not in changes

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vineppo.engine import engine_inputs
 from vineppo.environment import Environment
 from vineppo.evaluate import Evaluation, EvaluationConfig, evaluate
-from vineppo.grading import Grader
+from vineppo.grading import Grader, Judge
 from vineppo.learner.policy import PolicyLearner
 from vineppo.machine.runtime import pick_device
 from vineppo.models import longest_prompt
-from vineppo.models.loading import load_policy_model
-from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
+from vineppo.models.loading import load_classifier, load_policy_model, load_tokenizer
+from vineppo.models.make import make_critic_model, make_symbol_tokenizer, make_tiny_model
+from vineppo.models.reward_model import load_reward_model
 from vineppo.protocols import Engine, HasSymbols, Task
 from vineppo.rollouts import SamplingConfig
 from vineppo.runs.changes import check_weights, last_checkpoint
@@ -30,7 +32,7 @@ class Setup:
     recipe: Recipe
     task: Task
     tokenizer: Any
-    policy: Any  # the model that is trained, evaluated or analysed
+    policy: Any  # the model that is trained, evaluated or analysed; of `vineppo prm` it is no policy
     grader: Grader
 
     def make_engine(self) -> Engine:
@@ -43,7 +45,16 @@ class Setup:
         longest = longest_prompt(self.policy)
         asked = config.max_prompt_tokens if isinstance(config, SamplingConfig) else None
         limit = min(asked or longest, longest)
-        return Environment(engine, self.task, self.grader, self.tokenizer, config.params(), limit)
+        judge = self.judge if isinstance(config, SamplingConfig) else None
+        return Environment(engine, self.task, self.grader, self.tokenizer, config.params(), limit, judge)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """Of what is trained on; an evaluation is the task's own."""
+        config = self.recipe.grading.reward_model
+        if config is None:
+            return None
+        return Judge(load_reward_model(config, device=self.policy.device).scores, config.weight)
 
     def make_learner(self, reference: Any, *, sampling: SamplingParams, total_steps: int) -> PolicyLearner:
         """Of the policy, with a fresh optimizer."""
@@ -65,7 +76,8 @@ class Setup:
 def set_up(recipe: Recipe, checkpoint: Path | None = None) -> Iterator[Setup]:
     """With the recipe's model, or the one in the folder of a `checkpoint`."""
     task = make_part("task", recipe.task)
-    tokenizer, policy = load_policy(recipe, task, checkpoint)
+    load = load_policy if recipe.trains_policy else load_scorer
+    tokenizer, policy = load(recipe, task, checkpoint)
     with Grader(task, recipe.grading) as grader:
         yield Setup(recipe, task, tokenizer, policy, grader)
 
@@ -84,3 +96,14 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> t
     tokenizer = make_symbol_tokenizer(task.symbols)
     model: Any = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
     return tokenizer, model.to(device)
+
+
+def load_scorer(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> tuple[Any, Any]:
+    """(tokenizer, token classifier) of the checkpoint, or of the recipe's model with a fresh head of one logit."""
+    if checkpoint:
+        model = load_classifier(str(checkpoint), device=pick_device(recipe.device))
+        # In memory of its own, as a new one is: where a tensor begins in a file decides the last bits of its products.
+        model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+        return load_tokenizer(str(checkpoint)), model
+    tokenizer, policy = load_policy(recipe, task)
+    return tokenizer, make_critic_model(policy, derive_seed(recipe.seed, "value head"))

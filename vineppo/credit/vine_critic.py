@@ -1,0 +1,233 @@
+"""A critic that rollouts and vines teach, trusted as far as it has proved right: unbiased whatever it says.
+
+RLOO less what the critic explains of the rewards (control_variate.py has the formula and why it is unbiased). The
+critic is frozen while it judges an iteration and learns from that iteration's rewards afterwards. How far it is trusted
+is fitted on earlier iterations and on the other groups of this one, never on a group's own rewards. Before the critic
+has learnt anything this is RLOO, and it stays near RLOO for as long as the critic explains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from vineppo.config import Named
+from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.control_variate import PARTS, JudgedGroup, Squares, read, without_each
+from vineppo.environment import State
+from vineppo.learner.config import ActionCriticConfig
+from vineppo.machine.files import read_json, write_json
+from vineppo.models import RewardModelConfig
+from vineppo.protocols import ActionCritic
+from vineppo.seeding import derive_seed
+from vineppo.types import Assigned, Credit, Group, Rollout, UserError
+
+STATE_FILE = "trust.json"
+FORK = 0.9
+"""A token is decided at a fork if no token was likelier than this."""
+NUM_BINS = 10
+
+
+class VineCriticConfig(Named):
+    compares_group: ClassVar[bool] = True
+    needs_alternatives: ClassVar[bool] = True
+    name: str = "vine_critic"
+    baseline: Literal["best", "value"] = "best"
+    """best: towards the baseline of least variance at each state. value: not beyond the critic's value of the state."""
+    control_variate: bool = True
+    """Whether the luck that the critic sees in what follows a token is taken off; false leaves a baseline."""
+    num_vines: int = Field(default=0, ge=0)
+    """Continuations of every measured state (K). The critic learns from their rewards as from rollouts'."""
+    critic: ActionCriticConfig = ActionCriticConfig()
+    reward_model: RewardModelConfig | None = None
+    """A frozen one in place of the critic that learns; the knobs of `critic` then are of no use."""
+
+    @model_validator(mode="after")
+    def vines_teach(self) -> VineCriticConfig:
+        if self.reward_model and self.num_vines:
+            raise ValueError("a reward_model is frozen, and would learn nothing from vines; leave out num_vines")
+        return self
+
+    @property
+    def parts(self) -> list[str]:
+        """Those that a constant is fitted for."""
+        left_out = set() if self.control_variate else {"later_luck", "sibling_luck"}
+        return [part for part in PARTS if part not in left_out | ({"best"} if self.baseline == "value" else set())]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the critic has judged and not learnt from yet."""
+
+    rollouts: Sequence[Rollout]  # vines among them
+    squares: Squares
+
+
+class VineCritic:
+    Config = VineCriticConfig
+
+    def __init__(self, config: VineCriticConfig, context: CreditContext, *, critic: ActionCritic | None = None):
+        """With a critic that is there already, or with a new one on the context's policy."""
+        if context.environment.params.num_alternatives < 2:
+            raise UserError(
+                f"sampling.num_alternatives = {context.environment.params.num_alternatives}: credit {config.name} "
+                "weighs each token against those that might have come; set it to 2 or more, such as 8"
+            )
+        self.config = config
+        self.environment = context.environment
+        self.seed = context.seed
+        self.critic = critic or make_critic(config, context)
+        self.squares = Squares.none()
+        self.num_iterations = 0  # in which the critic learnt
+        self._pending: Pending | None = None
+
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        rollouts = [rollout for group in groups for rollout in group]
+        readings = iter([read(*pair) for pair in zip(rollouts, self.critic.action_values(rollouts), strict=True)])
+        judged = [JudgedGroup(group, [next(readings) for _ in group]) for group in groups]
+        trusts = [self.trust(others) for others in without_each([one.squares for one in judged])]
+        credits = [make_credits(*pair) for pair in zip(judged, trusts, strict=True)]
+        self._pending = Pending(
+            [*rollouts, *self.vines(rollouts, seed)], sum((one.squares for one in judged), Squares.none())
+        )
+        return Assigned(credits, trust_metrics(judged, trusts) | critic_metrics(judged) | credit_metrics(credits))
+
+    def trust(self, others: Squares) -> np.ndarray:
+        """In the parts, by what is known without the group that it is for."""
+        if not self.num_iterations:
+            return np.zeros(len(PARTS))
+        return (self.squares.decayed() + others).trust(self.config.parts)
+
+    def vines(self, rollouts: Sequence[Rollout], seed: int) -> list[Rollout]:
+        if not self.config.num_vines:
+            return []
+        states = {}
+        for rollout in rollouts:
+            for boundary in rollout.boundaries[1:-1]:  # siblings are the vines of the prompt
+                state = State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
+                states[rollout.problem.id, state.prefix_ids] = state, rollout.max_new_tokens - boundary
+        vines = self.environment.branch(
+            [state for state, _ in states.values()],
+            [budget for _, budget in states.values()],
+            self.config.num_vines,
+            seed=lambda state, k: derive_seed(seed, "vine", state.problem.id, state.prefix_ids, k),
+            purpose="vine",
+        )
+        return [
+            Rollout(
+                state.problem,
+                state.prefix_ids,
+                vine.completion,
+                vine.text,
+                vine.grade.reward,
+                vine.grade.verdict,
+                boundaries=(0, len(vine.completion.token_ids)),
+                max_new_tokens=budget,
+            )
+            for (state, budget), siblings in zip(states.values(), vines, strict=True)
+            for vine in siblings
+        ]
+
+    def update(self, minibatch: object) -> dict[str, float]:
+        """The critic learns at an iteration's first step; no seed or order of the policy's steps enters."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return {}
+        if self.num_iterations:  # what a critic says before it has learnt is no evidence
+            self.squares = self.squares.decayed() + pending.squares
+        self.num_iterations += 1
+        return self.critic.learn(pending.rollouts, seed=derive_seed(self.seed, "critic", self.num_iterations))
+
+    def memory(self) -> dict[str, float]:
+        return self.critic.memory()
+
+    def save(self, folder: Path) -> None:
+        self.critic.save(folder / "critic")
+        products, num_rollouts = self.squares.products_CC.tolist(), self.squares.num_rollouts
+        trust = {"products": products, "num_rollouts": num_rollouts, "num_iterations": self.num_iterations}
+        write_json(folder / "critic" / STATE_FILE, trust)
+
+    def load(self, folder: Path) -> None:
+        path = folder / "critic" / STATE_FILE
+        self.critic.load(folder / "critic")
+        trust = read_json(path)
+        try:
+            self.squares = Squares(np.array(trust["products"], dtype=np.float64), float(trust["num_rollouts"]))
+            self.num_iterations = int(trust["num_iterations"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
+
+
+def make_critic(config: VineCriticConfig, context: CreditContext) -> ActionCritic:
+    from vineppo.learner.action_critic import HeadCritic
+
+    if config.reward_model:
+        from vineppo.learner.reward_critic import RewardCritic
+
+        return RewardCritic(context.load_reward_model(config.reward_model))
+    policy = context.load_policy() if config.critic.backbone == "own" else context.policy
+    assert policy is not None, "without a critic, one is made on the context's policy"
+    return HeadCritic(config.critic, policy, seed=derive_seed(context.seed, "action head"))
+
+
+def make_credits(judged: JudgedGroup, trust: np.ndarray) -> list[Credit]:
+    """The values at boundaries are the critic's, and the reward at the end."""
+    return [
+        Credit(
+            rollout.boundaries,
+            tuple(advantages_L.tolist()),
+            values=(*reading.values_L[list(rollout.boundaries[:-1])].tolist(), rollout.reward),
+        )
+        for rollout, reading, advantages_L in zip(judged.group, judged.readings, judged.advantages(trust), strict=True)
+    ]
+
+
+def trust_metrics(judged: Sequence[JudgedGroup], trusts: Sequence[np.ndarray]) -> dict[str, float]:
+    means = np.mean(trusts, axis=0)
+    left = sum((one.squares for one in judged), Squares.none()).left(means)
+    return {f"credit/trust_{part}": float(mean) for part, mean in zip(PARTS, means, strict=True)} | {
+        "credit/square_left": left
+    }
+
+
+def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
+    flat = [credit for group in credits for credit in group]
+    values = [value for credit in flat for value in (credit.values or ())[:-1]]
+    advantages = [advantage for credit in flat for advantage in credit.advantages]
+    return {
+        **value_metrics(values, [credit.values[0] for credit in flat if credit.values]),
+        **advantage_metrics(advantages),
+    }
+
+
+def critic_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
+    """Of what the critic said of the tokens that were sampled, before it learnt from them."""
+    readings = [reading for one in judged for reading in one.readings]
+    rewards = [rollout.reward for one in judged for rollout in one.group]
+    rewards_N = np.repeat(rewards, [len(reading.values_L) for reading in readings])
+    guesses_N = np.concatenate([reading.values_L + reading.luck_L for reading in readings])
+    forks_N = np.concatenate([reading.top_probs_L for reading in readings]) < FORK
+    return {
+        "critic/explained_variance": explained_variance(rewards_N, guesses_N),
+        "critic/explained_variance_forks": explained_variance(rewards_N[forks_N], guesses_N[forks_N]),
+        "critic/fork_frac": float(forks_N.mean()),
+        "critic/calibration_error": calibration_error(rewards_N, guesses_N),
+    }
+
+
+def explained_variance(rewards_N: np.ndarray, guesses_N: np.ndarray) -> float:
+    variance = rewards_N.var() if len(rewards_N) else 0.0
+    return float(1 - (rewards_N - guesses_N).var() / variance) if variance else 0.0
+
+
+def calibration_error(rewards_N: np.ndarray, guesses_N: np.ndarray) -> float:
+    """Mean distance of guess and reward over bins of equal width, weighted by their tokens (Naeini et al. 2015)."""
+    low, high = min(0.0, rewards_N.min(), guesses_N.min()), max(1.0, rewards_N.max(), guesses_N.max())
+    bins_N = np.minimum((NUM_BINS * (guesses_N - low) / (high - low)).astype(int), NUM_BINS - 1)
+    gaps = np.bincount(bins_N, weights=guesses_N - rewards_N, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(rewards_N))

@@ -1,0 +1,151 @@
+"""The rows of `vineppo exact`: which estimators run in which worlds, and what their credit is on average.
+
+To add one, add a `Row`. The estimators are those that train, unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+from vineppo.credit.advantages import leave_one_out
+from vineppo.credit.common import CreditContext
+from vineppo.credit.grpo import GRPO, GRPOConfig
+from vineppo.credit.ppo import PPO, PPOConfig
+from vineppo.credit.rloo import RLOO, RLOOConfig
+from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.exact.chain import CHAINS
+from vineppo.exact.known import BestBaseline, KnownCritic, over_segments
+from vineppo.exact.play import Cuts
+from vineppo.exact.world import World
+from vineppo.protocols import CreditEstimator
+from vineppo.seeding import derive_seed
+from vineppo.segments import cut_lines
+from vineppo.types import Assigned, Group, Rollout
+
+GROUP_SIZE = 8
+CRITIC_ERROR = 0.2
+SMALL = ("language", "fatal-8", "repair-8")
+"""Worlds in which many vines from every state are affordable."""
+UNPAID = ("language", *(chain.name for chain in CHAINS if not chain.pays))
+"""Worlds whose rewards are 0 and 1."""
+
+Expected = Callable[[Rollout], Sequence[float]]
+"""E[advantages | rollout], [L]: the mean over its vines, or over its siblings."""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    make: Callable[[World, CreditContext], CreditEstimator]
+    expected: Callable[[World, Any], Expected] | None = None
+    """Of the estimator that `make` made; gives the exact bias by a sum over all responses. Not for one that trains on
+    extra rollouts (exhaustive.py has the bias of those) or that learns."""
+    worlds: Container[str] | None = None
+    """None: all."""
+    cuts: Cuts = cut_lines
+    num_alternatives: int = 0
+    num_warmup: int = 0
+    """Batches that a learning estimator learns from before it is measured."""
+
+
+def rows_of(world: World) -> list[Row]:
+    return [row for row in ROWS if row.worlds is None or world.name in row.worlds]
+
+
+def group_row(name: str, estimator: CreditEstimator, formula: Callable[[Sequence[float]], list[float]]) -> Row:
+    """Of a formula that is linear in the siblings' rewards, which their mean then may stand for."""
+
+    def expected(world: World, _: CreditEstimator) -> Expected:
+        def mean(rollout: Rollout) -> list[float]:
+            others = [world.value(rollout.problem.prompt)] * (GROUP_SIZE - 1)
+            return [formula([rollout.reward, *others])[0]] * len(rollout.token_ids)
+
+        return mean
+
+    return Row(name, lambda world, context: estimator, expected)
+
+
+def mean_over_siblings(world: World, formula: Callable[[Sequence[float]], list[float]]) -> Expected:
+    """Where the other G - 1 rewards are 0 or 1, and the number of ones is binomial."""
+
+    @cache
+    def mean(reward: float, p: float) -> float:
+        others = GROUP_SIZE - 1
+        weights = [math.comb(others, k) * p**k * (1 - p) ** (others - k) for k in range(others + 1)]
+        rewards = [[reward] + [1.0] * k + [0.0] * (others - k) for k in range(others + 1)]
+        return math.fsum(weight * formula(row)[0] for weight, row in zip(weights, rewards, strict=True))
+
+    return lambda rollout: [mean(rollout.reward, world.value(rollout.problem.prompt))] * len(rollout.token_ids)
+
+
+def ppo_row(gae_lambda: float, error: float) -> Row:
+    def make(world: World, context: CreditContext) -> PPO:
+        return PPO(PPOConfig(gae_lambda=gae_lambda), critic=cast(Any, KnownCritic(world, error)))
+
+    def expected(world: World, ppo: PPO) -> Expected:
+        return lambda rollout: (
+            ppo.credit(rollout, ppo.critic.values([(rollout.prompt_ids, rollout.token_ids)])[0]).advantages
+        )
+
+    return Row(f"PPO λ={gae_lambda:g}, {'wrong' if error else 'exact'} critic", make, expected)
+
+
+def vine_row(name: str, *, worlds: Container[str] | None = None, cuts: Cuts = cut_lines, **config: Any) -> Row:
+    def expected(world: World, estimator: VinePPO) -> Expected:
+        return lambda rollout: over_segments(
+            world.values(world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
+        )
+
+    return Row(name, lambda _, context: VinePPO(VinePPOConfig(**config), context), expected, worlds, cuts)
+
+
+def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
+    merged = vine_row(name, **config)
+    assert merged.expected is not None
+    expected = merged.expected
+    return Row(
+        name,
+        lambda world, context: Unmerged(merged.make(world, context)),
+        lambda world, estimator: expected(world, estimator.estimator),
+        worlds,
+    )
+
+
+class Unmerged:
+    """Vines of their own for every rollout. In small worlds siblings meet in most of their states."""
+
+    def __init__(self, estimator: CreditEstimator):
+        self.estimator = estimator
+
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        credits = [
+            [self.estimator.assign([[r]], seed=derive_seed(seed, p, g)).credits[0][0] for g, r in enumerate(group)]
+            for p, group in enumerate(groups)
+        ]
+        return Assigned(credits, {})
+
+
+GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False))
+ROWS = [
+    group_row("RLOO", RLOO(RLOOConfig()), leave_one_out),  # the first: the others are compared with it
+    group_row("GRPO without std", GRPO_NO_STD, GRPO_NO_STD.formula),
+    Row(
+        "GRPO",
+        lambda world, context: GRPO_PLAIN,
+        lambda world, _: mean_over_siblings(world, GRPO_PLAIN.formula),
+        worlds=UNPAID,
+    ),
+    *(ppo_row(gae_lambda, error) for error in (0.0, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
+    Row(
+        "exact Q, best baseline",
+        lambda world, context: BestBaseline(world),
+        lambda world, best: best.advantages,
+    ),
+    *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
+    *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
+    unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
+]

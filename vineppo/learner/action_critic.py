@@ -1,0 +1,190 @@
+"""A critic of tokens: a small head on a language model's hidden states guesses the reward after each likely token.
+
+It reads what the model knows: the hidden state before the token, the token's output embedding and its probability, and
+learns by binary cross-entropy from the rewards of responses, at the tokens that were sampled. Rewards outside of [0, 1]
+widen the range that the head's sigmoid spans: it reaches over all rewards seen so far.
+Shapes: N tokens of a batch, M likeliest of each, U distinct ones, H the model's width, W the head's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vineppo.batch import Batch, collate, microbatches, num_tokens
+from vineppo.learner.config import ActionCriticConfig
+from vineppo.learner.objective import Loss, Sum
+from vineppo.learner.optimizer_step import OptimizerStep
+from vineppo.machine.tensor_files import load_tensors, save_tensors
+from vineppo.models.logprobs import read_hidden, reading_dtype
+from vineppo.rollouts import alternatives_table, sampled_logprobs
+from vineppo.types import Rollout, Sample, UserError, make_sample
+
+STATE_FILE = "critic.pt"
+LEAST_LOGPROB = -20.0
+"""What is less likely reads the same."""
+
+
+class ActionHead(nn.Module):
+    """Three layers. The first is a sum over what it reads, so that a state is read once for all its tokens."""
+
+    def __init__(self, hidden_size: int, width: int):
+        super().__init__()
+        self.state = nn.Linear(hidden_size, width)
+        self.token = nn.Linear(hidden_size, width, bias=False)
+        self.certainty = nn.Linear(2, width, bias=False)
+        self.inner = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1)
+        nn.init.zeros_(self.out.weight)  # before it has learnt anything, all tokens are worth the same
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        hidden_NH: torch.Tensor,
+        embeddings_UH: torch.Tensor,
+        index_NM: torch.Tensor,  # into the embeddings
+        logprobs_NM: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits [N, M]."""
+        logprobs_NM = logprobs_NM.clamp(min=LEAST_LOGPROB)
+        state_N1W = self.state(normalize(hidden_NH))[:, None]
+        token_NMW = self.token(normalize(embeddings_UH))[index_NM]
+        certainty_NMW = self.certainty(torch.stack((logprobs_NM, logprobs_NM.exp()), dim=-1))
+        return self.out(F.gelu(self.inner(F.gelu(state_N1W + token_NMW + certainty_NMW)))).squeeze(-1)
+
+
+def normalize(vectors: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(vectors, vectors.shape[-1:])
+
+
+class ActionModel(nn.Module):
+    """The head, a backbone of its own where it has one, and the range of rewards."""
+
+    lowest: torch.Tensor
+    highest: torch.Tensor
+
+    def __init__(self, head: ActionHead, backbone: Any | None):
+        super().__init__()
+        self.head = head
+        self.backbone = backbone
+        self.register_buffer("lowest", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("highest", torch.ones((), dtype=torch.float64))
+
+    def gradient_checkpointing_enable(self, options: dict[str, Any]) -> None:
+        assert self.backbone is not None  # the config sees to it
+        self.backbone.gradient_checkpointing_enable(options)
+
+    def widen(self, rewards: Sequence[float]) -> None:
+        self.lowest.fill_(min(float(self.lowest), *rewards))
+        self.highest.fill_(max(float(self.highest), *rewards))
+
+
+class HeadCritic:
+    """`policy` is the language model that is read: the one that trains, or with backbone = "own" a copy to be trained
+    here."""
+
+    def __init__(self, config: ActionCriticConfig, policy: Any, *, seed: int):
+        self.config = config
+        self.policy = policy
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            head = ActionHead(policy.get_output_embeddings().weight.shape[1], config.width)
+        head = head.to(device=policy.device, dtype=policy.dtype)
+        self.model = ActionModel(head, policy if config.backbone == "own" else None).to(policy.device).eval()
+        self.optimizer_step = OptimizerStep(config, self.model, total_steps=1, name="credit.critic")
+
+    @torch.no_grad()
+    def action_values(self, rollouts: Sequence[Rollout]) -> list[np.ndarray]:  # [L, M] each
+        samples = [make_sample(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts]
+        values: list[np.ndarray] = [np.zeros((0, 0))] * len(rollouts)
+        for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
+            chosen = [samples[i] for i in indices]
+            parts = self._hidden(self._collate(chosen)).split([sample.num_actions for sample in chosen])
+            for i, hidden_LH in zip(indices, parts, strict=True):
+                ids_LM, logprobs_LM = map(torch.from_numpy, alternatives_table(rollouts[i].completion))
+                probs_LM = self._logits(hidden_LH, ids_LM, logprobs_LM).double().sigmoid()
+                lowest, highest = self.model.lowest, self.model.highest
+                values[i] = (lowest + (highest - lowest) * probs_LM).cpu().numpy()
+        return values
+
+    def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
+        """`num_epochs` passes. Metrics are means over the steps; numbers of steps are sums."""
+        self.model.widen([rollout.reward for rollout in rollouts])
+        lessons, rng, size = list(map(make_lesson, rollouts)), random.Random(seed), self.config.minibatch_size
+        steps = []
+        for _ in range(self.config.num_epochs):
+            rng.shuffle(lessons)
+            steps += [self._step(lessons[i : i + size]) for i in range(0, len(lessons), size)]
+        totals = {key: sum(step[key] for step in steps) for key in steps[0]}
+        return {key: x if key.startswith("critic/num_") else x / len(steps) for key, x in totals.items()}
+
+    def _step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
+        num_actions = sum(sample.num_actions for sample in minibatch)
+        return self.optimizer_step.take(
+            minibatch, list(map(num_tokens, minibatch)), lambda microbatch: self._loss(microbatch, num_actions)
+        ).metrics("critic")
+
+    def _loss(self, microbatch: Sequence[Sample], num_actions: int) -> Loss:
+        """`num_actions` is the whole minibatch's."""
+        batch = self._collate(microbatch, columns=("sampling_logprobs", "returns"))
+        tokens_N, logprobs_N = batch.target_ids_BT[batch.action_mask_BT], batch.columns["sampling_logprobs"]
+        logits_N = self._logits(self._hidden(batch), tokens_N[:, None], logprobs_N[:, None]).squeeze(-1)
+        span = (self.model.highest - self.model.lowest).to(logits_N.dtype)
+        targets_N = (batch.columns["returns"] - self.model.lowest.to(logits_N.dtype)) / span
+        loss = F.binary_cross_entropy_with_logits(logits_N, targets_N, reduction="sum") / num_actions
+        return Loss(loss, {"critic/loss": Sum(loss)})
+
+    def _logits(self, hidden_NH: torch.Tensor, ids_NM: torch.Tensor, logprobs_NM: torch.Tensor) -> torch.Tensor:
+        tokens_U, index_NM = ids_NM.to(hidden_NH.device).unique(return_inverse=True)
+        embeddings_UH = self.policy.get_output_embeddings().weight[tokens_U]
+        if self.model.backbone is None:
+            embeddings_UH = embeddings_UH.detach()
+        with self.optimizer_step.autocast():
+            logits_NM = self.model.head(hidden_NH, embeddings_UH, index_NM, logprobs_NM.to(hidden_NH))
+        return logits_NM if logits_NM.dtype == torch.float64 else logits_NM.float()
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:  # [N, H]
+        trains = torch.is_grad_enabled() and self.model.backbone is not None
+        with torch.set_grad_enabled(trains), self.optimizer_step.autocast():
+            return read_hidden(self.policy, batch)
+
+    def _collate(self, samples: Sequence[Sample], columns: Sequence[str] = ()) -> Batch:
+        return collate(samples, columns=columns, dtype=reading_dtype(self.policy), device=self.optimizer_step.device)
+
+    def memory(self) -> dict[str, float]:
+        return self.optimizer_step.memory("critic")
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors({"model": self.model.state_dict()} | self.optimizer_step.state_dict(), folder / STATE_FILE)
+
+    def load(self, folder: Path) -> None:
+        path = folder / STATE_FILE
+        state = load_tensors(path)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer_step.load_state_dict(state)
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: not what this critic has learnt: {reason}") from None
+
+
+def make_lesson(rollout: Rollout) -> Sample:
+    """The response with its reward as every token's return."""
+    logprobs = tuple(sampled_logprobs(rollout.completion).tolist())
+    num_tokens = len(rollout.token_ids)
+    return Sample(
+        rollout.prompt_ids,
+        rollout.token_ids,
+        advantages=(0.0,) * num_tokens,
+        sampling_logprobs=logprobs,
+        returns=(rollout.reward,) * num_tokens,
+        action_mask=rollout.action_mask,
+    )
