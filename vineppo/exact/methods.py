@@ -19,13 +19,18 @@ from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
+<<<<<<< HEAD
 from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, over_segments
+=======
+from vineppo.exact.known import BestBaseline, KnownCritic, full_budget_values, over_segments
+>>>>>>> worlds
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
 from vineppo.models import RewardModelConfig
 from vineppo.protocols import CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
+from vineppo.tasks.paper_segments import cut_before_lines
 from vineppo.types import Assigned, Group, Rollout
 
 GROUP_SIZE = 8
@@ -114,11 +119,22 @@ def potential_row(error: float) -> Row:
 
 def vine_row(name: str, *, worlds: Container[str] | None = None, cuts: Cuts = cut_lines, **config: Any) -> Row:
     def expected(world: World, estimator: VinePPO) -> Expected:
+        values = full_budget_values if estimator.config.vine_budget == "full" else World.values
         return lambda rollout: over_segments(
-            world.values(world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
+            values(world, world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
         )
 
     return Row(name, lambda _, context: VinePPO(VinePPOConfig(**config), context), expected, worlds, cuts)
+
+
+def cut_before_end(text: str) -> list[int]:
+    """Lines, but END joins the line before it, even behind a line break."""
+    return [cut for cut in cut_lines(text) if cut < len(text)]
+
+
+def cut_in_half(text: str) -> list[int]:
+    """One state in the middle: states that are spread evenly over a response are moved by how it goes on."""
+    return [(len(text) + 1) // 2] if text else []
 
 
 def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
@@ -167,4 +183,9 @@ ROWS = [
     *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
     *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
     unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
+    vine_row("VinePPO K=9, full budget", num_vines=9, vine_budget="full", worlds=("language",)),
+    vine_row("VinePPO K=9, 2 states", num_vines=9, max_states_per_rollout=2, worlds=SMALL),
+    vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
+    vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
+    vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
 ]
