@@ -1,6 +1,6 @@
 """The tables of docs/methods.md on the exact worlds, from benchmarks/results/exact.json.
 
-    vineppo exact --json benchmarks/results/exact.json && python benchmarks/figures.py --write
+vineppo exact --json benchmarks/results/exact.json && python benchmarks/figures.py --write
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def ratio(number: dict[str, float]) -> str:
     """1.18 ± .07, 15 ± 1: two digits of what is below 10."""
     digits = 0 if number["ratio"] >= 9.95 else 1 if number["ratio"] >= 1.995 else 2
     text = short(number["ratio"], digits)
-    return f"{text} ± {short(number['se'], digits) if digits else max(1, round(number['se']))}" if number["se"] else text
+    return (
+        f"{text} ± {short(number['se'], digits) if digits else max(1, round(number['se']))}" if number["se"] else text
+    )
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -19,11 +19,7 @@ from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
-<<<<<<< HEAD
-from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, over_segments
-=======
-from vineppo.exact.known import BestBaseline, KnownCritic, full_budget_values, over_segments
->>>>>>> worlds
+from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
 from vineppo.models import RewardModelConfig
