@@ -40,6 +40,24 @@ class KnownCritic:
         return self.error if derive_seed("critic", state) % 2 else -self.error
 
 
+class KnownPotential:
+    """A reward model that says V of the whole response, what was earned included, or is wrong by `error`."""
+
+    def __init__(self, world: World, error: float = 0.0):
+        self.critic = KnownCritic(world, error)
+
+    def values(self, responses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+        """[L+1] for each (prompt_ids, response_ids)."""
+        texts = [self.critic.world.text(prompt_ids + response_ids) for prompt_ids, response_ids in responses]
+        return [
+            [to_come + earned for to_come, earned in zip(row, self.critic.world.trace(text).earned, strict=True)]
+            for text, row in zip(texts, self.critic.values(responses), strict=True)
+        ]
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+
 class BestBaseline:
     """Q(s, y) - b*(s) with the constant of each state that leaves the least variance.
 

@@ -14,14 +14,16 @@ from typing import Any, cast
 from vineppo.credit.advantages import leave_one_out
 from vineppo.credit.common import CreditContext
 from vineppo.credit.grpo import GRPO, GRPOConfig
+from vineppo.credit.potential import Potential, PotentialConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.tree import TreeConfig, TreeCredit
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
-from vineppo.exact.known import BestBaseline, KnownCritic, over_segments
+from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
+from vineppo.models import RewardModelConfig
 from vineppo.protocols import CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
@@ -95,6 +97,22 @@ def ppo_row(gae_lambda: float, error: float) -> Row:
     return Row(f"PPO λ={gae_lambda:g}, {'wrong' if error else 'exact'} critic", make, expected)
 
 
+def potential_row(error: float) -> Row:
+    def make(world: World, context: CreditContext) -> Potential:
+        config = PotentialConfig(reward_model=RewardModelConfig(path="none"), states="tokens")
+        return Potential(config, reward_model=cast(Any, KnownPotential(world, error)))
+
+    def expected(world: World, potential: Potential) -> Expected:
+        def mean(rollout: Rollout) -> Sequence[float]:
+            (phi,) = potential.reward_model.values([(rollout.prompt_ids, rollout.token_ids)])
+            surplus = world.value(rollout.problem.prompt) - phi[0]  # of siblings, on average
+            return potential.credit(rollout, phi, surplus).advantages
+
+        return mean
+
+    return Row(f"potential, {'wrong' if error else 'exact'} model", make, expected)
+
+
 def vine_row(name: str, *, worlds: Container[str] | None = None, cuts: Cuts = cut_lines, **config: Any) -> Row:
     def expected(world: World, estimator: VinePPO) -> Expected:
         return lambda rollout: over_segments(
@@ -146,6 +164,7 @@ ROWS = [
         worlds=UNPAID,
     ),
     *(ppo_row(gae_lambda, error) for error in (0.0, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
+    *(potential_row(error) for error in (0.0, CRITIC_ERROR)),
     Row(
         "exact Q, best baseline",
         lambda world, context: BestBaseline(world),
