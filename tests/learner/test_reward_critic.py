@@ -79,10 +79,7 @@ def test_it_is_made_from_a_recipe_s_section_and_saved_with_nothing(tmp_path):
     save_classifier(tmp_path / "model")
     tree = {"name": "vine_critic", "reward_model": {"path": str(tmp_path / "model")}}
     config = validate(VineCriticConfig, tree, source="test")
-    environment = make_environment()
-    environment = type(environment)(
-        **(vars(environment) | {"params": environment.params.__class__(num_alternatives=4)})
-    )
+    environment = replace(make_environment(), params=SamplingParams(num_alternatives=4))
     estimator = VineCritic(config, CreditContext(environment, device="cpu"))
     assert isinstance(estimator.critic, RewardCritic)
     estimator.save(tmp_path)
