@@ -146,4 +146,4 @@ def test_rewards_that_are_numpy_s_become_plain_numbers():
 @pytest.mark.parametrize("weight", [math.nan, math.inf])
 def test_an_extra_rollout_has_a_weight(weight):
     with pytest.raises(ValueError, match="weight must be finite"):
-        ExtraRollout(make_rollout(), Credit((0, 2, 3), (0.0,) * 3), weight)
+        ExtraRollout(make_rollout(), Credit((0, 2, 3), (0.0,) * 3), weight, root=0)

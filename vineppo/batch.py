@@ -13,7 +13,9 @@ from vineppo.types import Sample
 T = TypeVar("T")
 
 COLUMNS = tuple(
-    field.name for field in fields(Sample) if field.name not in ("prompt_ids", "response_ids", "action_mask", "weight")
+    field.name
+    for field in fields(Sample)
+    if field.name not in ("prompt_ids", "response_ids", "action_mask", "is_extra")
 )
 
 

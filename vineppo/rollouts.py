@@ -53,6 +53,9 @@ class SamplingConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
+    num_alternatives: int = Field(default=0, ge=0)
+    """Likeliest tokens to keep, with their log-probabilities, for every token of rollouts and vines: credit that looks
+    for forks needs them. Each takes about 120 bytes until the next iteration. What is sampled does not change."""
     max_resamples: int = Field(default=0, ge=0)
     """Times that prompts whose responses all have the same reward are replaced by new ones (Yu et al. 2025, "DAPO",
     dynamic sampling). What is left after the last time is kept as it is."""
@@ -64,7 +67,7 @@ class SamplingConfig(Config):
         return self
 
     def params(self) -> SamplingParams:
-        return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)
+        return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop, self.num_alternatives)
 
 
 @dataclass(frozen=True)

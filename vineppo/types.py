@@ -242,6 +242,8 @@ class Credit:
     estimator of the paper's kind has segment advantages A_j = V(s_{j+1}) - V(s_j) (credit.common.check_telescoping).
     A critic knows a value before every token instead, and learns from targets: `token_values`, `returns`.
     `estimates`, where values were measured, are what V(s_0) .. V(s_{S-1}) are the means of.
+    `weights` are for responses that are not all drawn alike, as a tree's are not: what each token counts in the loss,
+    entropy and KL included, beside a token of weight 1. They are no part of the advantages.
     """
 
     boundaries: tuple[int, ...]  # [S+1]
@@ -250,12 +252,13 @@ class Credit:
     token_values: tuple[float, ...] | None = None  # [L]
     returns: tuple[float, ...] | None = None  # [L]
     estimates: tuple[ValueEstimate, ...] | None = None  # [S]
+    weights: tuple[float, ...] | None = None  # [L], None: 1 each
 
     @checking_credit()
     def __post_init__(self) -> None:
         num_tokens = len(self.advantages)
         check_boundaries(self.boundaries, num_tokens)
-        columns = {"advantages": num_tokens, "token_values": num_tokens, "returns": num_tokens}
+        columns = dict.fromkeys(("advantages", "token_values", "returns", "weights"), num_tokens)
         for name, length in (columns | {"values": len(self.boundaries)}).items():
             column = getattr(self, name)
             if column is not None:
@@ -263,6 +266,13 @@ class Credit:
                 check_finite(name, column)
                 if len(column) != length:
                     raise ValueError(f"{name} has {len(column)} entries, not {length}")
+
+    @property
+    def weighted_advantages(self) -> Sequence[float]:  # [L]
+        """What multiplies grad log pi of each token in the policy gradient."""
+        if self.weights is None:
+            return self.advantages
+        return [weight * advantage for weight, advantage in zip(self.weights, self.advantages, strict=True)]
 
     @property
     def segment_advantages(self) -> list[float]:  # [S]
@@ -277,7 +287,10 @@ class ExtraRollout:
     rollout: Rollout
     credit: Credit
     weight: float = 1.0
-    """What its tokens count in the loss; a vine that is one of n continuations of a state stands for 1/n of them."""
+    """What its tokens count in the loss, times their own `credit.weights`; a vine that is one of n continuations of a
+    state stands for 1/n of them."""
+    root: int = field(kw_only=True)
+    """The rollout that it descends from, by its number over all groups: both are in the same minibatches."""
 
     @checking_credit()
     def __post_init__(self) -> None:
@@ -334,12 +347,13 @@ class Sample:
     old_logprobs: tuple[float, ...] | None = None  # [L]
     ref_logprobs: tuple[float, ...] | None = None  # [L]
     nucleus_logmass: tuple[float, ...] | None = None  # [L] log of the probability that top_p and top_k keep
+    weights: tuple[float, ...] | None = None  # [L] what each token counts in the loss; None: 1 each
     action_mask: tuple[bool, ...] | None = None  # [L] False on tokens that the environment wrote; None: all are actions
-    weight: float = 1.0  # what its tokens count in the loss, beside those of a sample of weight 1
+    is_extra: bool = False  # beside the rollouts, whose number it leaves as it is
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
-            if name in ("prompt_ids", "response_ids", "weight") or column is None:
+            if name in ("prompt_ids", "response_ids", "is_extra") or column is None:
                 continue
             if len(column) != len(self.response_ids):
                 raise ValueError(f"{name} has {len(column)} entries for {len(self.response_ids)} response tokens")
@@ -349,6 +363,11 @@ class Sample:
     @property
     def num_actions(self) -> int:
         return len(self.response_ids) if self.action_mask is None else sum(self.action_mask)
+
+    @property
+    def total_weight(self) -> float:
+        """Of its actions; their number where each counts 1."""
+        return self.num_actions if self.weights is None else math.fsum(self.at_actions(self.weights))
 
     def at_actions(self, column: Sequence[T]) -> Sequence[T]:
         """What a column [L] has at the tokens that the policy wrote."""

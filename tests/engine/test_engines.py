@@ -3,11 +3,19 @@
 import copy
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import RwkvConfig, RwkvForCausalLM
+from transformers import (
+    RwkvConfig,
+    RwkvForCausalLM,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from vineppo.engine.stopping import StopRule
 from vineppo.models.make import make_symbol_tokenizer
@@ -86,6 +94,68 @@ def test_a_seed_alone_decides_a_completion(name, make_engine, make_requests):
         assert alone.token_ids == together[i].token_ids
         assert alone.logprobs == pytest.approx(together[i].logprobs, abs=1e-4)
     assert engine.usage["vine"] >= sum(2 * len(c.token_ids) for c in together)
+
+
+@torch.no_grad()
+def sampled_distributions(model, request, completion, params):  # [L, V]
+    """What a plain forward and transformers' warpers say of every token drawn."""
+    ids: Any = torch.tensor([[*request.prefix_ids, *completion.token_ids]])
+    logits_LV = model(ids).logits[0, len(request.prefix_ids) - 1 : -1].float()
+    if params.temperature == 0:
+        return torch.nn.functional.one_hot(logits_LV.argmax(-1), logits_LV.shape[1]).double()
+    logits_LV = TemperatureLogitsWarper(float(params.temperature))(ids, logits_LV)
+    if params.top_k:
+        logits_LV = TopKLogitsWarper(params.top_k)(ids, logits_LV)
+    if params.top_p < 1:
+        logits_LV = TopPLogitsWarper(params.top_p)(ids, logits_LV)
+    return logits_LV.softmax(-1).double()
+
+
+CUT = SamplingParams(0.9, top_p=0.8, top_k=20)
+
+
+@EVERY
+@pytest.mark.parametrize("num_alternatives", [1, 4, 64])
+@pytest.mark.parametrize(
+    "params", [GREEDY, HOT, SamplingParams(0.6, top_p=0.7), SamplingParams(1.3, top_k=5), CUT], ids=str
+)
+def test_alternatives_are_the_likeliest_tokens_under_what_is_sampled_from(
+    name, params, num_alternatives, make_model, make_engine, make_requests
+):
+    model, requests = make_model("llama-gqa-tied"), make_requests(16, seed=7)
+    engine = make_engine(name, model)
+    asked = engine.generate(requests, replace(params, num_alternatives=num_alternatives), purpose="vine", keep=False)
+    draws = make_engine(name, model).generate(requests, params, purpose="vine", keep=False)
+    assert [replace(completion, alternatives=None) for completion in asked] == draws, "asking must change no draw"
+    for request, completion in zip(requests, asked, strict=True):
+        expected_LV = sampled_distributions(model, request, completion, params)
+        for token, alternatives, expected_V in zip(
+            completion.token_ids, completion.alternatives, expected_LV, strict=True
+        ):
+            ids, logprobs = map(list, zip(*alternatives, strict=True))
+            probs = torch.tensor(logprobs).double().exp()
+            likeliest = expected_V.sort(descending=True).values[: len(ids)]
+            assert len(ids) == min(num_alternatives, int((expected_V > 0).sum()))
+            assert (expected_V[ids] - probs).abs().max() < 1e-4
+            assert (likeliest - probs).abs().max() < 1e-4
+            if num_alternatives >= (expected_V > 0).sum():
+                assert probs.sum() == pytest.approx(1, abs=1e-5)
+                assert token in ids
+            else:
+                assert probs.sum() < 1
+
+
+@EVERY
+def test_a_vine_s_alternatives_are_those_of_the_rollout_at_its_state(name, make_engine):
+    engine, params = make_engine(name), replace(CUT, num_alternatives=5)
+    (rollout,) = engine.generate([Request((1, 2, 3), 20, 0)], params, purpose="policy", keep=True)
+    vines = [Request((1, 2, 3, *rollout.token_ids[:n]), 20 - n, seed) for n in range(20) for seed in (n, 100 + n)]
+    for request, vine in zip(vines, engine.generate(vines, params, purpose="vine", keep=False), strict=True):
+        start = len(request.prefix_ids) - 3
+        shared = next((i for i, t in enumerate(vine.token_ids) if rollout.token_ids[start + i] != t), 20 - start - 1)
+        for of_rollout, of_vine in zip(rollout.alternatives[start:], vine.alternatives[: shared + 1], strict=False):
+            assert [token for token, _ in of_rollout] == [token for token, _ in of_vine]
+            assert [x for _, x in of_rollout] == pytest.approx([x for _, x in of_vine], abs=1e-4)
 
 
 @pytest.mark.parametrize("other", ["native", "hf"])

@@ -1,5 +1,6 @@
 """What is drawn, against the exact distribution and against transformers' warpers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def draw_many(logits_V, params, n=DRAWS):
     parts = []
     for seeds_N in torch.arange(n).split(10_000):
         uniforms_N = draw_uniforms(seeds_N, torch.zeros_like(seeds_N))
-        parts.append(sample(logits_V[None].clone(), torch.zeros_like(seeds_N), uniforms_N, params))
+        parts.append(sample(logits_V[None].clone(), torch.zeros_like(seeds_N), uniforms_N, params)[:2])
     tokens, logprobs = zip(*parts, strict=True)
     return torch.cat(tokens), torch.cat(logprobs)
 
@@ -101,10 +102,42 @@ def test_what_is_drawn_is_what_the_floor_keeps(top_p, top_k):
     floor = nucleus_floor(probs_V[None], params)[0]
     tokens_N, _ = draw_many(logits_V, params, n=20_000)
     assert probs_V[tokens_N].min() >= floor
-    edges_N, _ = sample(
+    edges_N, *_ = sample(
         logits_V[None].clone(), torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1 - 2**-53]).double(), params
     )
     assert probs_V[edges_N].tolist() == [probs_V.max(), floor]
+
+
+@pytest.mark.parametrize("num_alternatives", [1, 100, 5000])
+@pytest.mark.parametrize(("top_p", "top_k"), [(1, 0), (0.9, 0), (0.999, 0), (1, 7), (0.8, 400), (1e-6, 0)])
+def test_alternatives_are_what_can_be_drawn_whatever_the_width_of_the_nucleus(top_p, top_k, num_alternatives):
+    params = SamplingParams(0.7, top_p, top_k, num_alternatives=num_alternatives)
+    logits_SV = make_probs(5000).log().float()
+    uniforms_S = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens_N, logprobs_N, alternatives = sample(logits_SV.clone(), torch.arange(12), uniforms_S, params)
+    plain_N = sample(logits_SV.clone(), torch.arange(12), uniforms_S, replace(params, num_alternatives=0))
+    assert (tokens_N.tolist(), logprobs_N.tolist()) == (plain_N.tokens_N.tolist(), plain_N.logprobs_N.tolist())
+    assert plain_N.alternatives is None
+    assert alternatives is not None
+    for logits_V, token, pairs in zip(logits_SV, tokens_N.tolist(), alternatives, strict=True):
+        expected_V = exact_distribution(logits_V, params)
+        ids, probs = [token for token, _ in pairs], torch.tensor([logprob for _, logprob in pairs]).double().exp()
+        support = int((expected_V > 0).sum())
+        assert abs(len(ids) - min(num_alternatives, support)) <= (top_p == 0.999)  # where float32 rounds the last one
+        assert torch.allclose(probs, expected_V[ids], rtol=1e-3)
+        assert torch.allclose(probs, expected_V.sort(descending=True).values[: len(ids)], rtol=1e-3)
+        if num_alternatives > support:
+            assert token in ids
+
+
+def test_of_equal_logits_those_are_reported_that_can_be_drawn():
+    """Half-precision logits tie often, and top_k keeps only some of the tied."""
+    logits_SV, params = torch.zeros(1, 1000), SamplingParams(top_k=5, num_alternatives=9)
+    uniforms_N = torch.linspace(0, 1 - 1e-9, 50, dtype=torch.float64)
+    tokens_N, _, alternatives = sample(logits_SV, torch.zeros(50, dtype=torch.int64), uniforms_N, params)
+    assert alternatives is not None
+    assert {token for token, _ in alternatives[0]} == set(tokens_N.tolist())
+    assert [logprob for _, logprob in alternatives[0]] == pytest.approx([-np.log(5)] * 5)
 
 
 def test_uniforms_are_uniform_and_independent_of_each_other():
@@ -132,9 +165,9 @@ def test_a_row_is_drawn_alike_in_any_company():
     logits_SV = torch.randn(64, 3000) * torch.linspace(0.1, 6, 64)[:, None]  # nuclei of 1 to nearly all tokens
     uniforms_S = torch.rand(64, dtype=torch.float64)
     for params in (SamplingParams(), SamplingParams(0.7, 0.9), SamplingParams(1, 0.95, 500), SamplingParams(0)):
-        together_S, _ = sample(logits_SV.clone(), torch.arange(64), uniforms_S, params)
+        together_S, *_ = sample(logits_SV.clone(), torch.arange(64), uniforms_S, params)
         for row in range(0, 64, 5):
-            alone, _ = sample(logits_SV[row][None].clone(), torch.tensor([0]), uniforms_S[row][None], params)
+            alone, *_ = sample(logits_SV[row][None].clone(), torch.tensor([0]), uniforms_S[row][None], params)
             assert alone == together_S[row]
 
 
@@ -143,7 +176,7 @@ def test_the_ends_of_the_interval_are_possible_tokens(uniform):
     logits_V = torch.full((1000,), -torch.inf)
     logits_V[[17, 900]] = torch.tensor([0.0, 1.0])
     for params in (SamplingParams(), SamplingParams(top_p=0.99), SamplingParams(top_k=3)):
-        token, _ = sample(logits_V[None].clone(), torch.tensor([0]), torch.tensor([uniform]).double(), params)
+        token, *_ = sample(logits_V[None].clone(), torch.tensor([0]), torch.tensor([uniform]).double(), params)
         assert token.item() in (17, 900)
 
 

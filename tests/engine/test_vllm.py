@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -101,6 +102,22 @@ def test_a_seed_draws_what_it_draws_in_the_torch_engine(params, engine, torch_en
     check_equal(completions, torch_engine.generate(requests, params, purpose="policy", keep=True))
     check_logprobs(model, requests, completions, params.temperature)
     assert {c.finish_reason for c in completions} == {"eos", "length"}
+
+
+@needs_vllm
+@pytest.mark.parametrize("params", [GREEDY, HOT, SamplingParams(0.9, 0.8, 20, ("a", "xy", " 7"))], ids=str)
+def test_alternatives_are_those_of_the_torch_engine(params, engine, torch_engine, requests):
+    asked, plain = replace(params, num_alternatives=5), engine.generate(requests, params, purpose="x", keep=False)
+    completions = engine.generate(requests, asked, purpose="x", keep=False)
+    check_equal(completions, plain)
+    compared = 0
+    for ours, theirs in zip(completions, torch_engine.generate(requests, asked, purpose="x", keep=False), strict=True):
+        assert len(ours.alternatives) == len(ours.token_ids)
+        for left, right in zip(ours.alternatives, theirs.alternatives, strict=False):
+            if [token for token, _ in left] == [token for token, _ in right]:  # but for neighbours that are near ties
+                assert [x for _, x in left] == pytest.approx([x for _, x in right], abs=TOLERANCE)
+                compared += 1
+    assert compared > 0.9 * sum(len(completion.token_ids) for completion in completions)
 
 
 @needs_vllm

@@ -88,7 +88,7 @@ class VineTrainer:
         start = vine.boundaries[1]
         mask = tuple(t >= start for t in range(len(vine.token_ids)))
         credit = replace(zero[0][0], boundaries=vine.boundaries, advantages=(1.0,) * len(vine.token_ids))
-        return Assigned(zero, {}, (ExtraRollout(replace(vine, action_mask=mask), credit, self.weight),))
+        return Assigned(zero, {}, (ExtraRollout(replace(vine, action_mask=mask), credit, self.weight, root=0),))
 
     def credits(self, groups: Any) -> Any:
         return VinePPO(VinePPOConfig(num_vines=1), CreditContext(make_environment())).assign(groups, seed=0).credits
@@ -97,7 +97,8 @@ class VineTrainer:
 def test_extra_rollouts_are_trained_on_with_their_weight(tmp_path):
     """Nothing else has an advantage, so the gradient is the vine's, and goes as its weight."""
     tree = VINEPPO | {"train": {"num_iterations": 1, "num_epochs": 1, "advantage_norm": "off"}}
-    tree["learner"] = {"precision": "float32", "kl_coef": 0.0, "optim": {"lr": 0.0}}
+    constant = {"loss_aggregation": "constant", "loss_length": 12}
+    tree["learner"] = {"precision": "float32", "kl_coef": 0.0, "optim": {"lr": 0.0}, **constant}
     norms = []
     for weight in (1.0, 0.5, 0.0):
         with open_walk(tmp_path, tree) as session:

@@ -20,6 +20,7 @@ from vineppo.credit.common import (
     differences,
     value_metrics,
 )
+from vineppo.credit.states import StatesConfig, state_boundaries
 from vineppo.environment import State
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, ValueEstimate
@@ -35,7 +36,7 @@ class VinePPOConfig(Named):
     """New tokens a vine may take: what the rollout had left, the value of the task that is trained; or, as the
     reference implementation has it, the whole max_new_tokens from every state."""
     max_states_per_rollout: int | None = Field(default=None, ge=1)
-    """Estimate at most this many states of a rollout, evenly spaced from the prompt on; segments between them merge."""
+    """Measure the first states of a rollout only, at most this many; the segment after the last one takes the rest."""
 
 
 class VinePPO:
@@ -57,11 +58,7 @@ class VinePPO:
         return Assigned(credits, vine_metrics(estimates) | credit_metrics(credits))
 
     def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
-        """The rollout's boundaries, thinned evenly where there are more states than may be estimated."""
-        num_states, limit = rollout.num_segments, self.config.max_states_per_rollout
-        if limit is None or num_states <= limit:
-            return rollout.boundaries
-        return (*(rollout.boundaries[i * num_states // limit] for i in range(limit)), rollout.boundaries[-1])
+        return state_boundaries(rollout, StatesConfig(first=self.config.max_states_per_rollout))
 
     def budget(self, rollout: Rollout, boundary: int) -> int:
         return rollout.max_new_tokens - (boundary if self.config.vine_budget == "remaining" else 0)

@@ -168,11 +168,12 @@ class SeededDraw(LogitsProcessor):
         indices_B = torch.tensor([len(row.token_ids) for row in self.rows], device=device)
         rows_B = torch.arange(len(self.rows), device=device)
         logits_BV = scores.float().clone()
-        tokens_B, logprobs_B = sample(logits_BV, rows_B, draw_uniforms(seeds_B, indices_B), self.params)
+        tokens_B, logprobs_B, alternatives = sample(logits_BV, rows_B, draw_uniforms(seeds_B, indices_B), self.params)
         check_drawn(logprobs_B.tolist(), self.version)
-        for row, token, logprob in zip(self.rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
+        found = alternatives or [None] * len(self.rows)
+        for row, token, logprob, others in zip(self.rows, tokens_B.tolist(), logprobs_B.tolist(), found, strict=True):
             if row.finish_reason is None:
-                row.add(token, logprob, self.rule)
+                row.add(token, logprob, self.rule, others)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)  # type: ignore[return-value]
 
 

@@ -2,18 +2,20 @@
 
 Nothing here depends on which other rows are in the batch, so a completion is decided by its own seed.
 
-S distributions, N draws (the vines of one state share its distribution), V vocabulary, W candidates, C chunks.
+S distributions, N draws (the vines of one state share its distribution), V vocabulary, W candidates, C chunks,
+M alternatives.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from vineppo.types import SamplingParams, UserError
+from vineppo.types import Alternatives, SamplingParams, UserError
 
 FIRST_CANDIDATES = 64  # a trained model's nucleus seldom holds more; rows that need more try again with more
 CHUNK = 256  # tokens summed at once before the exact search inside one chunk
@@ -34,14 +36,18 @@ def as_int64(seed: int) -> int:
     return (seed + 2**63) % 2**64 - 2**63
 
 
-def sample(
-    logits_SV: torch.Tensor, rows_N: torch.Tensor, uniforms_N: torch.Tensor, params: SamplingParams
-) -> tuple[torch.Tensor, torch.Tensor]:
+class Drawn(NamedTuple):
+    tokens_N: torch.Tensor
+    logprobs_N: torch.Tensor
+    alternatives: list[Alternatives] | None  # [S][<= num_alternatives]; None where 0 are asked for
+
+
+def sample(logits_SV: torch.Tensor, rows_N: torch.Tensor, uniforms_N: torch.Tensor, params: SamplingParams) -> Drawn:
     """Token and log-probability for each draw n, from distribution rows_N[n]. Overwrites the logits.
 
     Order as in transformers: temperature, then top_k, then top_p. The log-probability is that of the tempered
-    softmax over the whole vocabulary, before top_k and top_p. Where logits are not finite it is NaN, and the token
-    means nothing: `check_drawn`.
+    softmax over the whole vocabulary, before top_k and top_p; those of the alternatives are of what is left after them.
+    Where logits are not finite it is NaN, and token and alternatives mean nothing: `check_drawn`.
     """
     logits_SV = logits_SV.float()
     if params.temperature not in (0, 1):
@@ -49,11 +55,12 @@ def sample(
     probs_SV = F.softmax(logits_SV, dim=-1)
     if params.temperature == 0:
         tokens_N = logits_SV.argmax(-1)[rows_N]
-    elif params.top_p < 1 or 0 < params.top_k < logits_SV.shape[1]:
+    elif _cuts(probs_SV, params):
         tokens_N = _draw_candidates(probs_SV, rows_N, uniforms_N, params, params.top_k or FIRST_CANDIDATES)
     else:
         tokens_N = _draw_any(probs_SV, rows_N, uniforms_N)
-    return tokens_N, probs_SV[rows_N, tokens_N].log()
+    alternatives = _find_alternatives(logits_SV, probs_SV, params) if params.num_alternatives else None
+    return Drawn(tokens_N, probs_SV[rows_N, tokens_N].log(), alternatives)
 
 
 def check_drawn(logprobs: Iterable[float], version: int) -> None:
@@ -69,13 +76,49 @@ def check_drawn(logprobs: Iterable[float], version: int) -> None:
 def nucleus_floor(probs_NV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """The smallest probability that top_k and top_p keep, [N]."""
     floor_N = torch.zeros_like(probs_NV[:, 0])
+    for rows, probs_SW, _, kept_SW in _nuclei(probs_NV, params):
+        floor_N[rows] = probs_SW.masked_fill(~kept_SW, torch.inf).min(-1).values.to(floor_N.dtype)
+    return floor_N
+
+
+def _cuts(probs_SV: torch.Tensor, params: SamplingParams) -> bool:
+    return params.top_p < 1 or 0 < params.top_k < probs_SV.shape[1]
+
+
+def _find_alternatives(
+    logits_SV: torch.Tensor, probs_SV: torch.Tensor, params: SamplingParams
+) -> list[Alternatives]:  # [S][<= M]
+    """The likeliest tokens that can be drawn, under the distribution that they are drawn from."""
+    if params.temperature == 0:
+        return [((token, 0.0),) for token in logits_SV.argmax(-1).tolist()]
+    if not _cuts(probs_SV, params):
+        probs_SM, ids_SM = probs_SV.topk(min(params.num_alternatives, probs_SV.shape[1]))
+        return _pair(ids_SM, probs_SM)
+    found: list[Alternatives] = [()] * len(probs_SV)
+    for rows, probs_SW, ids_SW, kept_SW in _nuclei(probs_SV, params):
+        probs_SW = probs_SW * kept_SW
+        probs_SW /= probs_SW.sum(-1, keepdim=True)
+        pairs = _pair(ids_SW[:, : params.num_alternatives], probs_SW[:, : params.num_alternatives])
+        for row, alternatives in zip(rows.tolist(), pairs, strict=True):
+            found[row] = alternatives
+    return found
+
+
+def _pair(ids_SM: torch.Tensor, probs_SM: torch.Tensor) -> list[Alternatives]:
+    """Without what has no probability; the columns fall."""
+    columns = ids_SM.tolist(), probs_SM.log().tolist(), (probs_SM > 0).sum(-1).tolist()
+    return [tuple(zip(ids[:n], logprobs[:n], strict=True)) for ids, logprobs, n in zip(*columns, strict=True)]
+
+
+def _nuclei(
+    probs_NV: torch.Tensor, params: SamplingParams
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Every row once, with others whose nuclei fit in the same width: row numbers, and `_nucleus` but for the last."""
     rows, width = torch.arange(len(probs_NV), device=probs_NV.device), params.top_k or FIRST_CANDIDATES
     while len(rows):
-        probs_SW, _, kept_SW, complete_S = _nucleus(probs_NV[rows], params, width)
-        smallest_S = probs_SW.masked_fill(~kept_SW, torch.inf).min(-1).values
-        floor_N[rows] = smallest_S.to(floor_N.dtype)
+        probs_SW, ids_SW, kept_SW, complete_S = _nucleus(probs_NV[rows], params, width)
+        yield rows[complete_S], probs_SW[complete_S], ids_SW[complete_S], kept_SW[complete_S]
         rows, width = rows[~complete_S], width * 16
-    return floor_N
 
 
 def _nucleus(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vineppo.types import Completion, FinishReason, Request, UserError
+from vineppo.types import Alternatives, Completion, FinishReason, Request, UserError
 
 REPLACEMENT = "\ufffd"  # how decoders show bytes that are not yet a whole character
 
@@ -72,13 +72,17 @@ class PartialCompletion:
         self.index, self.request, self.budget = index, request, budget
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        self.alternatives: list[Alternatives] = []  # as many, if they are asked for
         self.finish_reason: FinishReason | None = None
 
-    def add(self, token: int, logprob: float, rule: StopRule) -> None:
+    def add(self, token: int, logprob: float, rule: StopRule, alternatives: Alternatives | None = None) -> None:
         self.token_ids.append(token)
         self.logprobs.append(logprob)
+        if alternatives is not None:
+            self.alternatives.append(alternatives)
         self.finish_reason = rule.reason(self.request, self.token_ids, self.budget)
 
     def completion(self, version: int) -> Completion:
         assert self.finish_reason is not None
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), self.finish_reason, version)
+        alternatives = tuple(self.alternatives) or None
+        return Completion(tuple(self.token_ids), tuple(self.logprobs), self.finish_reason, version, alternatives)

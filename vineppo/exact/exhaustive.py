@@ -187,9 +187,9 @@ def add_gradient(total: Gradient, groups: Sequence[Group], assigned: Assigned, w
     share = weight / sum(map(len, groups))
     for group, credits in zip(groups, assigned.credits, strict=True):
         for rollout, credit in zip(group, credits, strict=True):
-            add_response(total, rollout, credit.advantages, share)
+            add_response(total, rollout, credit.weighted_advantages, share)
     for extra in assigned.extra:
-        add_response(total, extra.rollout, extra.credit.advantages, share * extra.weight)
+        add_response(total, extra.rollout, extra.credit.weighted_advantages, share * extra.weight)
 
 
 def add_response(total: Gradient, rollout: Rollout, advantages: Sequence[float], weight: float) -> None:

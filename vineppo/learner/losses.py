@@ -10,6 +10,9 @@ MAX_LOG_RATIO = 20.0
 """Beyond it a ratio stays at exp(20), about 5e8, without a gradient: exp overflows fp32 at 89, and a gradient that is
 infinite or nan in one token is lost in all."""
 
+WHITEN_EPS = 1e-8
+"""Added to a variance before its root is divided by, as in the paper's code."""
+
 
 def ratio_of(log_ratios_N: torch.Tensor) -> torch.Tensor:
     """exp, finite and with a finite gradient whatever the log-ratio."""
@@ -82,4 +85,4 @@ def whiten(values_N: torch.Tensor) -> torch.Tensor:
     """(x - mean) / sqrt(var + 1e-8) with the unbiased variance, as the paper's code; one value becomes 0."""
     if values_N.numel() < 2:
         return torch.zeros_like(values_N)
-    return (values_N - values_N.mean()) / torch.sqrt(values_N.var() + 1e-8)
+    return (values_N - values_N.mean()) / torch.sqrt(values_N.var() + WHITEN_EPS)

@@ -51,12 +51,18 @@ class Loss:
 class Counts:
     """Of a whole minibatch, over all workers. A loss divides by these, so how the work is cut changes no gradient."""
 
-    num_rows: int  # samples, or pairs where a minibatch is of pairs
+    num_rows: int  # samples but for extra ones, or pairs where a minibatch is of pairs
     num_tokens: int  # actions
+    total_weight: float  # of the actions; their number where all count alike
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Sample, ...]]) -> Counts:
-        return cls(len(rows), sum(sample.num_actions for row in rows for sample in row))
+        samples = [sample for row in rows for sample in row]
+        return cls(
+            num_rows=sum(not row[0].is_extra for row in rows),
+            num_tokens=sum(sample.num_actions for sample in samples),
+            total_weight=sum(sample.total_weight for sample in samples),
+        )
 
 
 class LossFunction(Protocol):
@@ -69,17 +75,17 @@ class LossFunction(Protocol):
 
 
 def token_weights(batch: Batch, readings: Readings, config: LearnerConfig, counts: Counts) -> Tensor:  # [N]
-    """How much each action counts in the minibatch's loss: `config.loss_aggregation`."""
+    """How much each action counts in the minibatch's loss: `config.loss_aggregation`, times its own weight."""
     lengths = batch.num_actions
     if config.loss_aggregation == "token":
-        weights = [1 / counts.num_tokens] * len(lengths)
+        weights = [1 / counts.total_weight] * len(lengths)
     elif config.loss_aggregation == "sequence":
         weights = [1 / (counts.num_rows * length) for length in lengths]
     else:
         assert config.loss_length is not None
         weights = [1 / (counts.num_rows * config.loss_length)] * len(lengths)
-    weights = [weight * sample.weight for weight, sample in zip(weights, batch.samples, strict=True)]
-    return per_action(batch, weights, readings.logprobs_N)
+    weights_N = per_action(batch, weights, readings.logprobs_N)
+    return weights_N * batch.columns["weights"] if "weights" in batch.columns else weights_N
 
 
 def per_action(batch: Batch, per_sample: Sequence[float], like: Tensor) -> Tensor:  # [N]

@@ -7,7 +7,7 @@ import torch
 from vineppo.batch import Batch
 from vineppo.learner.config import LearnerConfig
 from vineppo.learner.losses import MAX_LOG_RATIO, clipped_policy_loss, kl_to_reference, ratio_of
-from vineppo.learner.objective import Counts, Loss, Max, Sum, per_action, token_weights
+from vineppo.learner.objective import Counts, Loss, Max, Sum, token_weights
 from vineppo.models.logprobs import Readings
 
 
@@ -61,7 +61,7 @@ def engine_importance(batch: Batch, config: LearnerConfig) -> torch.Tensor:  # [
 
 
 def reference_kl(batch: Batch, readings: Readings, ratios_N: torch.Tensor, config: LearnerConfig) -> torch.Tensor:
-    """Summed over the batch's actions, each as often as its sample counts."""
+    """Summed over the batch's actions, each as often as it counts."""
     kl_N = kl_to_reference(
         readings.logprobs_N,
         batch.columns["ref_logprobs"],
@@ -69,5 +69,4 @@ def reference_kl(batch: Batch, readings: Readings, ratios_N: torch.Tensor, confi
         clamp=config.kl_clamp,
         ratios_N=ratios_N if config.kl_ratio_correction else None,
     )
-    weights = [sample.weight for sample in batch.samples]
-    return (kl_N if set(weights) == {1.0} else kl_N * per_action(batch, weights, kl_N)).sum()
+    return (kl_N * batch.columns["weights"] if "weights" in batch.columns else kl_N).sum()

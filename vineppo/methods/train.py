@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -13,7 +14,7 @@ from vineppo.config import Config, Named
 from vineppo.credit.common import CreditContext, assign_credit, update_estimator
 from vineppo.environment import Environment
 from vineppo.machine.limits import peak_memory_mb
-from vineppo.methods.epochs import num_steps, split
+from vineppo.methods.epochs import minibatches, num_steps
 from vineppo.protocols import CreditEstimator, Learner, LearningEstimator
 from vineppo.rollouts import (
     Sampled,
@@ -37,8 +38,9 @@ class TrainConfig(Config):
     """Passes over an iteration's rollouts."""
     minibatch_size: int = Field(default=64, ge=1)
     """Rollouts per optimizer step."""
-    advantage_norm: Literal["iteration", "minibatch", "off"] = "iteration"
-    """Tokens over which advantages are whitened. The reference implementation whitens every microbatch alone."""
+    advantage_norm: Literal["iteration", "minibatch", "scale", "off"] = "iteration"
+    """Tokens over which advantages are whitened: the iteration's or a minibatch's (the reference implementation whitens
+    every microbatch alone). Or "scale": divided by their root mean square over the iteration, no mean taken off."""
     save_rollouts_every: int = Field(default=1, ge=0)
     """Iterations between files under rollouts/; 0 writes only the last."""
     save_vines: int = Field(default=3, ge=0)
@@ -59,7 +61,26 @@ class TrainRecipe(SamplingRecipe):
 
     @property
     def num_vines(self) -> int:
-        return getattr(self.credit, "num_vines", 0)
+        vines = getattr(self.credit, "num_vines", 0)
+        return vines if isinstance(vines, int) else max(vines, default=0)
+
+    @model_validator(mode="after")
+    def weights_stay_weights(self) -> TrainRecipe:
+        """Of an estimator whose tokens count differently, so that they add up to the policy gradient."""
+        if not getattr(self.credit, "weighs_tokens", False):
+            return self
+        if self.train.advantage_norm in ("iteration", "minibatch"):
+            raise ValueError(
+                f'train.advantage_norm = "{self.train.advantage_norm}" takes a mean off advantages of tokens that '
+                f'{self.credit.name} weighs differently, which biases the gradient; set it to "scale" or "off"'
+            )
+        if self.learner.loss_aggregation == "sequence":
+            raise ValueError(
+                'learner.loss_aggregation = "sequence" divides the tokens of a vine by their number, and not by the '
+                f'length of the response, which undoes the weights of {self.credit.name}; set it to "token" or '
+                '"constant"'
+            )
+        return self
 
     @model_validator(mode="after")
     def something_to_compare(self) -> TrainRecipe:
@@ -137,7 +158,7 @@ def learn(
     credit: CreditEstimator,
 ) -> tuple[Sampled, Assigned]:
     """One iteration: sample, credit, score, and then optimizer steps on what was sampled."""
-    from vineppo.learner.advantages import normalize_advantages
+    from vineppo.learner.advantages import normalize_advantages, scale_advantages
     from vineppo.learner.policy_loss import policy_loss
 
     cfg, log, seed = recipe.train, session.log, partial(derive_seed, recipe.seed, iteration)
@@ -150,18 +171,18 @@ def learn(
             assigned = assign_credit(credit, sampled.groups, seed=seed("credit"))  # all that differs between methods
         with log.phase("score"):
             samples = learner.score(to_samples(sampled.groups, assigned.credits, assigned.extra))
-    if cfg.advantage_norm == "iteration":
-        samples = normalize_advantages(samples)
+    normalize = {"iteration": normalize_advantages, "scale": scale_advantages}.get(cfg.advantage_norm, list)
+    families = with_descendants(normalize(samples), assigned.extra)
 
     with log.phase("update"):
-        for epoch in range(cfg.num_epochs):
-            for minibatch in split(samples, cfg.minibatch_size, seed=seed("shuffle", epoch)):
-                if cfg.advantage_norm == "minibatch":
-                    minibatch = normalize_advantages(minibatch)
-                if assigned.trains_policy:
-                    log.add(learner.step(minibatch, policy_loss))  # clipped surrogate + KL, one optimizer step
-                if learning:
-                    log.add(update_estimator(learning, minibatch))
+        order = minibatches(families, cfg.minibatch_size, cfg.num_epochs, seed=partial(seed, "shuffle"))
+        for minibatch in (list(chain.from_iterable(chosen)) for _, chosen in order):
+            if cfg.advantage_norm == "minibatch":
+                minibatch = normalize_advantages(minibatch)
+            if assigned.trains_policy:
+                log.add(learner.step(minibatch, policy_loss))  # clipped surrogate + KL, one optimizer step
+            if learning:
+                log.add(update_estimator(learning, minibatch))
         environment.engine.load_weights(learner.weights(), version=iteration + 1)
     log.add(rollout_metrics(sampled))
     memory = learning.memory() if learning else {}
@@ -172,22 +193,44 @@ def learn(
 def to_samples(
     groups: Sequence[Group], credits: Sequence[Sequence[Credit]], extra: Sequence[ExtraRollout] = ()
 ) -> list[Sample]:  # [P*G + extra]
-    """What the learner sees: the groups, then the extra rollouts with their weights."""
+    """What the learner sees: the groups, then the extra rollouts. All have weights, or none has."""
     samples = [
         to_sample(rollout, credit)
         for group, group_credits in zip(groups, credits, strict=True)
         for rollout, credit in zip(group, group_credits, strict=True)
     ]
-    return samples + [replace(to_sample(one.rollout, one.credit), weight=one.weight) for one in extra]
+    samples += [weigh(replace(to_sample(one.rollout, one.credit), is_extra=True), one.weight) for one in extra]
+    return samples if all(sample.weights is None for sample in samples) else [weigh(sample) for sample in samples]
+
+
+def weigh(sample: Sample, weight: float = 1.0) -> Sample:
+    weights = sample.weights or (1.0,) * len(sample.response_ids)
+    return replace(sample, weights=tuple(weight * w for w in weights))
+
+
+def with_descendants(samples: Sequence[Sample], extra: Sequence[ExtraRollout]) -> list[list[Sample]]:  # [P*G]
+    """Every rollout's sample with those of the extra rollouts that descend from it.
+
+    Minibatches are made of these: an iteration has as many steps as it has without extra rollouts, and in every
+    minibatch the weights of what is one rollout's add up.
+    """
+    families = [[sample] for sample in samples[: len(samples) - len(extra)]]
+    for one, sample in zip(extra, samples[len(families) :], strict=True):
+        families[one.root].append(sample)
+    return families
 
 
 def to_sample(rollout: Rollout, credit: Credit) -> Sample:
-    return Sample(
-        prompt_ids=rollout.prompt_ids,
-        response_ids=rollout.token_ids,
-        advantages=credit.advantages,
-        sampling_logprobs=rollout.completion.logprobs,
-        token_values=credit.token_values,
-        returns=credit.returns,
-        action_mask=rollout.action_mask,
-    )
+    """Without what comes after the last action, which no loss sees."""
+    mask = rollout.action_mask
+    end = len(rollout.token_ids) if mask is None else len(mask) - mask[::-1].index(True)
+    columns = {
+        "response_ids": rollout.token_ids,
+        "advantages": credit.advantages,
+        "sampling_logprobs": rollout.completion.logprobs,
+        "token_values": credit.token_values,
+        "returns": credit.returns,
+        "weights": credit.weights,
+        "action_mask": mask,
+    }
+    return Sample(rollout.prompt_ids, **{name: column and column[:end] for name, column in columns.items()})

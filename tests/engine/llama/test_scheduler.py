@@ -30,14 +30,14 @@ def test_the_example_at_the_top_of_the_scheduler():
     (A,) = plan.new_trunks
     assert A.token_ids == (1, 2, 3, 4)
     assert [(s.tokens_from(0), s.branches) for s in plan.sequences] == [((1, 2), [a, b, c, d])]
-    assert scheduler.advance(plan, [3, 3, 7, 7], [-0.1] * 4) == []
+    assert scheduler.advance(plan, [3, 3, 7, 7], [(-0.1, None)] * 4) == []
     assert A.waiting == {3: [a, b], 4: [e]}
 
     plan = scheduler.plan()
     (left,) = plan.off_trunk
     assert (left.trunk, left.prefix_length, left.token_ids, left.branches, left.slot) == (A, 2, [7], [c, d], 0)
     assert [(s.tokens_from(0), s.branches) for s in plan.on_trunk] == [((1, 2, 3), [a, b])]
-    assert scheduler.advance(plan, [5, 6, 4, 9], [-0.2] * 4) == []
+    assert scheduler.advance(plan, [5, 6, 4, 9], [(-0.2, None)] * 4) == []
 
     plan = scheduler.plan()
     (B,) = plan.new_trunks
@@ -50,10 +50,11 @@ def test_the_example_at_the_top_of_the_scheduler():
         (B, (1, 2, 3, 9), [f, b]),
     ]
 
-    finished = scheduler.advance(plan, [0] * 6, [-0.3] * 6)
+    finished = scheduler.advance(plan, [0] * 6, [(-0.3, None)] * 6)
     assert [done.branches for done in finished] == [[c], [d], [e, a], [f, b]]
     assert [branch.token_ids for branch in branches] == [(3, 4, 0), (3, 9, 0), (7, 5, 0), (7, 6, 0), (0,), (0,)]
-    assert (b.logprobs, f.logprobs, b.finish_reason) == ((-0.1, -0.2, -0.3), (-0.3,), "eos")
+    assert [branch.completion(0).logprobs for branch in (b, f)] == [(-0.1, -0.2, -0.3), (-0.3,)]
+    assert b.finish_reason == "eos"
     assert not scheduler.busy
 
 
@@ -152,7 +153,7 @@ def play(scheduler, likely):
             assert scheduler.trunks[sequence.trunk.slot] is sequence.trunk
             computed.append(sequence.tokens_from(0))
         tokens = [drawn(branch, s.length, likely) for s in plan.sequences for branch in s.branches]
-        scheduler.advance(plan, tokens, [-float(token) for token in tokens])
+        scheduler.advance(plan, tokens, [(-float(token), None) for token in tokens])
     return computed
 
 
@@ -165,7 +166,7 @@ def test_sequences_find_their_tokens_in_their_slots_however_they_fork_and_move()
         for branch in branches:
             expected = tuple(drawn(branch, n, likely) for n in range(branch.prefix_length, branch.end))
             assert branch.token_ids == expected, trial
-            assert branch.logprobs == tuple(-float(token) for token in expected), trial
+            assert branch.completion(0).logprobs == tuple(-float(token) for token in expected), trial
 
 
 def test_the_longest_are_opened_first():

@@ -20,7 +20,7 @@ from vineppo.engine.llama.kernels.choose import make_decode, make_kernels, pick_
 from vineppo.engine.llama.kv_cache import KVMemory
 from vineppo.engine.llama.model import Llama, sliding_window
 from vineppo.engine.llama.scheduler import Finished, ForwardPlan, Scheduler
-from vineppo.engine.llama.sequences import Branch, Trunk
+from vineppo.engine.llama.sequences import Branch, Fact, Trunk
 from vineppo.engine.sampler import check_drawn, draw_uniforms, sample
 from vineppo.engine.stopping import StopRule
 from vineppo.machine.runtime import pick_dtype
@@ -156,20 +156,22 @@ class RunningBatch:
     def run(self) -> None:
         while self.scheduler.busy:
             plan = self.scheduler.plan()
-            tokens, logprobs = self._forward(plan)
-            self._hand_out(self.scheduler.advance(plan, tokens, logprobs))
+            tokens, facts = self._forward(plan)
+            self._hand_out(self.scheduler.advance(plan, tokens, facts))
 
-    def _forward(self, plan: ForwardPlan) -> tuple[list[int], list[float]]:
-        """A token and its log-probability for every branch of every sequence of the plan."""
+    def _forward(self, plan: ForwardPlan) -> tuple[list[int], list[Fact]]:
+        """A token for every branch of every sequence of the plan, and what is known of it."""
         self.own_kv.move(plan.own_moves, used=max((len(s.token_ids) for s in plan.off_trunk), default=0))
         self.trunk_kv.move(plan.trunk_moves, used=self.trunk_kv.length)
         self._fill(plan.new_trunks)
         sources_N, uniforms_N = self._uniforms(plan)  # before the forward, which they need not wait for
-        tokens_N, logprobs_N = sample(self._logits(plan), sources_N, uniforms_N, self.params)
+        tokens_N, logprobs_N, alternatives = sample(self._logits(plan), sources_N, uniforms_N, self.params)
         tokens, logprobs = tokens_N.tolist(), logprobs_N.tolist()
         check_drawn(logprobs, self.version)
         self.decoded_tokens += len(plan.sequences)
-        return tokens, logprobs
+        found = alternatives or [None] * len(plan.sequences)
+        shared = [others for others, s in zip(found, plan.sequences, strict=True) for _ in s.branches]
+        return tokens, list(zip(logprobs, shared, strict=True))
 
     def _uniforms(self, plan: ForwardPlan) -> tuple[torch.Tensor, torch.Tensor]:
         """For each branch its sequence's number in the plan and what it is drawn with."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vineppo.engine.llama.batch_plan import BatchPlan
-from vineppo.engine.llama.sequences import Branch, Sequence, Trunk, extend
+from vineppo.engine.llama.sequences import Branch, Fact, Sequence, Trunk, extend
 from vineppo.engine.stopping import StopRule
 
 
@@ -68,12 +68,12 @@ class Scheduler:
         on_trunk, new_trunks, trunk_moves = self._open_places()
         return ForwardPlan(own_moves, trunk_moves, new_trunks, list(self.own), on_trunk)
 
-    def advance(self, plan: ForwardPlan, tokens: list[int], logprobs: list[float]) -> list[Finished]:
+    def advance(self, plan: ForwardPlan, tokens: list[int], facts: list[Fact]) -> list[Finished]:
         """Every branch of every sequence of the plan, in order, has drawn a token; returns whom that has finished."""
         finished, start = [], 0
         for sequence in plan.sequences:
             end = start + len(sequence.branches)
-            for extended in extend(sequence, tokens[start:end], logprobs[start:end]):
+            for extended in extend(sequence, tokens[start:end], facts[start:end]):
                 if ended := extended.end(self.rule):
                     finished.append(Finished(ended, extended, before=sequence))
                 self._place(extended, before=sequence)

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from vineppo.engine.sampler import as_int64
 from vineppo.engine.stopping import StopRule
-from vineppo.types import Completion, FinishReason, Request
+from vineppo.types import Alternatives, Completion, FinishReason, Request
+
+Fact = tuple[float, Alternatives | None]
+"""What is known of a drawn token: its log-probability, and what else might have come."""
 
 
 @dataclass(eq=False)
@@ -18,7 +21,7 @@ class Branch:
     request: Request
     budget: int
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
+    facts: tuple[Fact, ...] = ()  # one for each token
     finish_reason: FinishReason | None = None
     seed: int = field(init=False)
     prefix_length: int = field(init=False)
@@ -31,7 +34,9 @@ class Branch:
 
     def completion(self, version: int) -> Completion:
         assert self.finish_reason is not None
-        return Completion(self.token_ids, self.logprobs, self.finish_reason, version)
+        logprobs, alternatives = zip(*self.facts, strict=True)
+        asked = alternatives[0] is not None
+        return Completion(self.token_ids, logprobs, self.finish_reason, version, alternatives if asked else None)
 
 
 @dataclass(eq=False)
@@ -46,7 +51,7 @@ class Trunk:
     shared: int = 0
     forks: dict[tuple[int, int], Trunk] = field(default_factory=dict)  # (position, token) -> who goes on with it
     waiting: dict[int, list[Branch]] = field(default_factory=dict)  # by the number of tokens before what they draw next
-    logprobs: dict[int, float] = field(default_factory=dict)  # of its tokens, as branches draw them
+    facts: dict[int, Fact] = field(default_factory=dict)  # of its tokens, as branches draw them
     live: int = 0  # unfinished branches that wait here or are in sequences that begin here
     slot: int = -1
 
@@ -89,7 +94,7 @@ class Sequence:
     prefix_length: int
     branches: list[Branch]
     token_ids: list[int] = field(default_factory=list)  # own ones, of which the last is computed next
-    logprobs: list[float] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)  # of the own tokens
     forks: list[Sequence] = field(default_factory=list)  # wait for a slot and for what lies in this one's; longest last
     slot: int = -1  # that holds the own tokens' keys and values
     first_end: int = field(init=False)
@@ -112,9 +117,9 @@ class Sequence:
     def tokens_from(self, start: int) -> tuple[int, ...]:
         return (*self.trunk.token_ids[start : self.prefix_length], *self.token_ids)
 
-    def logprobs_from(self, start: int) -> tuple[float, ...]:
-        walked = (self.trunk.owner(i + 1).logprobs[i] for i in range(start, self.prefix_length))
-        return (*walked, *self.logprobs)
+    def facts_from(self, start: int) -> tuple[Fact, ...]:
+        walked = (self.trunk.owner(i + 1).facts[i] for i in range(start, self.prefix_length))
+        return (*walked, *self.facts)
 
     def hold(self, branches: list[Branch]) -> None:
         self.branches, self.first_end = branches, min((branch.end for branch in branches), default=0)
@@ -133,52 +138,52 @@ class Sequence:
             token_ids = self.tokens_from(branch.prefix_length)
             branch.finish_reason = rule.reason(branch.request, token_ids, branch.budget)
             if branch.finish_reason:
-                branch.token_ids, branch.logprobs = token_ids, self.logprobs_from(branch.prefix_length)
+                branch.token_ids, branch.facts = token_ids, self.facts_from(branch.prefix_length)
                 ended.append(branch)
         self.drop(ended)
         return ended
 
 
-def extend(sequence: Sequence, tokens: list[int], logprobs: list[float]) -> Iterator[Sequence]:
+def extend(sequence: Sequence, tokens: list[int], facts: list[Fact]) -> Iterator[Sequence]:
     """What the sequence becomes as each of its branches draws a token: one sequence for each different token.
 
     Off the trunks the first of them stays the sequence itself, whose keys and values it goes on with. On a trunk all
     are new.
     """
-    drawn: dict[int, tuple[float, list[Branch]]] = {}
+    drawn: dict[int, tuple[Fact, list[Branch]]] = {}
     if len(set(tokens)) == 1:
-        drawn[tokens[0]] = (logprobs[0], sequence.branches)
+        drawn[tokens[0]] = (facts[0], sequence.branches)
     else:
-        for token, logprob, branch in zip(tokens, logprobs, sequence.branches, strict=True):
-            drawn.setdefault(token, (logprob, []))[1].append(branch)
+        for token, fact, branch in zip(tokens, facts, sequence.branches, strict=True):
+            drawn.setdefault(token, (fact, []))[1].append(branch)
     if not sequence.token_ids:
-        yield from (_leave(sequence, token, logprob, branches) for token, (logprob, branches) in drawn.items())
+        yield from (_leave(sequence, token, fact, branches) for token, (fact, branches) in drawn.items())
         return
-    (token, (logprob, branches)), *others = drawn.items()
+    (token, (fact, branches)), *others = drawn.items()
     forks = [
         Sequence(
             sequence.trunk,
             sequence.prefix_length,
             branches,
             [*sequence.token_ids, token],
-            [*sequence.logprobs, logprob],
+            [*sequence.facts, fact],
         )
-        for token, (logprob, branches) in others
+        for token, (fact, branches) in others
     ]
     sequence.token_ids.append(token)
-    sequence.logprobs.append(logprob)
+    sequence.facts.append(fact)
     if others:
         sequence.hold(branches)
     yield sequence
     yield from forks
 
 
-def _leave(sequence: Sequence, token: int, logprob: float, branches: list[Branch]) -> Sequence:
+def _leave(sequence: Sequence, token: int, fact: Fact, branches: list[Branch]) -> Sequence:
     """From its place on a trunk to the next, or off all trunks."""
     trunk = sequence.trunk.follow(sequence.prefix_length, token)
     if trunk is None:
-        return Sequence(sequence.trunk, sequence.prefix_length, branches, [token], [logprob])
-    trunk.logprobs[sequence.prefix_length] = logprob
+        return Sequence(sequence.trunk, sequence.prefix_length, branches, [token], [fact])
+    trunk.facts[sequence.prefix_length] = fact
     sequence.trunk.live -= len(branches)
     trunk.live += len(branches)
     return Sequence(trunk, sequence.prefix_length + 1, branches)

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import count
 from multiprocessing import active_children, resource_tracker
@@ -165,7 +166,7 @@ class VLLMEngine:
             "disable_log_stats": True,
         }
 
-    def _vllm_params(self, row: PartialCompletion, params: SamplingParams) -> Any:
+    def _vllm_params(self, id_: str, row: PartialCompletion, params: SamplingParams) -> Any:
         from vllm import SamplingParams as VLLMParams  # pyright: ignore
         from vllm.sampling_params import RequestOutputKind  # pyright: ignore
 
@@ -178,10 +179,9 @@ class VLLMEngine:
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             extra_args={
+                "id": id_,
                 "seed": row.request.seed % 2**64,
-                "temperature": params.temperature,
-                "top_p": params.top_p,
-                "top_k": params.top_k,
+                "params": asdict(params),
             },
         )
 
@@ -220,17 +220,20 @@ class VLLMEngine:
         from vllm.inputs.engine import tokens_input  # pyright: ignore
 
         for id_, row in rows.items():
-            self.vllm.add_request(id_, tokens_input(list(row.request.prefix_ids)), self._vllm_params(row, params))
+            self.vllm.add_request(id_, tokens_input(list(row.request.prefix_ids)), self._vllm_params(id_, row, params))
         try:
             while self.vllm.has_unfinished_requests() and not stopping.is_set():
-                for row in self._step(rows, rule):
+                done = {id_: rows[id_] for id_ in self._step(rows, rule)}
+                if done and params.num_alternatives:
+                    self._fetch_alternatives(done)
+                for row in done.values():
                     if on_complete:
                         on_complete(row.index, row.completion(self.version))
         finally:
             self.vllm.abort_request([id_ for id_, row in rows.items() if row.finish_reason is None])
 
-    def _step(self, rows: Mapping[str, PartialCompletion], rule: StopRule) -> list[PartialCompletion]:
-        """Takes what vLLM has decoded, ends what has reached a stop string, and returns the rows that have ended."""
+    def _step(self, rows: Mapping[str, PartialCompletion], rule: StopRule) -> list[str]:
+        """Takes what vLLM has decoded, ends what has reached a stop string; returns the ids of the rows that ended."""
         stopped, done = [], []
         for output in self.vllm.step():
             row, new = rows[output.request_id], output.outputs[0]
@@ -239,12 +242,18 @@ class VLLMEngine:
                     check_drawn([logprobs[token].logprob], self.version)
                     row.add(token, logprobs[token].logprob, rule)
             if row.finish_reason is not None:
-                done.append(row)
+                done.append(output.request_id)
             if row.finish_reason is not None and not output.finished:
                 stopped.append(output.request_id)
             assert row.finish_reason is not None or not output.finished, "vLLM ended a completion that has not ended"
         self.vllm.abort_request(stopped)
         return done
+
+    def _fetch_alternatives(self, rows: Mapping[str, PartialCompletion]) -> None:
+        """Of rows that have ended. vLLM may have drawn more after a stop string; every worker has drawn the same."""
+        found = self.vllm.collective_rpc("take_alternatives", args=(list(rows),))[0]
+        for row, alternatives in zip(rows.values(), found, strict=True):
+            row.alternatives = [tuple(map(tuple, pairs)) for pairs in alternatives[: len(row.token_ids)]]
 
 
 def check_installation() -> None:

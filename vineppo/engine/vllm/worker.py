@@ -9,10 +9,11 @@ import math
 import os
 import select
 import signal
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead  # pyright: ignore
@@ -20,7 +21,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor  # pyright: ignore
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates  # pyright: ignore
 
 from vineppo.engine.sampler import as_int64, draw_uniforms, sample
-from vineppo.types import SamplingParams
+from vineppo.types import Alternatives, SamplingParams
 
 Entry = tuple[str, str, list[int], int]  # name, dtype, shape, first byte
 
@@ -28,8 +29,11 @@ Entry = tuple[str, str, list[int], int]  # name, dtype, shape, first byte
 class SeededDraw(LogitsProcessor):
     """Draws each row's token as the other engines do, and leaves it as the only one, with its log-prob for a logit.
 
-    vLLM, told to be greedy and to report processed logits, then returns our token and our log-prob.
+    vLLM, told to be greedy and to report processed logits, then returns our token and our log-prob. What has no place
+    in a row of logits waits here until it is fetched.
     """
+
+    alternatives: ClassVar[dict[str, dict[int, Alternatives]]] = defaultdict(dict)  # by request and index of the draw
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self.device = device
@@ -48,7 +52,9 @@ class SeededDraw(LogitsProcessor):
         seeds_B = torch.tensor([row.seed for row in rows], device=self.device)
         indices_B = torch.tensor([len(row.token_ids) for row in rows], device=self.device)
         rows_B = torch.arange(len(rows), device=self.device)
-        tokens_B, logprobs_B = sample(logits, rows_B, draw_uniforms(seeds_B, indices_B), rows[0].params)
+        tokens_B, logprobs_B, alternatives = sample(logits, rows_B, draw_uniforms(seeds_B, indices_B), rows[0].params)
+        for row, found in zip(rows, alternatives or (), strict=False):
+            self.alternatives[row.id][len(row.token_ids)] = found
         return logits.fill_(-torch.inf).scatter_(1, tokens_B[:, None], logprobs_B[:, None])
 
 
@@ -58,7 +64,8 @@ class SampledRequest:
     def __init__(self, vllm_params: Any, prompt_ids: list[int] | None, token_ids: list[int]) -> None:
         extra = vllm_params.extra_args
         self.seed = as_int64(extra["seed"])
-        self.params = SamplingParams(extra["temperature"], extra["top_p"], extra["top_k"])  # one call's, so all rows'
+        self.id = extra["id"]
+        self.params = SamplingParams(**extra["params"])  # one call's, so all rows'
         self.token_ids = token_ids
 
 
@@ -69,6 +76,10 @@ class WorkerMethods:
         """vLLM's processes outlive a trainer that was killed, unless somebody watches."""
         mine = {os.getpid(), os.getppid()} - {trainer_id}  # the parent is vLLM's scheduler where that is not we
         Thread(target=kill_after, args=(trainer_id, mine), daemon=True).start()
+
+    def take_alternatives(self, ids: Sequence[str]) -> list[list[Alternatives]]:
+        """[len(ids)][L] of requests that have ended, which are forgotten here."""
+        return [[found[i] for i in range(len(found))] for found in map(SeededDraw.alternatives.pop, ids)]
 
     def load_shared_weights(self, path: str, entries: Sequence[Entry]) -> None:
         """Copies the parameters that lie in the file (of memory) at `path` into the model, in place."""
