@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from vineppo.learner.reward_critic import RewardCritic
 from vineppo.models import RewardModelConfig
 from vineppo.models.branches import Branched, read_branches
 from vineppo.models.reward_model import RewardModel, load_reward_model
-from vineppo.types import Completion, Problem, Rollout, UserError
+from vineppo.types import Completion, Problem, Rollout, SamplingParams, UserError
 
 
 @pytest.fixture(params=["token", "sequence"])
