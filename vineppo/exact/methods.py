@@ -16,11 +16,13 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
+from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.exact.critics import BootstrappedCredit, KnownActionCritic, TableCritic
 from vineppo.exact.known import BestBaseline, KnownCritic, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
-from vineppo.protocols import CreditEstimator
+from vineppo.protocols import ActionCritic, CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
 from vineppo.types import Assigned, Group, Rollout
@@ -117,6 +119,23 @@ class Unmerged:
         return Assigned(credits, {})
 
 
+def critic_row(
+    name: str,
+    critic: Callable[[World], ActionCritic],
+    *,
+    gae_lambda: float | None = None,
+    worlds: Container[str] | None = None,
+    **config: Any,
+) -> Row:
+    """After it has learnt from five batches. exhaustive.py has its bias."""
+
+    def make(world: World, context: CreditContext) -> CreditEstimator:
+        estimator = VineCritic(VineCriticConfig(**config), context, critic=critic(world))
+        return estimator if gae_lambda is None else BootstrappedCredit(estimator, gae_lambda)
+
+    return Row(name, make, worlds=worlds, num_alternatives=VineCriticConfig.num_alternatives, num_warmup=5)
+
+
 GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False))
 ROWS = [
     group_row("RLOO", RLOO(RLOOConfig()), leave_one_out),  # the first: the others are compared with it
@@ -131,4 +150,10 @@ ROWS = [
     *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
     *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
     unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
+    critic_row("critic", TableCritic),
+    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
+    critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
+    critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
+    critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
 ]
