@@ -18,13 +18,15 @@ from vineppo.credit.potential import Potential, PotentialConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.tree import TreeConfig, TreeCredit
+from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
+from vineppo.exact.critics import BootstrappedCredit, KnownActionCritic, TableCritic
 from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
 from vineppo.models import RewardModelConfig
-from vineppo.protocols import CreditEstimator
+from vineppo.protocols import ActionCritic, CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
 from vineppo.tasks.paper_segments import cut_before_lines
@@ -165,6 +167,23 @@ class Unmerged:
         return Assigned(credits, {})
 
 
+def critic_row(
+    name: str,
+    critic: Callable[[World], ActionCritic],
+    *,
+    gae_lambda: float | None = None,
+    worlds: Container[str] | None = None,
+    **config: Any,
+) -> Row:
+    """After it has learnt from five batches. exhaustive.py has its bias."""
+
+    def make(world: World, context: CreditContext) -> CreditEstimator:
+        estimator = VineCritic(VineCriticConfig(**config), context, critic=critic(world))
+        return estimator if gae_lambda is None else BootstrappedCredit(estimator, gae_lambda)
+
+    return Row(name, make, worlds=worlds, num_alternatives=VineCriticConfig.num_alternatives, num_warmup=5)
+
+
 GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False))
 ROWS = [
     group_row("RLOO", RLOO(RLOOConfig()), leave_one_out),  # the first: the others are compared with it
@@ -190,4 +209,10 @@ ROWS = [
     vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
     vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
     vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
+    critic_row("critic", TableCritic),
+    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
+    critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
+    critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
+    critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
 ]
