@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = [
     {"types", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
-    {"parts", "segments", "batch", "models", "grading", "environment"},
+    {"parts", "segments", "alternatives", "batch", "models", "grading", "environment"},
     {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},

@@ -11,19 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from vineppo.config import Named
 from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.config import VineCriticConfig
 from vineppo.credit.control_variate import PARTS, JudgedGroup, Squares, read, without_each
-from vineppo.credit.states import StatesConfig, state_boundaries
+from vineppo.credit.states import state_boundaries
 from vineppo.environment import State
-from vineppo.learner.config import ActionCriticConfig
 from vineppo.machine.files import read_json, write_json
-from vineppo.models import RewardModelConfig
 from vineppo.protocols import ActionCritic
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, UserError
@@ -32,35 +28,6 @@ STATE_FILE = "trust.json"
 FORK = 0.9
 """A token is decided at a fork if no token was likelier than this."""
 NUM_BINS = 10
-
-
-class VineCriticConfig(Named):
-    compares_group: ClassVar[bool] = True
-    num_alternatives: ClassVar[int] = 8
-    """Of the recipe's [sampling], where it says nothing."""
-    name: str = "vine_critic"
-    baseline: Literal["best", "value"] = "best"
-    """best: towards the baseline of least variance at each state. value: not beyond the critic's value of the state."""
-    control_variate: bool = True
-    """Whether the luck that the critic sees in what follows a token is taken off; false leaves a baseline."""
-    num_vines: int = Field(default=0, ge=0)
-    """Continuations of every state that `states` names (K). The critic learns from their rewards as from rollouts'."""
-    states: StatesConfig = StatesConfig()
-    critic: ActionCriticConfig = ActionCriticConfig()
-    reward_model: RewardModelConfig | None = None
-    """A frozen one in place of the critic that learns; the knobs of `critic` then are of no use."""
-
-    @model_validator(mode="after")
-    def vines_teach(self) -> VineCriticConfig:
-        if self.reward_model and self.num_vines:
-            raise ValueError("a reward_model is frozen, and would learn nothing from vines; leave out num_vines")
-        return self
-
-    @property
-    def parts(self) -> list[str]:
-        """Those that a constant is fitted for."""
-        left_out = set() if self.control_variate else {"later_luck", "sibling_luck"}
-        return [part for part in PARTS if part not in left_out | ({"best"} if self.baseline == "value" else set())]
 
 
 @dataclass(frozen=True)
@@ -105,7 +72,7 @@ class VineCritic:
         """In the parts, by what is known without the group that it is for."""
         if not self.num_iterations:
             return np.zeros(len(PARTS))
-        return (self.squares.decayed() + others).trust(self.config.parts)
+        return (self.squares.decayed() + others).trust(parts_of(self.config))
 
     def vines(self, rollouts: Sequence[Rollout], seed: int) -> list[Rollout]:
         if not self.config.num_vines:
@@ -166,6 +133,12 @@ class VineCritic:
             self.num_iterations = int(trust["num_iterations"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
+
+
+def parts_of(config: VineCriticConfig) -> list[str]:
+    """Those that a constant is fitted for."""
+    left_out = set() if config.control_variate else {"later_luck", "sibling_luck"}
+    return [part for part in PARTS if part not in left_out | ({"best"} if config.baseline == "value" else set())]
 
 
 def make_critic(config: VineCriticConfig, context: CreditContext) -> ActionCritic:

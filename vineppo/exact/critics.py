@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vineppo.alternatives import alternatives_table
 from vineppo.credit.control_variate import read
 from vineppo.credit.ppo import compute_gae, token_rewards
 from vineppo.credit.vine_critic import VineCritic
 from vineppo.exact.world import World
-from vineppo.rollouts import alternatives_table
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout
 
