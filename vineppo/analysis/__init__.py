@@ -16,6 +16,7 @@ from vineppo.analysis import (
     compared,
     gradient_variance,
     num_vines,
+    pays,
     signal_to_noise,
     temperature,
     value_accuracy,
@@ -34,6 +35,7 @@ ANALYSES = {
     "signal_to_noise": signal_to_noise.analyze,
     "gradient_variance": gradient_variance.analyze,
     "temperature": temperature.analyze,
+    "pays": pays.analyze,
 }
 OF_FILES = {
     "advantage_distribution": advantage_distribution.analyze,

@@ -13,6 +13,7 @@ from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vi
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import Result, plot
 from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
+from vineppo.credit.ppo import PPO
 from vineppo.environment import GradedCompletion, State
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
@@ -126,15 +127,20 @@ def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisCo
     rewards = vine_rewards(subject, after, max(config.vines), seed=config.seed)
     predictions = {f"VinePPO K={k}": rewards[:, :k].mean(axis=1).reshape(shape) for k in config.vines}
     if subject.ppo:
-        values = subject.ppo.critic.values([(state.prompt_ids, state.response_ids) for state, _ in after])
-        to_come_CA = np.array([row[-1] for row in values]).reshape(shape)
-        predictions["critic"] = to_come_CA + np.array([choice.earned for choice in choices])
+        predictions["critic"] = critic_predictions(subject.ppo, choices)
     problems = [choice.state.problem.id for choice in choices]
     return [
         {**subject.checkpoint.header, "estimator": name, "measure": measure, **found}
         for name, predicted_CA in predictions.items()
         for measure, found in ranking(predicted_CA, true_CA, problems, seed=config.seed).items()
     ]
+
+
+def critic_predictions(ppo: PPO, choices: Sequence[Choice]) -> np.ndarray:  # [C, A]
+    """Of the whole reward, as references are: what the critic says is still to come, and what was earned before."""
+    after = [(state.prompt_ids, state.response_ids) for choice in choices for state in choice.after]
+    earned_CA = np.array([choice.earned for choice in choices])
+    return np.array([row[-1] for row in ppo.critic.values(after)]).reshape(earned_CA.shape) + earned_CA
 
 
 def ranking(

@@ -44,16 +44,19 @@ def points(
     y: str,
     by: str | None = None,
     diagonal: tuple[float, float] | None = None,
+    log: bool = False,
 ) -> Chart:
-    """y against x, one point per row; `diagonal` draws y = x between two values."""
+    """y against x, one point per row; `diagonal` draws y = x between two values; with `log` both axes are."""
+    scale = {"scale": {"type": "log"}} if log else {}
+    axes = {"x": field(x, "quantitative", **scale), "y": field(y, "quantitative", **scale)}
     cloud = {
         "mark": {"type": "point", "filled": True, "opacity": 0.45, "tooltip": True},
-        "encoding": {"x": field(x, "quantitative"), "y": field(y, "quantitative"), **colour(by)},
+        "encoding": {**axes, **colour(by)},
     }
     line = {
         "data": {"values": [{x: end, y: end} for end in diagonal or ()]},
         "mark": {"type": "line", "strokeDash": [4, 4], "color": "#888888"},
-        "encoding": {"x": field(x, "quantitative"), "y": field(y, "quantitative")},
+        "encoding": axes,
     }
     return chart(title, rows, layer=[cloud, line] if diagonal else [cloud])
 
@@ -71,6 +74,21 @@ def bars(title: str, rows: Sequence[Row], *, x: str, y: str, by: str | None = No
         "encoding": {"y": field("low", "quantitative", title=y), "y2": {"field": "high"}},
     }
     return chart(title, rows, encoding=shared, layer=[bar, whisker] if ci else [bar])
+
+
+def dots(title: str, rows: Sequence[Row], *, x: str, y: str, by: str | None = None) -> Chart:
+    """A dot per row on a logarithmic x, the names `y` below one another, with a whisker from `low` to `high`."""
+    scale = {"type": "log"}
+    shared = {"y": field(y, "nominal", sort=None), **colour(by)}
+    whisker = {
+        "mark": {"type": "rule", "opacity": 0.5},
+        "encoding": {"x": field("low", "quantitative", title=x, scale=scale), "x2": {"field": "high"}},
+    }
+    dot = {
+        "mark": {"type": "point", "filled": True, "size": 50, "tooltip": True},
+        "encoding": {"x": field(x, "quantitative", scale=scale)},
+    }
+    return {**chart(title, rows, encoding=shared, layer=[whisker, dot]), "height": {"step": 20}}
 
 
 def chart(title: str, rows: Sequence[Row], **body: Any) -> Chart:
