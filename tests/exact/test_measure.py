@@ -216,7 +216,10 @@ def test_the_best_baseline_leaves_the_least_variance():
 # Gradients, sampled by the program
 
 
-@pytest.mark.parametrize("name", METHODS)
+WITH_FORMULA = [name for name, method in METHODS.items() if method.row.expected]
+
+
+@pytest.mark.parametrize("name", WITH_FORMULA)
 def test_the_sampled_gradient_has_the_enumerated_mean(sampled, name):
     assert excess(sampled[0][name], METHODS[name].expected_gradient) < 4
 
