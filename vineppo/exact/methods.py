@@ -173,4 +173,13 @@ ROWS = [
     *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
     *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
     unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
+    tree_row("Tree K=0: RLOO, fitted", num_vines=0),
+    tree_row("Tree K=1", num_vines=1),
+    tree_row("Tree K=1, every 2nd", num_vines=1, states={"every": 2}),
+    tree_row("Tree K=1, first segments", num_vines=1, train="first"),
+    tree_row("Tree K=9, first segments", num_vines=9, train="first", worlds=SMALL),
+    tree_row("Tree K=1 at s_4, 2 at s_6", num_vines=(0, 0, 0, 1, 0, 2), worlds=SMALL),
+    tree_row("Tree 8 x 8", num_vines=(0, 0, 0, 7), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 4 x 4", num_vines=(0, 3, 0, 3), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 2 x 2 x 2 x 2", num_vines=(1, 1, 1, 1), shape="tree", worlds=SMALL),
 ]
