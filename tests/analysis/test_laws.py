@@ -185,15 +185,16 @@ def test_segments_are_judged_by_what_they_carry_on_from():
     def judge(*segments: str) -> list[bool]:
         return task.judge_segments(problem, segments)
 
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0\n#### 0") == [True, True, True]
-    assert judge("9 a+3=1", "\n1 b*7=7", "\n7 c-4=3\n#### 3") == [False, True, True]
-    assert judge("9 a+3=2", "\n3 b*7=1", "\n1 c-4=7\n#### 7") == [True, False, True]  # carried wrongly
-    assert judge("9 a+3=2", "\n2 b*7=", "\n2 c-4=8\n#### 8") == [True, False, True]
-    assert judge("9 a+3=2", "\n\n2 b*7=4", "\n4 c-4=0\n#### 0") == [True, True, True]
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0\n#### 5") == [True, True, False]  # another answer
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0") == [True, True, False]  # none
-    assert judge("9 a+3=2\n#### 2") == [False]  # too early
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0", "\n#### 0") == [True, True, True, False]
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "#### 0") == [True, True, True, True]
+    assert judge("9 a+3=1\n", "1 b*7=7\n", "7 c-4=3\n", "#### 3") == [False, True, True, True]
+    assert judge("9 a+3=2\n", "3 b*7=1\n", "1 c-4=7\n", "#### 7") == [True, False, True, True]  # carried wrongly
+    assert judge("9 a+3=2\n", "2 b*7=\n", "2 c-4=8\n", "#### 8") == [True, False, True, True]
+    assert judge("9 a+3=2\n", "\n2 b*7=4\n", "4 c-4=0\n", "#### 0\n", "") == [True, True, True, True, True]
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "#### 5") == [True, True, True, False]  # another answer
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "") == [True, True, True, False]  # none, and the text ends
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0") == [True, True, True]  # cut off
+    assert judge("9 a+3=2\n", "#### 2") == [True, False]  # too early
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "#### 0\n", "#### 0") == [True, True, True, True, False]
     assert judge("") == [False]
 
 

@@ -106,13 +106,13 @@ def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tu
     """
     environment, token_ids = subject.environment, state.response_ids + graded.completion.token_ids
     pieces = decode_pieces(environment.tokenizer, token_ids)
-    cuts = environment.task.segment(graded.text)
-    boundaries = token_boundaries(pieces, cuts)
+    boundaries = token_boundaries(pieces, environment.task.segment("".join(pieces)))
     start = len(state.response_ids)
     ends = [b for b in boundaries if b > start]
     if start not in boundaries or len(ends) < 2:
         return None
     earned = graded.grade.segment_rewards
+    cuts = environment.task.segment(graded.text)
     rewards = () if earned is None else token_segment_rewards(pieces, cuts, earned, boundaries)
     return token_ids[start : ends[0]], math.fsum(rewards[: boundaries.index(ends[0])])
 
