@@ -148,9 +148,13 @@ def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
     )
 
 
-def tree_row(name: str, *, worlds: Container[str] | None = None, **config: Any) -> Row:
+def tree_row(name: str, *, worlds: Container[str] | None = None, num_alternatives: int = 0, **config: Any) -> Row:
     """Its baselines are fitted on earlier batches."""
-    return Row(name, lambda _, context: TreeCredit(TreeConfig(**config), context), worlds=worlds, num_warmup=10)
+
+    def make(_: World, context: CreditContext) -> TreeCredit:
+        return TreeCredit(TreeConfig(**config), context)
+
+    return Row(name, make, worlds=worlds, num_alternatives=num_alternatives, num_warmup=10)
 
 
 class Unmerged:
@@ -215,4 +219,14 @@ ROWS = [
     critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
     critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
     critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
+    tree_row("Tree K=0: RLOO, fitted", num_vines=0),
+    tree_row("Tree K=1", num_vines=1),
+    tree_row("Tree K=1, every 2nd", num_vines=1, states={"every": 2}),
+    tree_row("Tree K=1, every 2nd fork", num_vines=1, states={"kind": "forks", "every": 2}, num_alternatives=1),
+    tree_row("Tree K=1, first segments", num_vines=1, train="first"),
+    tree_row("Tree K=9, first segments", num_vines=9, train="first", worlds=SMALL),
+    tree_row("Tree K=1 at s_4, 2 at s_6", num_vines=(0, 0, 0, 1, 0, 2), worlds=SMALL),
+    tree_row("Tree 8 x 8", num_vines=(0, 0, 0, 7), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 4 x 4", num_vines=(0, 3, 0, 3), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 2 x 2 x 2 x 2", num_vines=(1, 1, 1, 1), shape="tree", worlds=SMALL),
 ]
