@@ -48,7 +48,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 """Of these, what a file may import before it is asked for anything; the file itself is then imported late."""
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
-INDEPENDENT = {"tasks": {"arithmetic", "gsm8k", "math"}, "credit": {"vineppo", "ppo", "grpo", "rloo", "tree"}}
+INDEPENDENT = {"tasks": {"arithmetic", "gsm8k", "math"}, "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines"}}
 """Parts of a room that must not know each other."""
 
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}

@@ -10,6 +10,7 @@ from vineppo.credit.rloo import RLOO
 from vineppo.credit.tree import TreeCredit
 from vineppo.credit.vine_critic import VineCritic
 from vineppo.credit.vineppo import VinePPO
+from vineppo.credit.vines import Vines
 
 CREDIT = {
     "vineppo": VinePPO,
@@ -19,4 +20,5 @@ CREDIT = {
     "tree": TreeCredit,
     "potential": Potential,
     "vine_critic": VineCritic,
+    "vines": Vines,
 }

@@ -1,0 +1,223 @@
+"""Vines: measured values that cost next to nothing. VinePPO's credit, with all that is sampled anyway put to use.
+
+A state's value is measured by its vines and by every other response that runs through it (pooling.py); vines are
+sampled only where such are lacking and where they matter; what was measured before and after a state smooths its value
+(smoothing.py). As in VinePPO, vines are not trained on. Why all of this is unbiased: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vineppo.config import Named
+from vineppo.credit.common import CreditContext, advantage_metrics, broadcast_to_tokens, value_metrics
+from vineppo.credit.pooling import Node, by_depth, make_paths
+from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values, segment_advantages
+from vineppo.credit.states import StatesConfig, check_states, state_boundaries
+from vineppo.machine.files import read_json, write_json
+from vineppo.seeding import derive_seed
+from vineppo.types import Assigned, Credit, Group, Rollout, Sample, UserError, ValueEstimate
+
+STATE_FILE = "vines.json"
+
+
+class VinesConfig(Named):
+    name: str = "vines"
+    num_vines: int = Field(default=1, ge=0)
+    """Continuations per state (K); with 0 the rewards of siblings are all that is measured."""
+    states: StatesConfig = StatesConfig()
+    top_up: bool = True
+    """Whether other responses that run through a state count among its K."""
+    min_surprise: float = Field(default=0.25, ge=0)
+    """Vines only from states behind a segment with at least this sum of (1 - p)^2 over its tokens; 0: from all."""
+    gae_lambda: float | None = Field(default=None, ge=0, le=1)
+    """Generalised advantage estimation over the measured values. By default gains are fitted to earlier iterations."""
+    baseline: Literal["fitted", "value"] = "fitted"
+    """value: V itself. fitted: the linear function of it that had the least gradient variance in earlier iterations."""
+    skip_settled: int = Field(default=1, ge=1)
+    """Behind a state whose vines all earned the same, measure only every so many-th state; 1 measures all."""
+
+    @property
+    def compares_group(self) -> bool:
+        return self.num_vines == 0
+
+    @model_validator(mode="after")
+    def two_vines_can_agree(self) -> VinesConfig:
+        if self.skip_settled > 1 and self.num_vines < 2:
+            raise ValueError("skip_settled asks whether a state's vines agree; give num_vines at least 2")
+        return self
+
+
+class Vines:
+    Config = VinesConfig
+
+    def __init__(self, config: VinesConfig, context: CreditContext):
+        check_states(config.states, context.environment.params)
+        self.config = config
+        self.environment = context.environment
+        self.gains = Gains(config.gae_lambda, config.baseline == "fitted")
+        self._next_gains = self.gains  # once the iteration has been learnt from; a stop may throw it away
+
+    def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        rollouts = [rollout for group in groups for rollout in group]
+        paths = make_paths(rollouts, [self.boundaries(rollout) for rollout in rollouts])
+        self.measure(paths, seed=seed)
+        measured = [[node for node in path if not node.is_skipped] for path in paths]
+        trails = [self.trail(*pair) for pair in zip(rollouts, measured, strict=True)]
+        credits = [self.credit(*of_one) for of_one in zip(rollouts, measured, trails, strict=True)]
+        self._next_gains = self.gains.learn(trails)
+        rows = iter(credits)
+        metrics = pool_metrics(paths, self.config.num_vines) | credit_metrics(credits)
+        return Assigned([[next(rows) for _ in group] for group in groups], metrics)
+
+    def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
+        return state_boundaries(rollout, self.config.states)
+
+    def measure(self, paths: Sequence[Sequence[Node]], *, seed: int) -> None:
+        """Samples vines: all in one engine call, or layer by layer where what is above decides."""
+        layers = by_depth(paths)
+        if not self.config.top_up and self.config.skip_settled == 1:
+            layers = [[node for layer in layers for node in layer]]
+        for layer in layers:
+            for node in layer:
+                node.is_skipped = self.is_settled(node)
+            self.sample({node: num for node in layer if (num := self.num_lacking(node))}, seed=seed)
+
+    def is_settled(self, node: Node) -> bool:
+        """Whether the last measured state above has vines that agree, and is near."""
+        if self.config.skip_settled == 1 or node.above is None:
+            return False
+        last = node.above
+        while last.is_skipped:
+            assert last.above is not None
+            last = last.above
+        rewards = [*last.vine_rewards, *last.passing]
+        return len(rewards) > 1 and len(set(rewards)) == 1 and node.depth - last.depth < self.config.skip_settled
+
+    def num_lacking(self, node: Node) -> int:
+        """Vines that a state still needs. Never by what anybody earned: only by tokens before it and by numbers."""
+        if node.is_skipped or (node.above and surprise(node) < self.config.min_surprise):
+            return 0
+        others = len(node.rollouts) - 1
+        if self.config.top_up:
+            return max(0, self.config.num_vines - others - len(node.passing))
+        return self.config.num_vines if node.above or not others else 0  # a prompt's siblings cost nothing
+
+    def sample(self, lacking: dict[Node, int], *, seed: int) -> None:
+        if not lacking:
+            return
+        nodes = [node for node, num in lacking.items() for _ in range(num)]
+        vines = self.environment.finish(
+            [node.state for node in nodes],
+            [node.budget for node in nodes],
+            [
+                derive_seed(seed, "vine", node.state.problem.id, node.state.prefix_ids, k)
+                for node, num in lacking.items()
+                for k in range(num)
+            ],
+            purpose="vine",
+        )
+        rest = iter(vines)
+        for node, num in lacking.items():
+            node.add_vines([next(rest) for _ in range(num)])
+
+    def trail(self, rollout: Rollout, nodes: Sequence[Node]) -> Trail:
+        """Rewards of vines that decided what is measured below are left out where the mean must not depend on that."""
+        decides = self.config.skip_settled > 1
+        pools = [node.rewards(rollout) for node in nodes]
+        if not pools[0]:
+            raise UserError("credit.num_vines = 0 leaves a response that is alone in its group without a baseline")
+        end_pools = [[*node.vine_rewards, *node.sibling_rewards(rollout)] for node in nodes] if decides else pools
+        return Trail(pools, end_pools, rollout.reward, squared_scores(rollout, cuts_of(rollout, nodes)))
+
+    def credit(self, rollout: Rollout, nodes: Sequence[Node], trail: Trail) -> Credit:
+        boundaries = cuts_of(rollout, nodes)
+        return Credit(
+            boundaries,
+            broadcast_to_tokens(segment_advantages(trail, self.gains), boundaries),
+            values=(*filtered_values(trail, self.gains), rollout.reward),
+            estimates=tuple(self.estimate(*pair) for pair in zip(nodes, trail.pools, strict=True)),
+        )
+
+    def estimate(self, node: Node, pool: Sequence[float]) -> ValueEstimate:
+        """The pool, of which the first are the state's vines."""
+        return ValueEstimate(
+            node.state.problem.id,
+            node.state.prefix_ids,
+            tuple(pool),
+            texts=self.environment.continuations(node.state, node.vines),
+            num_truncated=sum(vine.completion.finish_reason == "length" for vine in node.vines),
+        )
+
+    def update(self, minibatch: Sequence[Sample]) -> dict[str, float]:
+        self.gains = self._next_gains
+        return {}
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / STATE_FILE, {"positions": self.gains.positions})
+
+    def load(self, folder: Path) -> None:
+        path = folder / STATE_FILE
+        try:
+            positions = tuple(Sums(*map(float, row)) for row in read_json(path)["positions"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
+        self.gains = self._next_gains = replace(self.gains, positions=positions)
+
+
+def cuts_of(rollout: Rollout, nodes: Sequence[Node]) -> tuple[int, ...]:  # [S+1]
+    return (*(len(node.state.response_ids) for node in nodes), len(rollout.token_ids))
+
+
+def surprise(node: Node) -> float:
+    """Of the segment that led to the state, the same for all that run through it."""
+    assert node.above is not None
+    bounds = len(node.above.state.response_ids), len(node.state.response_ids)
+    return squared_scores(node.rollouts[0], bounds)[0]
+
+
+def squared_scores(rollout: Rollout, boundaries: Sequence[int]) -> list[float]:  # [S]
+    """The sum of (1 - p)^2 over a segment's actions, for |grad log pi|^2 with respect to the logits.
+
+    That is 1 - 2p + sum_a pi(a)^2: at least (1 - p)^2, and twice as much where only two tokens are likely.
+    """
+    squares = [
+        (1 - math.exp(logprob)) ** 2 if is_action else 0.0
+        for logprob, is_action in zip(rollout.completion.logprobs, rollout.is_action, strict=True)
+    ]
+    return [math.fsum(squares[start:end]) for start, end in pairwise(boundaries)]
+
+
+def pool_metrics(paths: Sequence[Sequence[Node]], num_vines: int) -> dict[str, float]:
+    nodes = list(dict.fromkeys(node for path in paths for node in path))
+    vines = [vine for node in nodes for vine in node.vines]
+    measured = [node for path in paths for node in path if not node.is_skipped]
+    return {
+        "credit/num_states": len(measured),
+        "credit/num_states_merged": len(nodes),
+        "credit/num_states_skipped": sum(node.is_skipped for node in nodes),
+        "credit/num_vines": len(vines),
+        "credit/num_vines_truncated": sum(vine.completion.finish_reason == "length" for vine in vines),
+        "credit/num_vines_spared": num_vines * len(nodes) - len(vines),
+        "credit/siblings_mean": fmean(len(node.rollouts) - 1 for node in measured),
+        "credit/passing_vines_mean": fmean(len(node.passing) for node in measured),
+    }
+
+
+def credit_metrics(credits: Sequence[Credit]) -> dict[str, float]:
+    values = [credit.values for credit in credits if credit.values]
+    return {
+        **value_metrics([v for of_one in values for v in of_one[:-1]], [of_one[0] for of_one in values]),
+        **advantage_metrics([credit.advantages[b] for credit in credits for b in credit.boundaries[:-1]]),
+    }
