@@ -27,6 +27,7 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.tree import TreeConfig, TreeCredit
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.credit.vines import Vines, VinesConfig
 from vineppo.machine import runtime
 from vineppo.methods.run import run_recipe
 from vineppo.methods.sft import SFTRecipe
@@ -103,6 +104,7 @@ def estimators(context: CreditContext) -> dict[str, CreditEstimator]:
         "rloo": RLOO(RLOOConfig()),
         **{f"vineppo K={k}": VinePPO(VinePPOConfig(num_vines=k), context) for k in CONFIG.vines},
         "tree K=1": TreeCredit(TreeConfig(), context),
+        "vines K=1": Vines(VinesConfig(), context),
     }
 
 
