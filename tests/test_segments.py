@@ -10,7 +10,13 @@ from transformers import PreTrainedTokenizerFast
 
 from vineppo.checks import check_boundaries
 from vineppo.models.make import make_symbol_tokenizer
-from vineppo.segments import cut_lines, decode_pieces, token_boundaries
+from vineppo.segments import (
+    are_cuts,
+    cut_lines,
+    decode_pieces,
+    token_boundaries,
+    token_segment_rewards,
+)
 
 TEXTS = [
     "So 7 + 4 = 11.\n#### 11",
@@ -80,10 +86,12 @@ def test_a_leading_space_belongs_to_its_word():
     assert decode_pieces(PIECES, ids) == ["a", " b", "", "", "数", " a"]
 
 
-def test_eos_has_no_text_and_joins_the_last_segment():
+def test_eos_has_no_text_and_is_a_segment_of_its_own_only_right_behind_a_cut():
     pieces = decode_pieces(CHARACTERS, [*CHARACTERS.encode("a\nb"), *token_ids(CHARACTERS, "<eos>")])
     assert pieces == ["a", "\n", "b", ""]
-    assert token_boundaries(pieces, [1, 3]) == (0, 1, 4)
+    assert token_boundaries(pieces, [2]) == (0, 2, 4)
+    assert token_boundaries(pieces, [2, 3]) == (0, 2, 3, 4)
+    assert token_boundaries(pieces[:3], [2, 3]) == (0, 2, 3)  # nothing came
     assert token_boundaries([""], []) == (0, 1)
 
 
@@ -93,6 +101,7 @@ def test_a_token_that_straddles_a_cut_stays_in_the_earlier_segment_and_cuts_merg
     assert token_boundaries(pieces, [4, 5, 6]) == (0, 2, 4)
     assert token_boundaries(pieces, [13]) == (0, 4)
     assert token_boundaries(pieces, [-3, 0, 14, 99]) == (0, 4)
+    assert token_boundaries([*pieces, ""], [13, 14]) == (0, 4, 5)
 
 
 def test_a_character_split_over_tokens_moves_to_the_next_segment_whole():
@@ -104,8 +113,13 @@ def test_boundaries_partition_whatever_the_pieces_and_cuts():
     for _ in range(500):
         pieces = ["x" * rng.choice([0, 0, 1, 2, 5]) for _ in range(rng.randint(1, 12))]
         length = len("".join(pieces))
-        cuts = sorted(rng.sample(range(1, length), rng.randint(0, length - 1))) if length > 1 else []
-        check_boundaries(token_boundaries(pieces, cuts), len(pieces))
+        cuts = sorted(rng.sample(range(1, length + 1), rng.randint(0, length)))
+        boundaries = token_boundaries(pieces, cuts)
+        check_boundaries(boundaries, len(pieces))
+        for cut in cuts:  # the first boundary by which the cut's text is written
+            assert min(b for b in boundaries if len("".join(pieces[:b])) >= cut) == next(
+                i for i in range(1, len(pieces) + 1) if len("".join(pieces[:i])) >= cut
+            )
 
 
 def test_no_tokens_have_no_segments():
@@ -128,16 +142,34 @@ def test_decoding_is_linear_even_in_bytes_that_never_become_text(name):
 @pytest.mark.parametrize(
     ("text", "segments"),
     [
-        ("\nA=1\nB=2\n#### 3\n", ["\nA=1", "\nB=2\n#### 3\n"]),
-        ("A\n\n\nB", ["A", "\n\n\nB"]),
-        ("A\nB\n\n#### 3", ["A", "\nB\n\n#### 3"]),
-        ("#### 3", ["#### 3"]),
-        ("#### 3\nand more", ["#### 3", "\nand more"]),
+        ("\nA=1\nB=2\n#### 3\n", ["\nA=1\n", "B=2\n", "#### 3\n", ""]),
+        ("A\n\n\nB", ["A\n", "\n\nB"]),
+        ("A\nB\n\n#### 3", ["A\n", "B\n", "\n#### 3"]),
+        ("A\r\n\r\nB", ["A\r\n", "\r\nB"]),
+        ("#### 3\n\n \n", ["#### 3\n", "\n \n"]),
         ("\n \n", ["\n \n"]),
         ("one line", ["one line"]),
         ("", [""]),
     ],
 )
-def test_lines_are_segments_and_the_answer_joins_the_last(text, segments):
-    bounds = [0, *cut_lines(text, joins_previous="####"), len(text)]
+def test_a_line_with_text_ends_with_its_line_break(text, segments):
+    bounds = [0, *cut_lines(text), len(text)]
     assert [text[a:b] for a, b in pairwise(bounds)] == segments
+
+
+@pytest.mark.parametrize(("text", "cuts"), [("", []), ("ab", []), ("ab", [1]), ("ab", [2]), ("ab", [1, 2])])
+def test_cuts_rise_inside_the_text_or_to_its_end(text, cuts):
+    assert are_cuts(cuts, text)
+
+
+@pytest.mark.parametrize("cuts", [[0], [-1], [3], [1, 1], [2, 1]])
+def test_cuts_that_do_not_rise_inside_the_text_are_none(cuts):
+    assert not are_cuts(cuts, "ab")
+
+
+def test_a_piece_is_paid_for_where_it_ends():
+    pieces = ["a", "\n", "b\n", "\n", "stop", ""]
+    boundaries = token_boundaries(pieces, [2, 4])
+    assert boundaries == (0, 2, 3, 6)
+    assert token_segment_rewards(pieces, [2, 4], [1.0, 2.0, 4.0], boundaries) == (1.0, 2.0, 4.0)  # "\nstop" is open
+    assert token_segment_rewards(pieces, [2], [1.0, 2.0], boundaries) == (1.0, 0.0, 2.0)  # up to "b": open to the end

@@ -78,7 +78,7 @@ class Task(Protocol):
         ...
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """Pure; may be called in another process."""
+        """Pure; may be called in another process. The response is without special tokens, up to a stop string."""
         ...
 
     def answer(self, response: str) -> str | None:
@@ -86,7 +86,13 @@ class Task(Protocol):
         ...
 
     def segment(self, response: str) -> list[int]:
-        """Character positions, strictly increasing and inside (0, len(response)), at which a new segment begins."""
+        """Character positions, strictly increasing and inside (0, len(response)], at which a new segment begins.
+
+        They are stopping times: segment(text[:n]) == [c for c in segment(text) if c <= n] for every n. Whether a
+        segment ends at a place is decided by the text before it, never by what follows, or VinePPO's policy gradient
+        is biased (docs/methods.md, "Segments"). A cut at len(response) says that whatever comes next, even an end of
+        text alone, is a segment of its own.
+        """
         ...
 
 

@@ -6,15 +6,11 @@ trains on the same tokens. Prompts that do not fit are skipped and counted.
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import accumulate, islice, pairwise
-from pathlib import Path
+from itertools import accumulate
 from statistics import fmean, pstdev
 from typing import get_args
 
@@ -23,18 +19,22 @@ from pydantic import Field, model_validator
 
 from vineppo.config import Config
 from vineppo.environment import Environment, GradedCompletion, State
-from vineppo.machine.files import write_file
+from vineppo.protocols import Task
 from vineppo.seeding import derive_seed
-from vineppo.segments import decode_pieces, segment_texts, token_boundaries, token_segment_rewards
+from vineppo.segments import (
+    are_cuts,
+    decode_pieces,
+    looks_ahead,
+    token_boundaries,
+    token_segment_rewards,
+)
 from vineppo.types import (
     Completion,
-    Credit,
     Group,
     Problem,
     Rollout,
     SamplingParams,
     UserError,
-    ValueEstimate,
     Verdict,
     equal_rewards,
 )
@@ -77,6 +77,8 @@ class Sampled:
     groups: list[Group]  # [P][G]
     num_prompts_too_long: int
     num_groups_replaced: int
+    num_looking_ahead: int
+    """Rollouts in which a boundary depends on what follows it, as far as one look at each tells."""
 
 
 def sample_iteration(environment: Environment, config: SamplingConfig, *, seed: Callable[..., int]) -> Sampled:
@@ -99,7 +101,8 @@ def sample_iteration(environment: Environment, config: SamplingConfig, *, seed: 
         num_replaced += len(found) - len(kept)
         if len(groups) == config.prompts_per_iteration:
             break
-    return Sampled(groups, num_too_long, num_replaced)
+    num_looking_ahead = sum(needs_what_follows(environment, rollout) for group in groups for rollout in group)
+    return Sampled(groups, num_too_long, num_replaced, num_looking_ahead)
 
 
 def sample_groups(
@@ -130,12 +133,12 @@ def check_policy_version(groups: Sequence[Group], version: int) -> None:
 
 
 def make_rollout(environment: Environment, state: State, graded: GradedCompletion, max_new_tokens: int) -> Rollout:
-    pieces = decode_pieces(environment.tokenizer, graded.completion.token_ids)
-    cuts = environment.task.segment(graded.text)  # a stop string is not cut
-    boundaries = token_boundaries(pieces, cuts)
+    """Cut as it was written, a stop string included: what is graded ends in front of it, which no token before says."""
+    task, pieces = environment.task, decode_pieces(environment.tokenizer, graded.completion.token_ids)
+    boundaries = token_boundaries(pieces, cuts_of(task, "".join(pieces)))
     earned = graded.grade.segment_rewards
-    if earned is not None and not all(a < b for a, b in pairwise((0, *cuts, len(graded.text)))):
-        raise ValueError(f"cuts {cuts} of a text of {len(graded.text)} characters do not rise inside of it")
+    if earned is not None:
+        earned = token_segment_rewards(pieces, cuts_of(task, graded.text), earned, boundaries)
     return Rollout(
         problem=state.problem,
         prompt_ids=state.prompt_ids,
@@ -145,8 +148,31 @@ def make_rollout(environment: Environment, state: State, graded: GradedCompletio
         verdict=graded.grade.verdict,
         boundaries=boundaries,
         max_new_tokens=max_new_tokens,
-        segment_rewards=None if earned is None else token_segment_rewards(pieces, cuts, earned, boundaries),
+        segment_rewards=earned,
     )
+
+
+def cuts_of(task: Task, text: str) -> list[int]:
+    cuts = task.segment(text)
+    if not are_cuts(cuts, text):
+        raise UserError(
+            f"{type(task).__name__}.segment() gave {cuts} for a text of {len(text)} characters: cuts must rise "
+            f"strictly inside (0, {len(text)}]; see Task in vineppo/protocols.py"
+        )
+    return cuts
+
+
+def needs_what_follows(environment: Environment, rollout: Rollout) -> bool:
+    """Whether the text before the last inner boundary is cut otherwise alone than with what follows it.
+
+    One look at each rollout is enough to notice a rule that looks ahead, and two more cuts are next to nothing beside
+    sampling.
+    """
+    if rollout.num_segments == 1:
+        return False
+    pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
+    seen = len("".join(pieces[: rollout.boundaries[-2]]))
+    return looks_ahead(environment.task.segment, "".join(pieces), seen)
 
 
 def alternatives_table(completion: Completion) -> tuple[np.ndarray, np.ndarray]:
@@ -185,73 +211,11 @@ def rollout_metrics(sampled: Sampled) -> dict[str, float]:
         "rollouts/num_equal_groups": sum(map(equal_rewards, groups)),
         "rollouts/num_truncated": reasons["length"],
         "rollouts/num_one_segment": sum(rollout.num_segments == 1 for rollout in rollouts),
+        "rollouts/num_looking_ahead": sampled.num_looking_ahead,
         "rollouts/length_mean": fmean(len(rollout.token_ids) for rollout in rollouts),
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
     }
     return metrics | {f"grades/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
-
-
-def save_rollouts(
-    path: Path,
-    groups: Sequence[Group],
-    credits: Sequence[Sequence[Credit]],
-    environment: Environment,
-    *,
-    num_vines: int,
-) -> None:
-    """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines.
-
-    `standard_errors` and `num_vines` are of the values of all states but the last, whose value is the reward. The
-    first `num_tokens[0]` of the response's `token_ids` are the first segment's, and so on.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
-        for group, group_credits in zip(groups, credits, strict=True):
-            for rollout, credit in zip(group, group_credits, strict=True):
-                file.write((json.dumps(describe(rollout, credit, environment, num_vines)) + "\n").encode())
-    write_file(path, raw.getvalue())
-
-
-def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vines: int) -> dict[str, object]:
-    bounds = credit.boundaries
-    return {
-        "problem": rollout.problem.id,
-        "prompt": rollout.problem.prompt,
-        "answer": rollout.problem.answer,
-        "reward": rollout.reward,
-        "verdict": rollout.verdict,
-        "finish_reason": rollout.completion.finish_reason,
-        "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
-        "num_tokens": [b - a for a, b in pairwise(bounds)],
-        "token_ids": list(rollout.token_ids),
-        "advantages": credit.segment_advantages,
-        "values": boundary_values(rollout, credit),
-        "standard_errors": credit.estimates and [known(estimate.standard_error) for estimate in credit.estimates],
-        "num_vines": credit.estimates and [len(estimate.rewards) for estimate in credit.estimates],
-        "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
-    }
-
-
-def known(number: float) -> float | None:
-    """JSON has no nan."""
-    return number if math.isfinite(number) else None
-
-
-def some_vines(estimate: ValueEstimate, n: int) -> list[dict[str, object]]:
-    """The first n, which are as good as any n."""
-    vines = zip(estimate.texts, estimate.rewards, strict=False)
-    return [{"text": text, "reward": reward} for text, reward in islice(vines, n)]
-
-
-def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # [S+1]
-    """V(s_0) .. V(s_S), measured or by a critic, with V(s_S) = R; None for estimators that have no values."""
-    if credit.values is not None:
-        return list(credit.values)
-    if credit.token_values is not None:
-        pairs = zip(credit.boundaries[:-1], earned_before(rollout), strict=True)
-        return [*(credit.token_values[b] + earned for b, earned in pairs), rollout.reward]
-    return None
 
 
 def earned_before(rollout: Rollout) -> list[float]:  # [S]

@@ -7,7 +7,7 @@ policy's own tokens are the state, and decoding tells which text each of them wr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -38,52 +38,61 @@ def segment_texts(tokenizer: Any, token_ids: Sequence[int], boundaries: Sequence
     return ["".join(pieces[a:b]) for a, b in pairwise(boundaries)]
 
 
+def cut_tokens(pieces: Sequence[str], cuts: Sequence[int]) -> list[int]:
+    """Token indices in (0, len(pieces)], strictly increasing, before which a segment begins, for the character `cuts`.
+
+    A segment ends with the token that brings its last character. So a token that straddles a cut stays in the earlier
+    segment, cuts that fall on one token merge, and tokens without text (eos, the first bytes of a character) begin the
+    next segment. An index depends on the tokens before it alone if the cuts do (`vineppo.protocols.Task.segment`).
+    """
+    ends = list(accumulate(map(len, pieces)))  # [L], where each token's text ends
+    return sorted({bisect_left(ends, cut) + 1 for cut in cuts if 0 < cut <= ends[-1]})
+
+
 def token_boundaries(pieces: Sequence[str], cuts: Sequence[int]) -> tuple[int, ...]:
     """Token indices [S+1], 0 = b_0 < ... < b_S = len(pieces), of the segments that begin at the character `cuts`.
 
-    A token that straddles a cut stays in the earlier segment, cuts that fall on one token merge, and tokens without
-    text at the end (eos) join the last segment. Needs at least one token.
+    Needs at least one token.
     """
     if not pieces:
         raise ValueError("a response of no tokens has no segments")
-    starts = list(accumulate(map(len, pieces[:-1]), initial=0))  # [L], where each token's text begins
-    length = starts[-1] + len(pieces[-1])
-    indices = {bisect_left(starts, cut) for cut in cuts if 0 < cut < length}
-    inner = sorted(index for index in indices if index < len(pieces) and starts[index] < length)
-    return (0, *inner, len(pieces))
+    return (0, *(index for index in cut_tokens(pieces, cuts) if index < len(pieces)), len(pieces))
+
+
+def are_cuts(cuts: Sequence[int], text: str) -> bool:
+    """Whether they are as `vineppo.protocols.Task.segment` promises: strictly increasing and inside (0, len(text)]."""
+    return all(a < b for a, b in pairwise((0, *cuts, len(text) + 1)))
+
+
+def looks_ahead(segment: Callable[[str], list[int]], text: str, n: int) -> bool:
+    """Whether the first n characters are cut otherwise alone than with what follows them."""
+    return segment(text[:n]) != [cut for cut in segment(text) if cut <= n]
 
 
 def token_segment_rewards(
     pieces: Sequence[str], cuts: Sequence[int], rewards: Sequence[float], boundaries: Sequence[int]
 ) -> tuple[float, ...]:  # [S]
-    """Rewards of the text's segments, [len(cuts) + 1], for the token segments in which these end.
+    """Rewards of a text's pieces, [len(cuts) + 1], for the token segments in which these end.
 
-    Where cuts fall on one token and merge, so do their rewards. `boundaries` are `token_boundaries(pieces, cuts)`.
+    Where cuts fall on one token and merge, so do their rewards. The last piece, which no cut closes, ends with the
+    response: its tokens may go on behind the text that the rewards are for, as those of a stop string do.
     """
-    starts = list(accumulate(map(len, pieces[:-1]), initial=0))
-    ends = [*(bisect_left(starts, cut) for cut in cuts), len(pieces)]
+    ends = list(accumulate(map(len, pieces)))
+    closed = [bisect_left(ends, cut) + 1 for cut in cuts]
     summed = [0.0] * (len(boundaries) - 1)
-    for end, reward in zip(ends, rewards, strict=True):
+    for end, reward in zip([*closed, len(pieces)], rewards, strict=True):
         summed[bisect_left(boundaries, end) - 1] += reward
     return tuple(summed)
 
 
-def cut_lines(text: str, *, joins_previous: str | None = None) -> list[int]:
-    """Cuts before every line but the first: a line break begins the next segment, and so do blank lines before it.
-
-    A line that begins with `joins_previous` (an answer line) stays with the line above, and so do blank lines at the
-    end.
-    """
+def cut_lines(text: str) -> list[int]:
+    """Cuts right after every line break that ends a line with text; blank lines go to the segment behind them."""
     cuts: list[int] = []
-    gap = 0  # where the line break after the last line with text stands
-    position = 0
-    for line in text.split("\n"):
-        stripped = line.strip()
-        if stripped:
-            if gap > 0 and not (joins_previous and stripped.startswith(joins_previous)):
-                cuts.append(gap)
-            gap = position + len(line)
-        position += len(line) + 1
+    end = 0
+    for line in text.split("\n")[:-1]:
+        end += len(line) + 1
+        if line.strip():
+            cuts.append(end)
     return cuts
 
 

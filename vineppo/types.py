@@ -66,10 +66,12 @@ class Grade:
     """A graded response: its reward, any finite number, and a verdict, which is counted.
 
     A task with process rewards gives `segment_rewards` too, one for every piece that `Task.segment` cuts the response
-    into, and the reward is their sum. A response of two lines, the first of them right:
+    into, and the reward is their sum. That is one more than there are cuts: the last is earned with the end of the
+    response, be it the end alone. A response of two lines, the first of them right:
 
         task.segment("2+2=4\\n4*3=7")  -> [6]                pieces "2+2=4\\n" and "4*3=7"
         task.grade(problem, ...)        -> Grade(0.5, "wrong", segment_rewards=(0.5, 0.0))
+        task.segment("2+2=4\\n4*3=7\\n") -> [6, 12]           three: the last one is the end of the text
     """
 
     reward: float

@@ -2,22 +2,29 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from coin_walk import CoinWalk, exact_value, height, make_environment
+from tiny import METHODS, START, recipe_of
 
-from vineppo.analysis.action_ranking import ranking
+from vineppo.analysis.action_ranking import critic_predictions, draw_choices, ranking
 from vineppo.analysis.gradient_variance import inner_products, moments, statistics
-from vineppo.analysis.measured import Measured, vine_rewards
+from vineppo.analysis.measured import AnalysisConfig, Measured, vine_rewards
 from vineppo.analysis.num_vines import advantages, theory
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import over_seeds
 from vineppo.analysis.signal_to_noise import AFTER, FIRST_WRONG, RIGHT, kinds_of, signal
+from vineppo.analysis.subject import RunCheckpoint, Subject
 from vineppo.analysis.value_accuracy import accuracy, ceiling_rows
+from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.environment import State
+from vineppo.exact.known import KnownCritic
+from vineppo.exact.play import make_environment as make_world_environment
+from vineppo.exact.worlds import find_world
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
 from vineppo.types import Problem
 
@@ -44,6 +51,22 @@ def test_accuracy_is_what_it_says():
     assert found["within_0.05"] == pytest.approx(1 / 3)
     assert found["within_0.1"] == pytest.approx(2 / 3)
     assert found["correlation"] is None  # a constant has none
+
+
+def test_a_critic_is_ranked_by_the_whole_reward_that_a_step_leads_to():
+    """In a world that pays its lines, whose exact critic says what is still to come: together, the exact value."""
+    world = find_world("paid-8")
+    environment = make_world_environment(world, cuts=lambda text: [i + 1 for i, c in enumerate(text) if c == "\n"])
+    sampling = {"prompts_per_iteration": 1, "group_size": 2, "max_new_tokens": world.budget}
+    recipe: Any = recipe_of(METHODS["ppo"] | {"name": "paid", "model": START, "sampling": sampling})
+    checkpoint = RunCheckpoint(Path("run"), recipe, Path("run/iteration-000001"))
+    ppo = PPO(PPOConfig(), critic=cast(Any, KnownCritic(world)))
+    config = AnalysisConfig(split="train", num_problems=12, num_actions=2, num_draws=12)
+    choices, _ = draw_choices(Subject(checkpoint, environment, None, ppo), config)
+    assert len(choices) > 4
+    exact = [[world.value(world.text(s.prompt_ids + s.response_ids)) for s in choice.after] for choice in choices]
+    assert critic_predictions(ppo, choices) == pytest.approx(np.array(exact))
+    assert len({earned for choice in choices for earned in choice.earned}) > 2
 
 
 def test_perfect_and_random_rankings():
@@ -162,15 +185,16 @@ def test_segments_are_judged_by_what_they_carry_on_from():
     def judge(*segments: str) -> list[bool]:
         return task.judge_segments(problem, segments)
 
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0\n#### 0") == [True, True, True]
-    assert judge("9 a+3=1", "\n1 b*7=7", "\n7 c-4=3\n#### 3") == [False, True, True]
-    assert judge("9 a+3=2", "\n3 b*7=1", "\n1 c-4=7\n#### 7") == [True, False, True]  # carried wrongly
-    assert judge("9 a+3=2", "\n2 b*7=", "\n2 c-4=8\n#### 8") == [True, False, True]
-    assert judge("9 a+3=2", "\n\n2 b*7=4", "\n4 c-4=0\n#### 0") == [True, True, True]
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0\n#### 5") == [True, True, False]  # another answer
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0") == [True, True, False]  # none
-    assert judge("9 a+3=2\n#### 2") == [False]  # too early
-    assert judge("9 a+3=2", "\n2 b*7=4", "\n4 c-4=0", "\n#### 0") == [True, True, True, False]
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "#### 0") == [True, True, True, True]
+    assert judge("9 a+3=1\n", "1 b*7=7\n", "7 c-4=3\n", "#### 3") == [False, True, True, True]
+    assert judge("9 a+3=2\n", "3 b*7=1\n", "1 c-4=7\n", "#### 7") == [True, False, True, True]  # carried wrongly
+    assert judge("9 a+3=2\n", "2 b*7=\n", "2 c-4=8\n", "#### 8") == [True, False, True, True]
+    assert judge("9 a+3=2\n", "\n2 b*7=4\n", "4 c-4=0\n", "#### 0\n", "") == [True, True, True, True, True]
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "#### 5") == [True, True, True, False]  # another answer
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "") == [True, True, True, False]  # none, and the text ends
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0") == [True, True, True]  # cut off
+    assert judge("9 a+3=2\n", "#### 2") == [True, False]  # too early
+    assert judge("9 a+3=2\n", "2 b*7=4\n", "4 c-4=0\n", "#### 0\n", "#### 0") == [True, True, True, True, False]
     assert judge("") == [False]
 
 

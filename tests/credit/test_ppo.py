@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from coin_walk import TOKENIZER, CoinWalk, exact_value, height, make_environment
 from tiny_critic import SAMPLING, TINY, make_optim, make_policy, make_ppo, same, weights
 
 from vineppo.credit.common import CreditContext
-from vineppo.credit.ppo import PPO, PPOConfig
+from vineppo.credit.ppo import PPO, PPOConfig, credit_metrics
 from vineppo.learner.config import CriticConfig, LearnerConfig, OptimConfig
 from vineppo.learner.critic import Critic
 from vineppo.learner.policy import PolicyLearner
@@ -62,6 +63,22 @@ def test_gamma_and_lambda_discount():
     deltas = (0.5 * 0.2 - 0.1, 0.5 * 0.4 - 0.2, 1.0 - 0.4)
     expected = (deltas[0] + 0.2 * deltas[1] + 0.04 * deltas[2], deltas[1] + 0.2 * deltas[2], deltas[2])
     assert credit.advantages == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gae_lambda", [1.0, 0.6, 0.0])
+def test_what_the_environment_writes_is_no_step(gae_lambda):
+    """As if a tool's reply were part of the state after the token that called it: advantages, returns, metrics."""
+    ppo = make_ppo(gamma=0.9, gae_lambda=gae_lambda)
+    values, mask = (0.3, 9.0, 8.0, 0.5, 0.2, 7.0), (True, False, False, True, True)
+    rollout = replace(
+        make_rollout(5, 1.0), boundaries=(0, 2, 4, 5), segment_rewards=(0.25, 0.25, 0.5), action_mask=mask
+    )
+    credit = ppo.credit(rollout, values)
+    plain = replace(make_rollout(3, 1.0), boundaries=(0, 1, 2, 3), segment_rewards=(0.25, 0.25, 0.5))
+    expected = ppo.credit(plain, (0.3, 0.5, 0.2, 7.0))
+    assert [credit.advantages[t] for t in (0, 3, 4)] == pytest.approx(expected.advantages)
+    assert [credit.returns[t] for t in (0, 3, 4)] == pytest.approx(expected.returns)  # type: ignore[index]
+    assert credit_metrics([rollout], [credit]) == pytest.approx(credit_metrics([plain], [expected]))
 
 
 @pytest.mark.parametrize(

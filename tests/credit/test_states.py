@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -14,6 +15,8 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.states import StatesConfig, check_states, state_boundaries
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.exhaustive import exact_bias
+from vineppo.exact.known import over_segments
+from vineppo.exact.worlds import find_world
 from vineppo.types import Completion, Problem, Rollout, SamplingParams, UserError
 
 RULES = [
@@ -195,6 +198,61 @@ def last_states(rollout):
     return (0, *range(max(1, length - 1), length), length)
 
 
+def test_vineppo_keeps_the_first_states():
+    rollout = make_rollout(PROBS, (0, 2, 4, 7))
+    for limit, expected in ((None, (0, 2, 4, 7)), (5, (0, 2, 4, 7)), (2, (0, 2, 7)), (1, (0, 7))):
+        config = VinePPOConfig(max_states_per_rollout=limit)
+        assert VinePPO(config, CreditContext(environment=None)).boundaries(rollout) == expected  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("choose", [before_rare, evenly, before_the_rarest, last_states])
 def test_cuts_that_look_ahead_bias(choose):
     assert bias_of(choose) > 0.01
+
+
+# Thinning where responses have many segments: all of them enumerated, values exact
+
+
+def bias_in(world, credit):
+    """Of the gradient that gives a response (its V before every token and at the end, its segments) this credit."""
+    gradient_SA = world.policy_gradient(
+        [(text, credit(world.values(text), lines(text)), p) for text, p in world.responses]
+    )
+    return np.linalg.norm(gradient_SA - world.true_gradient) / np.linalg.norm(world.true_gradient)
+
+
+def lines(text):
+    """Cut after every line break; the text's first letter is the prompt."""
+    return [0, *(i for i in range(1, len(text) - 1) if text[i] == "\n"), len(text) - 1]
+
+
+def keep(chosen):
+    return lambda values, boundaries: over_segments(values, [*chosen(boundaries[:-1]), boundaries[-1]])
+
+
+def evenly_two(states):
+    return states if len(states) <= 2 else [states[0], states[len(states) // 2]]
+
+
+def nothing_behind_the_second(values, boundaries):
+    """The reference's: the segment after the last measured state takes the whole rest of the credit, later ones 0."""
+    known = boundaries[:3]
+    advantages = over_segments(values, known) if len(boundaries) <= 3 else over_segments(values, known[:2])
+    if len(boundaries) > 3:
+        advantages += [values[-1] - values[known[1]]] * (known[2] - known[1])
+    return advantages + [0.0] * (len(values) - 1 - len(advantages))
+
+
+@pytest.mark.parametrize("name", ["language", "fatal-8", "repair-8"])
+def test_thinning_by_what_is_to_come_biases_and_the_first_states_do_not(name):
+    world = find_world(name)
+    for m in (1, 2, 3):
+        assert bias_in(world, keep(lambda states, m=m: states[:m])) < 1e-12
+        assert bias_in(world, keep(lambda states, m=m: states[::m])) < 1e-12
+    zeros = bias_in(world, nothing_behind_the_second)
+    if name == "language":
+        assert bias_in(world, keep(evenly_two)) > 0.02  # one response in twelve has more than two segments
+        assert 0.02 < zeros < 0.05
+    else:
+        assert bias_in(world, keep(evenly_two)) < 1e-12  # all responses have as many segments
+        assert zeros > 0.8

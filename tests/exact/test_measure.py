@@ -27,10 +27,11 @@ from vineppo.exact.measure import (
     run,
     sample_batch,
 )
-from vineppo.exact.methods import CRITIC_ERROR, GROUP_SIZE, ROWS, Row, rows_of
+from vineppo.exact.methods import CRITIC_ERROR, GROUP_SIZE, ROWS, Row, Unmerged, rows_of
 from vineppo.exact.play import make_environment
 from vineppo.exact.world import END, World
 from vineppo.exact.worlds import WORLDS, find_world
+from vineppo.segments import cut_lines
 from vineppo.types import Assigned, Credit, ExtraRollout, Problem, Rollout, Sample
 
 WORLD = find_world("language")
@@ -104,18 +105,65 @@ def test_errors_tell_bias_from_spread():
 # Gradients, by enumeration
 
 
+def after_breaks(text: str) -> list[int]:
+    return [i + 1 for i, letter in enumerate(text) if letter == "\n"]
+
+
 UNBIASED = [
     *("RLOO", "PPO λ=1, exact critic", "PPO λ=0.95, exact critic", "PPO λ=0, exact critic", "PPO λ=1, wrong critic"),
-    "exact Q, best baseline",
+    *("exact Q, best baseline", "potential, exact model", "potential, wrong model"),
 ]
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_mean_gradient_is_the_true_one(world):
-    methods = make_methods(find_world(world), [row for row in ROWS if row.name in UNBIASED])
+    rows = [replace(row, cuts=after_breaks) for row in ROWS if row.name in UNBIASED]
+    methods = make_methods(find_world(world), rows)
     assert len(methods) == len(UNBIASED)
     for method in methods:
         assert relative_bias(method) < 1e-12
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_vineppo_is_unbiased_where_lines_are_cut_as_the_program_cuts_them(world):
+    methods = [
+        method
+        for method in make_methods(find_world(world))
+        if isinstance(method.estimator, VinePPO | Unmerged) and method.row.name not in BIASED
+    ]
+    assert len(methods) >= 2
+    for method in methods:
+        assert relative_bias(method) < 1e-12
+
+
+BIASED = {
+    "VinePPO K=9, full budget": 0.013,
+    "VinePPO K=9, paper's cuts": 0.113,
+    "VinePPO K=9, silent end": 0.071,
+    "VinePPO K=9, cut in half": 0.206,
+}
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_cuts_that_look_ahead_and_values_of_another_budget_bias_the_gradient(name):
+    """At any number of vines: values are exact here."""
+    assert relative_bias(METHODS[name]) == pytest.approx(BIASED[name], abs=5e-4)
+
+
+def test_an_end_that_joins_the_segment_before_it_is_biased_by_what_it_mixes():
+    """Only the next token tells whether the segment is over: if it is END, the segment gets the credit of END, and END
+    that of the segment; no other token would have."""
+    extra = []
+    for text, p in WORLD.responses:
+        cuts = cut_lines(text[1:].removesuffix(END))
+        if text[-1] == END and cuts and cuts[-1] == len(text) - 2:
+            start, end = (0, *cuts)[-2:]
+            values = WORLD.values(text)
+            of_segment, of_end = values[end] - values[start], values[end + 1] - values[end]
+            extra.append((text, [0.0] * start + [of_end] * (end - start) + [of_segment], p))
+    error_SA = WORLD.policy_gradient(extra)
+    gradient_SA = METHODS["VinePPO K=9, silent end"].expected_gradient
+    assert gradient_SA == pytest.approx(WORLD.true_gradient + error_SA, abs=1e-14)
 
 
 def test_grpo_counts_itself_in_its_mean_and_scales_prompts_by_their_spread():

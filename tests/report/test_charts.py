@@ -1,6 +1,6 @@
 import pytest
 
-from vineppo.report.charts import bars, lines, points, save_figure
+from vineppo.report.charts import bars, dots, lines, points, save_figure
 
 ROWS = [
     {"vines": k, "error": 0.4 / k, "low": 0.3 / k, "high": 0.5 / k, "method": method}
@@ -10,6 +10,7 @@ ROWS = [
 CHARTS = {
     "lines": lines("Error by K", ROWS, x="vines", y="error", by="method", ci=True, log_x=True),
     "points": points("Error by K", ROWS, x="vines", y="error", by="method", diagonal=(0, 1)),
+    "dots": dots("Error by K", ROWS, x="error", y="method", by="vines"),
     "bars": bars("Error by K", ROWS, x="vines", y="error", by="method", ci=True),
 }
 

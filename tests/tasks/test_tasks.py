@@ -2,16 +2,15 @@
 
 import json
 import random
-from itertools import pairwise
 
 import pytest
 
 from vineppo.models.make import make_symbol_tokenizer
+from vineppo.segments import are_cuts
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers.boxes import boxed_answer
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
-from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.math import math_equal
 from vineppo.types import Problem, UserError
 
@@ -73,8 +72,7 @@ def test_segments_partition_any_response(tasks, name):
     rng = random.Random(0)
     for _ in range(400):
         text = "".join(rng.choice(SOUP) for _ in range(rng.randint(0, 60)))
-        cuts = tasks[name].segment(text)
-        assert all(a < b for a, b in pairwise([0, *cuts, len(text)])) or (not text and not cuts)
+        assert are_cuts(tasks[name].segment(text), text)
         tasks[name].answer(text)
 
 
@@ -182,39 +180,3 @@ def test_the_last_balanced_box_is_the_answer(text, answer):
 )
 def test_mathematically_equal_answers_are_right(gold, given, equal):
     assert math_equal(gold, given) is equal
-
-
-def test_latex_is_cut_between_sentences_never_inside_a_formula():
-    formula = "$a = 1. B = 2$"
-    text = f"First we look at the number {formula} here. Then we add \\[x = 1.\\] Therefore it is done. "
-    bounds = [0, *cut_latex(text, 1000), len(text)]
-    parts = [text[a:b] for a, b in pairwise(bounds)]
-    assert len(parts) == 3
-    assert all(part.count("$") in (0, 2) and part.count("\\[") == part.count("\\]") for part in parts)
-
-
-def test_a_formula_is_cut_only_where_a_part_is_too_long():
-    text = "$x = " + " = ".join(["a + b"] * 20) + "$"
-    assert cut_latex(text, 1000) == []
-    cuts = cut_latex(text, 60)
-    assert max(b - a for a, b in pairwise([0, *cuts, len(text)])) <= 60
-
-
-@pytest.mark.parametrize("formula", ["\\[x = 1.\\]", "$$x = 1!$$", "\\begin{align*}x &= 1. \\\\ \\end{align*}",
-                                     "\\[\\begin{aligned}x &= \\text{one.}\\end{aligned}\\]"])  # fmt: skip
-@pytest.mark.parametrize("gap", ["", " "])
-@pytest.mark.parametrize("follower", ["Setting all of it to one, we go on", "$x$ is what was wanted, so we go on"])
-def test_a_displayed_formula_that_ends_a_sentence_ends_a_segment(formula, gap, follower):
-    before = f"Thus the number is {formula}"
-    assert cut_latex(before + gap + follower, 1000) == [len(before)]
-    unfinished = before.replace(".", "").replace("!", "")
-    assert cut_latex(unfinished + gap + follower, 1000) == []
-    assert cut_latex(before + gap + follower.lower().replace("$x$", "x"), 1000) == []
-
-
-def test_long_formulas_are_cut_behind_their_rows_first():
-    row = "f(x) &= (a + b)(c + d) = 12345"
-    text = "\\begin{align*}" + " \\\\ ".join([row] * 8) + "\\end{align*}"
-    cuts = cut_latex(text, 60)
-    assert len(cuts) == 7
-    assert all(text[:cut].endswith("\\\\") for cut in cuts)

@@ -13,6 +13,7 @@ from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vi
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import Result, plot
 from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
+from vineppo.credit.ppo import PPO
 from vineppo.environment import GradedCompletion, State
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
@@ -105,13 +106,13 @@ def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tu
     """
     environment, token_ids = subject.environment, state.response_ids + graded.completion.token_ids
     pieces = decode_pieces(environment.tokenizer, token_ids)
-    cuts = environment.task.segment(graded.text)
-    boundaries = token_boundaries(pieces, cuts)
+    boundaries = token_boundaries(pieces, environment.task.segment("".join(pieces)))
     start = len(state.response_ids)
     ends = [b for b in boundaries if b > start]
     if start not in boundaries or len(ends) < 2:
         return None
     earned = graded.grade.segment_rewards
+    cuts = environment.task.segment(graded.text)
     rewards = () if earned is None else token_segment_rewards(pieces, cuts, earned, boundaries)
     return token_ids[start : ends[0]], math.fsum(rewards[: boundaries.index(ends[0])])
 
@@ -126,15 +127,20 @@ def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisCo
     rewards = vine_rewards(subject, after, max(config.vines), seed=config.seed)
     predictions = {f"VinePPO K={k}": rewards[:, :k].mean(axis=1).reshape(shape) for k in config.vines}
     if subject.ppo:
-        values = subject.ppo.critic.values([(state.prompt_ids, state.response_ids) for state, _ in after])
-        to_come_CA = np.array([row[-1] for row in values]).reshape(shape)
-        predictions["critic"] = to_come_CA + np.array([choice.earned for choice in choices])
+        predictions["critic"] = critic_predictions(subject.ppo, choices)
     problems = [choice.state.problem.id for choice in choices]
     return [
         {**subject.checkpoint.header, "estimator": name, "measure": measure, **found}
         for name, predicted_CA in predictions.items()
         for measure, found in ranking(predicted_CA, true_CA, problems, seed=config.seed).items()
     ]
+
+
+def critic_predictions(ppo: PPO, choices: Sequence[Choice]) -> np.ndarray:  # [C, A]
+    """Of the whole reward, as references are: what the critic says is still to come, and what was earned before."""
+    after = [(state.prompt_ids, state.response_ids) for choice in choices for state in choice.after]
+    earned_CA = np.array([choice.earned for choice in choices])
+    return np.array([row[-1] for row in ppo.critic.values(after)]).reshape(earned_CA.shape) + earned_CA
 
 
 def ranking(

@@ -233,7 +233,7 @@ def worked(rollout: Mapping[str, Any]) -> Panel:
     ):
         error = math.hypot(before[1], after[1])  # the vines of two states are drawn apart
         color = "dim" if abs(advantage) <= error else "red" if advantage < 0 else "green"
-        step = Text(printable(segment.replace("<eos>", "").strip()), style=color)
+        step = Text(printable(segment.strip()) or f"<{rollout['finish_reason']}>", style=color)
         change = Text(with_error(advantage, error, sign="+"), style=color)
         table.add_row(step, with_error(*before), with_error(*after), change)
     verdict = "right" if rollout["reward"] > 0 else f"wrong, the answer is {rollout['answer']}"

@@ -94,5 +94,5 @@ CHAINS = (
     Chain("repair-early-16", 16, range(8), (0.85, 0.75), repair=0.3),
     Chain("repair-late-16", 16, range(8, 16), (0.85, 0.75), repair=0.3),
     Chain("dead-16", 16, range(8), (0.85, 0.75), repair=0.5, deadly=True),
-    Chain("paid-8", 8, range(8), (0.83, 0.73), repair=0.3, pays=0.02),
+    Chain("paid-8", 8, range(8), (0.82, 0.72), repair=0.3, pays=0.02),
 )

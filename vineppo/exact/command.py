@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -56,8 +56,9 @@ def measure_each(names: Sequence[str], num_batches: int, seed: int) -> Iterator[
         yield from map(one, names)
         return
     longest_first = sorted(names, key=lambda name: -find_world(name).budget)
-    with get_context("forkserver").Pool(num_processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield from pool.imap_unordered(one, longest_first)
+    with ProcessPoolExecutor(num_processes, get_context("forkserver")) as pool:
+        for future in as_completed([pool.submit(one, name) for name in longest_first]):
+            yield future.result()
 
 
 def measure_called(name: str, *, num_batches: int, seed: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ What a critic could do if it cost nothing; no estimator that trains has these.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -40,6 +41,24 @@ class KnownCritic:
         return self.error if derive_seed("critic", state) % 2 else -self.error
 
 
+class KnownPotential:
+    """A reward model that says V of the whole response, what was earned included, or is wrong by `error`."""
+
+    def __init__(self, world: World, error: float = 0.0):
+        self.critic = KnownCritic(world, error)
+
+    def values(self, responses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+        """[L+1] for each (prompt_ids, response_ids)."""
+        texts = [self.critic.world.text(prompt_ids + response_ids) for prompt_ids, response_ids in responses]
+        return [
+            [to_come + earned for to_come, earned in zip(row, self.critic.world.trace(text).earned, strict=True)]
+            for text, row in zip(texts, self.critic.values(responses), strict=True)
+        ]
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+
 class BestBaseline:
     """Q(s, y) - b*(s) with the constant of each state that leaves the least variance.
 
@@ -71,6 +90,13 @@ class BestBaseline:
 
 def exact_advantages(world: World, text: str) -> tuple[float, ...]:  # [L]
     return differences(world.values(text))
+
+
+def full_budget_values(world: World, text: str) -> list[float]:  # [L+1]
+    """V of vines that may take the whole budget from every state; R at the end."""
+    trace = world.trace(text)
+    to_come = [float(world.value_TN[world.budget, node]) for node in trace.nodes]
+    return [*map(operator.add, trace.earned, to_come), trace.values[-1]]
 
 
 def over_segments(values: Sequence[float], boundaries: Sequence[int]) -> list[float]:  # [L]

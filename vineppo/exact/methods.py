@@ -14,16 +14,19 @@ from typing import Any, cast
 from vineppo.credit.advantages import leave_one_out
 from vineppo.credit.common import CreditContext
 from vineppo.credit.grpo import GRPO, GRPOConfig
+from vineppo.credit.potential import Potential, PotentialConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
-from vineppo.exact.known import BestBaseline, KnownCritic, over_segments
+from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
+from vineppo.models import RewardModelConfig
 from vineppo.protocols import CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
+from vineppo.tasks.paper_segments import cut_before_lines
 from vineppo.types import Assigned, Group, Rollout
 
 GROUP_SIZE = 8
@@ -94,13 +97,40 @@ def ppo_row(gae_lambda: float, error: float) -> Row:
     return Row(f"PPO λ={gae_lambda:g}, {'wrong' if error else 'exact'} critic", make, expected)
 
 
+def potential_row(error: float) -> Row:
+    def make(world: World, context: CreditContext) -> Potential:
+        config = PotentialConfig(reward_model=RewardModelConfig(path="none"), states="tokens")
+        return Potential(config, reward_model=cast(Any, KnownPotential(world, error)))
+
+    def expected(world: World, potential: Potential) -> Expected:
+        def mean(rollout: Rollout) -> Sequence[float]:
+            (phi,) = potential.reward_model.values([(rollout.prompt_ids, rollout.token_ids)])
+            surplus = world.value(rollout.problem.prompt) - phi[0]  # of siblings, on average
+            return potential.credit(rollout, phi, surplus).advantages
+
+        return mean
+
+    return Row(f"potential, {'wrong' if error else 'exact'} model", make, expected)
+
+
 def vine_row(name: str, *, worlds: Container[str] | None = None, cuts: Cuts = cut_lines, **config: Any) -> Row:
     def expected(world: World, estimator: VinePPO) -> Expected:
+        values = full_budget_values if estimator.config.vine_budget == "full" else World.values
         return lambda rollout: over_segments(
-            world.values(world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
+            values(world, world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
         )
 
     return Row(name, lambda _, context: VinePPO(VinePPOConfig(**config), context), expected, worlds, cuts)
+
+
+def cut_before_end(text: str) -> list[int]:
+    """Lines, but END joins the line before it, even behind a line break."""
+    return [cut for cut in cut_lines(text) if cut < len(text)]
+
+
+def cut_in_half(text: str) -> list[int]:
+    """One state in the middle: states that are spread evenly over a response are moved by how it goes on."""
+    return [(len(text) + 1) // 2] if text else []
 
 
 def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
@@ -140,6 +170,7 @@ ROWS = [
         worlds=UNPAID,
     ),
     *(ppo_row(gae_lambda, error) for error in (0.0, CRITIC_ERROR) for gae_lambda in (1, 0.95, 0)),
+    *(potential_row(error) for error in (0.0, CRITIC_ERROR)),
     Row(
         "exact Q, best baseline",
         lambda world, context: BestBaseline(world),
@@ -148,4 +179,9 @@ ROWS = [
     *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
     *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
     unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
+    vine_row("VinePPO K=9, full budget", num_vines=9, vine_budget="full", worlds=("language",)),
+    vine_row("VinePPO K=9, 2 states", num_vines=9, max_states_per_rollout=2, worlds=SMALL),
+    vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
+    vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
+    vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from vineppo.machine.tables import Row
-from vineppo.report.charts import bars, save_figure
+from vineppo.report.charts import dots, save_figure
 
 Result = Mapping[str, Any]
 
@@ -87,21 +88,20 @@ def plus_minus(number: Mapping[str, float]) -> str:
 
 
 def save_figures(result: Result, folder: Path) -> None:
-    """One chart per world: variance at equal sampled, trained and computed tokens, RLOO = 1."""
+    """One chart per world: variance at equal sampled, trained and computed tokens, with intervals of two standard
+    errors of its logarithm."""
     for world in result["worlds"]:
         rows: list[Row] = [
             {
                 "estimator": row["name"],
-                "tokens": cost,
-                "variance": number["ratio"],
-                "low": number["ratio"] - 2 * number["se"],
-                "high": number["ratio"] + 2 * number["se"],
+                "at equal": f"{cost} tokens",
+                "variance": ratio,
+                "low": ratio / math.exp(2 * se / ratio),
+                "high": ratio * math.exp(2 * se / ratio),
             }
             for row in world["rows"]
             for cost in ("sampled", "trained", "computed")
-            for number in [row[f"variance_at_equal_{cost}"]]
+            for ratio, se in [row[f"variance_at_equal_{cost}"].values()]
         ]
-        chart = bars(
-            f"{world['name']}: variance at equal tokens, RLOO = 1", rows, x="estimator", y="variance", by="tokens"
-        )
-        save_figure(chart, folder / f"{world['name']}.svg")
+        title = f"{world['name']}: variance at equal tokens, RLOO = 1"
+        save_figure(dots(title, rows, x="variance", y="estimator", by="at equal"), folder / f"{world['name']}.svg")

@@ -16,12 +16,12 @@ from vineppo.environment import Environment
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods.epochs import minibatches, num_steps
 from vineppo.protocols import CreditEstimator, Learner, LearningEstimator
+from vineppo.rollout_files import save_rollouts
 from vineppo.rollouts import (
     Sampled,
     check_policy_version,
     rollout_metrics,
     sample_iteration,
-    save_rollouts,
 )
 from vineppo.runs.checkpoint import is_due
 from vineppo.runs.recipe import SamplingRecipe, make_part

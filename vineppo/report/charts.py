@@ -76,6 +76,21 @@ def bars(title: str, rows: Sequence[Row], *, x: str, y: str, by: str | None = No
     return chart(title, rows, encoding=shared, layer=[bar, whisker] if ci else [bar])
 
 
+def dots(title: str, rows: Sequence[Row], *, x: str, y: str, by: str | None = None) -> Chart:
+    """A dot per row on a logarithmic x, the names `y` below one another, with a whisker from `low` to `high`."""
+    scale = {"type": "log"}
+    shared = {"y": field(y, "nominal", sort=None), **colour(by)}
+    whisker = {
+        "mark": {"type": "rule", "opacity": 0.5},
+        "encoding": {"x": field("low", "quantitative", title=x, scale=scale), "x2": {"field": "high"}},
+    }
+    dot = {
+        "mark": {"type": "point", "filled": True, "size": 50, "tooltip": True},
+        "encoding": {"x": field(x, "quantitative", scale=scale)},
+    }
+    return {**chart(title, rows, encoding=shared, layer=[whisker, dot]), "height": {"step": 20}}
+
+
 def chart(title: str, rows: Sequence[Row], **body: Any) -> Chart:
     return {
         "$schema": f"https://vega.github.io/schema/vega-lite/v{VERSION}.json",

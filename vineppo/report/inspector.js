@@ -135,7 +135,7 @@ function inspectorView(data, id) {
     return el("li", {},
       el("button", { type: "button", class: "segment", style: `background: ${colourOf(advantage / scale, unsure)}`,
         "aria-expanded": String(opened), "aria-current": selected ? "step" : null, onclick: () => choose(i, !opened) },
-        el("span", { class: "text" }, text.replace(/^\n/, "") || "(empty)"),
+        el("span", { class: "text" }, segmentText(rollout, text, i)),
         el("span", { class: "value" }, rollout.values ? `${valueOf(rollout, i)} \u2192 ${valueOf(rollout, i + 1)}` : ""),
         el("span", { class: unsure ? "advantage unsure" : "advantage" }, signed(advantage) + plusMinus(error))),
       opened ? vinesView(rollout, i, data.method) : null);
@@ -198,6 +198,14 @@ function headView(values) {
 
 const worstOf = (rollout) => rollout.advantages.indexOf(Math.min(...rollout.advantages));
 const wentWrong = (rollout) => !isRight(rollout) && Math.min(...rollout.advantages) < 0;
+const withoutBreaks = (text) => text.replace(/^\n|\n$/g, "");
+
+// A last segment without text is the end token alone.
+function segmentText(rollout, text, i) {
+  const ends = i + 1 === rollout.segments.length && rollout.finish_reason === "eos";
+  return withoutBreaks(text) || (ends ? "<eos>" : "(empty)");
+}
+
 const textOf = (rollout) => (rollout.text ??= `${rollout.prompt}\n${rollout.segments.join("")}`.toLowerCase());
 
 function markView(reward) {
@@ -257,7 +265,7 @@ function vinesOf(title, rollout, j, none) {
   return el("div", {}, heading,
     el("p", { class: "small" }, `${vines.length} of the continuations that were sampled from here:`),
     el("ul", {}, vines.map(({ reward, text }) =>
-      el("li", {}, markView(reward), el("pre", {}, text.replace(/^\n/, "") || "(empty)")))));
+      el("li", {}, markView(reward), el("pre", {}, withoutBreaks(text) || "(ends at once)")))));
 }
 
 function valueChart(template, rollout) {

@@ -175,6 +175,11 @@ def warnings(metrics: Sequence[Mapping[str, Any]], damaged: Sequence[str]) -> li
     uncut = total("rollouts/num_one_segment")
     if uncut > 0.5 * responses:
         found.append(f"{share(uncut, responses)} of the responses are one segment: there are no steps to tell apart.")
+    if looking := total("rollouts/num_looking_ahead"):
+        found.append(
+            f"{share(looking, responses)} of the responses are cut where only what follows decides: credit by segment "
+            "is biased."
+        )
     for verdict, what in (("timeout", "ran into the grader's time limit"), ("crashed", "crashed their grader")):
         if failed := total(f"grading/num_{verdict}"):
             found.append(f"{failed:,} answers {what}; they count as wrong.")

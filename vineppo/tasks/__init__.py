@@ -3,6 +3,7 @@
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
+    paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
     answers/                          reads final answers and compares them with the gold one
 
 A task satisfies `vineppo.types.Task` and knows nothing of processes or limits: vineppo/grading calls its `grade`.

@@ -90,20 +90,20 @@ class Arithmetic:
         return hash_answer(response)
 
     def segment(self, response: str) -> list[int]:
-        return cut_lines(response, joins_previous="####")
+        return cut_lines(response)
 
     def judge_segments(self, problem: Problem, segments: Sequence[str]) -> list[bool]:
-        """Whether each segment carries on from the one before with the problem's next operation and its right result,
-        and the last one is the last step and ends in the answer."""
+        """Whether each segment carries on from the one before: with the problem's next operation and its right result,
+        after the last of them with the answer, and after that with nothing (an end of text)."""
         start, *steps = problem.prompt.split()
         carried, rights = int(start), []
         for i, segment in enumerate(segments):
-            first, *more = [line for line in segment.splitlines() if line] or [""]
-            result = self.apply(steps[i][1:], carried) if i < len(steps) else None
-            right = result is not None and first == f"{carried} {steps[i]}={result}"
-            closed = more == [f"#### {result}"] and i == len(steps) - 1
-            rights.append(right and (closed if i == len(segments) - 1 else not more))
-            stated = re.search(r"=(\d+)$", first)
+            line = segment.strip("\n")
+            if i < len(steps):
+                rights.append(line == f"{carried} {steps[i]}={self.apply(steps[i][1:], carried)}")
+            else:
+                rights.append(line == (f"#### {carried}" if i == len(steps) else ""))
+            stated = re.search(r"=(\d+)$", line)
             carried = int(stated[1]) if stated else carried
         return rights
 

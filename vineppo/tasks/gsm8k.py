@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from vineppo.config import Named
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers.numbers import grade_number, hash_answer, parse_number
 from vineppo.tasks.dataset import Record
+from vineppo.tasks.paper_segments import cut_before_lines
 from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.types import Grade, Problem
 
@@ -27,6 +28,8 @@ class GSM8KConfig(Named):
     solution_template: Annotated[str, containing("{solution}")] = "\n{solution}\n"
     num_validation: int = Field(default=373, ge=0)
     """Training problems held out as the validation split; 373 as in the paper's data."""
+    segments: Literal["causal", "paper"] = "causal"
+    """Lines, known when their line break is written; or the paper's, which depend on what follows: biased."""
 
 
 class GSM8K:
@@ -52,7 +55,7 @@ class GSM8K:
         return hash_answer(response)
 
     def segment(self, response: str) -> list[int]:
-        return cut_lines(response, joins_previous="####")
+        return cut_lines(response) if self.config.segments == "causal" else cut_before_lines(response)
 
     def _make_problem(self, split: str, problem_id: str, record: Record) -> Problem:
         _, fields = record

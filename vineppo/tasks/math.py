@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from vineppo.tasks.answers.equality import equal_answers, is_readable
 from vineppo.tasks.answers.reading import compact, spread, tidy
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.latex import cut_latex
+from vineppo.tasks.paper_segments import cut_finished_latex
 from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.types import Grade, Problem, UserError
 
@@ -38,7 +39,9 @@ class MATHConfig(Named):
     num_validation: int = Field(default=500, ge=0)
     """Training problems held out as the validation split; 500 as in the paper's data."""
     max_segment_chars: int = Field(default=100, ge=20)
-    """Longer parts are cut further, inside a formula if nothing else is left; 100 as in the paper's code."""
+    """A segment that has grown longer ends at its next soft break, with "paper" it is halved; 100 as in the paper."""
+    segments: Literal["causal", "paper"] = "causal"
+    """Sentences and lines, known when they end; or the paper's, which depend on what follows: biased."""
 
 
 class MATH:
@@ -81,7 +84,8 @@ class MATH:
         return boxed_answer(response)
 
     def segment(self, response: str) -> list[int]:
-        return cut_latex(response, self.config.max_segment_chars)
+        cut = cut_latex if self.config.segments == "causal" else cut_finished_latex
+        return cut(response, self.config.max_segment_chars)
 
     def _make_problem(self, split: str, problem_id: str, record: Record) -> Problem:
         _, fields = record
