@@ -17,6 +17,7 @@ from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.potential import Potential, PotentialConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
+from vineppo.credit.tree import TreeConfig, TreeCredit
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
 from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
@@ -143,6 +144,11 @@ def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
         lambda world, estimator: expected(world, estimator.estimator),
         worlds,
     )
+
+
+def tree_row(name: str, *, worlds: Container[str] | None = None, **config: Any) -> Row:
+    """Its baselines are fitted on earlier batches."""
+    return Row(name, lambda _, context: TreeCredit(TreeConfig(**config), context), worlds=worlds, num_warmup=10)
 
 
 class Unmerged:

@@ -186,7 +186,7 @@ def learn(
         environment.engine.load_weights(learner.weights(), version=iteration + 1)
     log.add(rollout_metrics(sampled))
     memory = learning.memory() if learning else {}
-    log.add({**assigned.metrics, **memory, **learner.mismatch(samples), **learner.memory()})
+    log.add({**assigned.metrics, **memory, **extra_cost(samples), **learner.mismatch(samples), **learner.memory()})
     return sampled, assigned
 
 
@@ -218,6 +218,18 @@ def with_descendants(samples: Sequence[Sample], extra: Sequence[ExtraRollout]) -
     for one, sample in zip(extra, samples[len(families) :], strict=True):
         families[one.root].append(sample)
     return families
+
+
+def extra_cost(samples: Sequence[Sample]) -> dict[str, float]:
+    """What an epoch of optimizer steps costs where it is more than the rollouts alone."""
+    num_extra = sum(sample.is_extra for sample in samples)
+    if not num_extra:
+        return {}
+    return {
+        "rollouts/num_extra": num_extra,
+        "policy/num_actions": sum(sample.num_actions for sample in samples),
+        "policy/num_forwarded": sum(len(sample.prompt_ids) + len(sample.response_ids) for sample in samples),
+    }
 
 
 def to_sample(rollout: Rollout, credit: Credit) -> Sample:
