@@ -55,7 +55,7 @@ MEASURED = {  # forecast's name -> the row that runs in the worlds
     "grpo": next(row for row in ROWS if row.name == "GRPO"),
     "vineppo K=1": vine_row("VinePPO K=1", num_vines=1),
     "vineppo K=3": vine_row("VinePPO K=3", num_vines=3),
-    "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased),
+    "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased, num_warmup=10),
     "vines K=1": Row("vines K=1", lambda _, context: Vines(VinesConfig(), context), unbiased, num_warmup=10),
     "exact values": ppo_row(0, 0.0),
     "exact, best baseline": Row("best baseline", lambda world, _: BestBaseline(world), unbiased),

@@ -14,13 +14,11 @@ import numpy as np
 
 from vineppo.analysis.forks import BASELINES
 from vineppo.analysis.moments import (
-    Chain,
     difference_weights,
     mean_square,
     own_vines,
     padded,
     return_weights,
-    squared_credit,
 )
 from vineppo.analysis.pilot import Pilot
 from vineppo.credit.advantages import group_advantages, leave_one_out
@@ -102,46 +100,6 @@ def vineppo(pilots: Sequence[Pilot], num_vines: int) -> Forecast:
         return square, float(num_vines * (chain.costs / chain.sharers).sum()), 0.0
 
     return for_each(pilots, numbers)
-
-
-def tree(pilots: Sequence[Pilot], num_vines: int) -> Forecast:
-    return for_each(pilots, lambda pilot: tree_numbers(pilot.chain, num_vines, pilot.fork_squares[:, -1]))
-
-
-def tree_numbers(chain: Chain, num_vines: int, shared_S: np.ndarray) -> Numbers:
-    """Every inner state has 1 + `num_vines` continuations, siblings among them; all tokens are learnt from.
-
-    Weights are products of 1 over the continuations. Two that leave one state have in common what the state's mean
-    gradient is, whose square `shared_S` is the all-action term of the segment.
-    """
-    num_segments = chain.num_segments
-    steps_S = squared_credit(chain, difference_weights(num_segments))
-    later_S = squared_credit(chain, return_weights(num_segments))
-    left_S, expected_left_S = (np.cumsum(e[::-1])[::-1] for e in (chain.energies, chain.expected_energies))
-    leaving_S = np.maximum(chain.sharers, 1 + num_vines).astype(float)
-    leaving_S[0] = chain.sharers[0]  # the group
-    below_S = error_below(chain, steps_S, leaving_S)
-    weight, square, sampled = 1.0, 0.0, 0.0
-    for j in range(num_segments):
-        share = chain.sharers[j] / leaving_S[j]
-        others = leaving_S[j] - 1
-        baseline = chain.spreads[j] / others if others else 0.0
-        square += (weight * share) ** 2 * (steps_S[j] + below_S[j + 1]) * chain.energies[j]
-        square += weight**2 * share * (1 - share) * later_S[j] * left_S[j]
-        square += weight**2 * share * baseline * (share * chain.expected_energies[j] + (1 - share) * expected_left_S[j])
-        square += weight**2 * (1 - share) * shared_S[j]
-        sampled += (1 / share - 1) * chain.costs[j]
-        weight *= share
-    return square, sampled, sampled
-
-
-def error_below(chain: Chain, steps_S: np.ndarray, leaving_S: np.ndarray) -> np.ndarray:  # [N]
-    """Variance of the mean of what a state's continuations earn, the one that is branched again among them."""
-    errors_N = np.zeros(chain.num_segments + 1)
-    for j in reversed(range(chain.num_segments)):
-        branched = chain.sharers[j] / leaving_S[j]
-        errors_N[j] = (branched * (steps_S[j] + errors_N[j + 1]) + (1 - branched) * chain.spreads[j]) / leaving_S[j]
-    return errors_N
 
 
 @dataclass(frozen=True)

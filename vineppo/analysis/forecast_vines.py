@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vineppo.analysis.fitted import squares_left
 from vineppo.analysis.forecast import Forecast
 from vineppo.analysis.moments import (
     Chain,
@@ -24,10 +25,6 @@ from vineppo.analysis.moments import (
 from vineppo.analysis.pilot import Pilot
 from vineppo.credit.vines import VinesConfig
 
-W, WV, WVV, WE, WVE, WEE = range(6)
-"""Weighted sums over a position's segments: of v_j, E_{j+1} and their products."""
-PRIOR_COUNT = 16
-"""Responses that the sum over all positions counts for at each: pilots are too few for every position by itself."""
 FEW = 1e-9
 """Rewards where there are none: a value that has no weight."""
 
@@ -81,7 +78,8 @@ def gain(spread: np.ndarray | float, num: np.ndarray | float, error: np.ndarray 
 
 
 def products(chain: Chain, num_rewards_S: np.ndarray, spread_S: np.ndarray, error_S: np.ndarray) -> np.ndarray:
-    """[S, 6] of one response, without bias; what does not depend on the segment has its expected energy as weight."""
+    """[S, 6] as `fitted.squares_left` takes them, without bias. What was known before the segment has its expected
+    energy as weight."""
     num_segments, num_rewards_S = chain.num_segments, np.maximum(num_rewards_S, FEW)
     end_SN = end_weights(gain(spread_S[:num_segments], num_rewards_S, error_S[:num_segments]))
     filter_SN = filter_weights(1 / (1 + num_rewards_S))
@@ -97,17 +95,3 @@ def products(chain: Chain, num_rewards_S: np.ndarray, spread_S: np.ndarray, erro
         energy_S * (squared_credit(chain, end_SN) + noise.after),
     ]
     return np.stack(columns, axis=1)
-
-
-def squares_left(sums_nS6: np.ndarray) -> np.ndarray:  # [n]
-    """sum_j w (E_{j+1} - alpha_j - beta_j v_j)^2 with the constants that are best for the other responses."""
-    others_nS6 = sums_nS6.sum(axis=0) - sums_nS6
-    totals_n16 = others_nS6.sum(axis=1, keepdims=True)
-    fitted_nS6 = others_nS6 + PRIOR_COUNT / max(len(sums_nS6) - 1, 1) * totals_n16
-    weight, v, vv, e, ve, _ = np.moveaxis(fitted_nS6, -1, 0)
-    weight = np.maximum(weight, FEW)
-    spread = vv / weight - (v / weight) ** 2
-    slope = np.divide(ve / weight - v * e / weight**2, spread, out=np.zeros_like(spread), where=spread > FEW)
-    constant = (e - slope * v) / weight
-    factors = (constant**2, 2 * constant * slope, slope**2, -2 * constant, -2 * slope, np.ones_like(slope))
-    return (np.stack(factors, axis=-1) * sums_nS6).sum(axis=(1, 2))
