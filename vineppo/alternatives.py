@@ -8,12 +8,19 @@ import numpy as np
 
 from vineppo.types import Completion
 
+RAREST = math.log(1e-3)
+
 
 def alternatives_table(completion: Completion) -> tuple[np.ndarray, np.ndarray]:
-    """The alternatives of every token as (ids_LM, logprobs_LM); where a token has fewer than others, id 0 and -inf."""
+    """The alternatives of every token as (ids_LM, logprobs_LM); where a token has fewer than others, id 0 and -inf.
+
+    Those rarer than `RAREST` are left out, but for the likeliest: most tokens of a text are certain, and then there is
+    one pair to judge and not many.
+    """
     rows = completion.alternatives
     if rows is None:
         raise ValueError("the completion has no alternatives: sampling.num_alternatives was 0")
+    rows = [pairs[:1] + tuple(pair for pair in pairs[1:] if pair[1] > RAREST) for pairs in rows]
     width = max(1, *map(len, rows))
     padded = [pairs + ((0, -math.inf),) * (width - len(pairs)) for pairs in rows]
     table = np.array(padded, dtype=np.float64)
