@@ -63,7 +63,7 @@ MISTAKES = {
     "metric 'own/loss' must be a number, got a Tensor": lambda a: replace(a, metrics={"own/loss": torch.zeros(2)}),
     "metric 'own/loss' must be a number, got a str": lambda a: replace(a, metrics={"own/loss": "low"}),
     "advantages must be finite": lambda a: replace(first(a), advantages=(math.nan,) * len(first(a).advantages)),
-    "advantages for the": lambda a: ExtraRollout(GROUPS[0][0], LONG),
+    "advantages for the": lambda a: ExtraRollout(GROUPS[0][0], LONG, root=0),
 }  # fmt: skip
 
 
