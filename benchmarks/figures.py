@@ -108,10 +108,13 @@ def documents() -> list[Document]:
 def blocks() -> list[tuple[Path, str, str]]:
     """(document, name, text) of what is made as a whole."""
     import figures_engine
+    import figures_exact
     import figures_readme as readme
 
     return [
         (ROOT / "docs" / "engine.md", "vines", figures_engine.vines()),
+        (ROOT / "docs" / "methods.md", "exact worlds", figures_exact.by_world()),
+        (ROOT / "docs" / "methods.md", "exact costs", figures_exact.by_cost()),
         (readme.README, "results", readme.results_table()),
         (readme.README, "quickstart", readme.fenced(readme.last_table())),
         (readme.QUICKSTART, "transcript", readme.fenced(readme.transcript())),

@@ -27,6 +27,7 @@ from vineppo.analysis.pilot import with_alternatives
 from vineppo.analysis.rates import UNKNOWN
 from vineppo.analysis.verdict import forecast_rows, make_case
 from vineppo.credit.tree import TreeConfig, TreeCredit
+from vineppo.credit.vines import Vines, VinesConfig
 from vineppo.exact.known import BestBaseline, exact_advantages
 from vineppo.exact.measure import Summary, full_text, make_methods, run
 from vineppo.exact.methods import GROUP_SIZE, ROWS, Row, ppo_row, vine_row
@@ -34,7 +35,8 @@ from vineppo.exact.play import make_environment
 from vineppo.exact.worlds import WORLDS, find_world
 from vineppo.intervals import NUM_RESAMPLES
 from vineppo.machine.files import write_json
-from vineppo.machine.runtime import available_cores, describe_machine, pick_device
+from vineppo.machine.limits import available_cores
+from vineppo.machine.runtime import describe_machine, pick_device
 from vineppo.report.charts import Chart, save_figure
 from vineppo.report.charts import points as cloud
 from vineppo.rollouts import SamplingConfig, sample_groups
@@ -53,7 +55,8 @@ MEASURED = {  # forecast's name -> the row that runs in the worlds
     "grpo": next(row for row in ROWS if row.name == "GRPO"),
     "vineppo K=1": vine_row("VinePPO K=1", num_vines=1),
     "vineppo K=3": vine_row("VinePPO K=3", num_vines=3),
-    "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased),
+    "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased, num_warmup=10),
+    "vines K=1": Row("vines K=1", lambda _, context: Vines(VinesConfig(), context), unbiased, num_warmup=10),
     "exact values": ppo_row(0, 0.0),
     "exact, best baseline": Row("best baseline", lambda world, _: BestBaseline(world), unbiased),
 }

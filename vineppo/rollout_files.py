@@ -1,19 +1,89 @@
-"""Files of rollouts, read: what `rollouts.save_rollouts` wrote, line by line, and checked."""
+"""Files of rollouts: written with their credit, a rollout per line, and read line by line, checked."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from vineppo.machine.files import parse_object
-from vineppo.types import UserError
+from vineppo.environment import Environment
+from vineppo.machine.files import parse_object, write_file
+from vineppo.rollouts import earned_before
+from vineppo.segments import segment_texts
+from vineppo.types import Credit, Group, Rollout, UserError, ValueEstimate
 
 NAME = re.compile(r"iteration-(\d{6,})\.jsonl\.gz", re.ASCII)
 MAX_NUMBER = 1e100  # of a reward, a value, ...
+
+
+def save_rollouts(
+    path: Path,
+    groups: Sequence[Group],
+    credits: Sequence[Sequence[Credit]],
+    environment: Environment,
+    *,
+    num_vines: int,
+) -> None:
+    """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines.
+
+    `standard_errors` and `num_vines` are of the values of all states but the last, whose value is the reward. The
+    first `num_tokens[0]` of the response's `token_ids` are the first segment's, and so on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = BytesIO()
+    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
+        for group, group_credits in zip(groups, credits, strict=True):
+            for rollout, credit in zip(group, group_credits, strict=True):
+                file.write((json.dumps(describe(rollout, credit, environment, num_vines)) + "\n").encode())
+    write_file(path, raw.getvalue())
+
+
+def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vines: int) -> dict[str, object]:
+    bounds = credit.boundaries
+    return {
+        "problem": rollout.problem.id,
+        "prompt": rollout.problem.prompt,
+        "answer": rollout.problem.answer,
+        "reward": rollout.reward,
+        "verdict": rollout.verdict,
+        "finish_reason": rollout.completion.finish_reason,
+        "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
+        "num_tokens": [b - a for a, b in pairwise(bounds)],
+        "token_ids": list(rollout.token_ids),
+        "advantages": credit.segment_advantages,
+        "values": boundary_values(rollout, credit),
+        "standard_errors": credit.estimates and [known(estimate.standard_error) for estimate in credit.estimates],
+        "num_vines": credit.estimates and [len(estimate.rewards) for estimate in credit.estimates],
+        "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
+    }
+
+
+def known(number: float) -> float | None:
+    """JSON has no nan."""
+    return number if math.isfinite(number) else None
+
+
+def some_vines(estimate: ValueEstimate, n: int) -> list[dict[str, object]]:
+    """The first n, which are as good as any n."""
+    vines = zip(estimate.texts, estimate.rewards, strict=False)
+    return [{"text": text, "reward": reward} for text, reward in islice(vines, n)]
+
+
+def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # [S+1]
+    """V(s_0) .. V(s_S), measured or by a critic, with V(s_S) = R; None for estimators that have no values."""
+    if credit.values is not None:
+        return list(credit.values)
+    if credit.token_values is not None:
+        pairs = zip(credit.boundaries[:-1], earned_before(rollout), strict=True)
+        return [*(credit.token_values[b] + earned for b, earned in pairs), rollout.reward]
+    return None
 
 
 def rollout_files(folder: Path) -> dict[int, Path]:

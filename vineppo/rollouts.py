@@ -6,43 +6,32 @@ trains on the same tokens. Prompts that do not fit are skipped and counted.
 
 from __future__ import annotations
 
-import gzip
-import json
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import accumulate, islice, pairwise
-from pathlib import Path
+from itertools import accumulate
 from statistics import fmean, pstdev
 from typing import get_args
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
 from vineppo.environment import Environment, GradedCompletion, State
-from vineppo.machine.files import write_file
 from vineppo.protocols import Task
 from vineppo.seeding import derive_seed
 from vineppo.segments import (
     are_cuts,
     decode_pieces,
     looks_ahead,
-    segment_texts,
     token_boundaries,
     token_segment_rewards,
 )
 from vineppo.types import (
-    Completion,
-    Credit,
     Group,
     Problem,
     Rollout,
     SamplingParams,
     UserError,
-    ValueEstimate,
     Verdict,
     equal_rewards,
 )
@@ -183,26 +172,6 @@ def needs_what_follows(environment: Environment, rollout: Rollout) -> bool:
     return looks_ahead(environment.task.segment, "".join(pieces), seen)
 
 
-def alternatives_table(completion: Completion) -> tuple[np.ndarray, np.ndarray]:
-    """The alternatives of every token as (ids_LM, logprobs_LM); where a token has fewer than others, id 0 and -inf."""
-    rows = completion.alternatives
-    if rows is None:
-        raise ValueError("the completion has no alternatives: sampling.num_alternatives was 0")
-    width = max(1, *map(len, rows))
-    padded = [pairs + ((0, -math.inf),) * (width - len(pairs)) for pairs in rows]
-    table = np.array(padded, dtype=np.float64)
-    return table[..., 0].astype(np.int64), table[..., 1]
-
-
-def sampled_logprobs(completion: Completion) -> np.ndarray:  # [L]
-    """Of the drawn tokens, under the distribution that they were drawn from where they are among the alternatives, and
-    under the whole softmax where they are not."""
-    ids_LM, logprobs_LM = alternatives_table(completion)
-    drawn_LM = (ids_LM == np.array(completion.token_ids)[:, None]) & (logprobs_LM > -math.inf)
-    known_L = np.where(drawn_LM, logprobs_LM, -math.inf).max(axis=1)
-    return np.where(drawn_LM.any(axis=1), known_L, completion.logprobs)
-
-
 def rollout_metrics(sampled: Sampled) -> dict[str, float]:
     groups = sampled.groups
     rollouts = [rollout for group in groups for rollout in group]
@@ -224,69 +193,6 @@ def rollout_metrics(sampled: Sampled) -> dict[str, float]:
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
     }
     return metrics | {f"grades/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
-
-
-def save_rollouts(
-    path: Path,
-    groups: Sequence[Group],
-    credits: Sequence[Sequence[Credit]],
-    environment: Environment,
-    *,
-    num_vines: int,
-) -> None:
-    """A rollout per line, with every segment's text, the values at its ends, its mean advantage, and some vines.
-
-    `standard_errors` and `num_vines` are of the values of all states but the last, whose value is the reward. The
-    first `num_tokens[0]` of the response's `token_ids` are the first segment's, and so on.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
-        for group, group_credits in zip(groups, credits, strict=True):
-            for rollout, credit in zip(group, group_credits, strict=True):
-                file.write((json.dumps(describe(rollout, credit, environment, num_vines)) + "\n").encode())
-    write_file(path, raw.getvalue())
-
-
-def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vines: int) -> dict[str, object]:
-    bounds = credit.boundaries
-    return {
-        "problem": rollout.problem.id,
-        "prompt": rollout.problem.prompt,
-        "answer": rollout.problem.answer,
-        "reward": rollout.reward,
-        "verdict": rollout.verdict,
-        "finish_reason": rollout.completion.finish_reason,
-        "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
-        "num_tokens": [b - a for a, b in pairwise(bounds)],
-        "token_ids": list(rollout.token_ids),
-        "advantages": credit.segment_advantages,
-        "values": boundary_values(rollout, credit),
-        "standard_errors": credit.estimates and [known(estimate.standard_error) for estimate in credit.estimates],
-        "num_vines": credit.estimates and [len(estimate.rewards) for estimate in credit.estimates],
-        "vines": credit.estimates and [some_vines(estimate, num_vines) for estimate in credit.estimates],
-    }
-
-
-def known(number: float) -> float | None:
-    """JSON has no nan."""
-    return number if math.isfinite(number) else None
-
-
-def some_vines(estimate: ValueEstimate, n: int) -> list[dict[str, object]]:
-    """The first n, which are as good as any n."""
-    vines = zip(estimate.texts, estimate.rewards, strict=False)
-    return [{"text": text, "reward": reward} for text, reward in islice(vines, n)]
-
-
-def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # [S+1]
-    """V(s_0) .. V(s_S), measured or by a critic, with V(s_S) = R; None for estimators that have no values."""
-    if credit.values is not None:
-        return list(credit.values)
-    if credit.token_values is not None:
-        pairs = zip(credit.boundaries[:-1], earned_before(rollout), strict=True)
-        return [*(credit.token_values[b] + earned for b, earned in pairs), rollout.reward]
-    return None
 
 
 def earned_before(rollout: Rollout) -> list[float]:  # [S]

@@ -326,6 +326,10 @@ class Assigned:
                 if not isinstance(credit, Credit):
                     raise CreditError(f"credits[{p}][{g}] is a {type(credit).__name__}, not a Credit")
                 check_length(rollout, credit, f"rollout {g} of group {p}")
+        num_rollouts = sum(map(len, groups))
+        for i, one in enumerate(self.extra):
+            if one.root not in range(num_rollouts):
+                raise CreditError(f"extra[{i}].root = {one.root} is none of the {num_rollouts} rollouts")
 
 
 @dataclass(frozen=True)

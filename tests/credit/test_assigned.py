@@ -63,6 +63,9 @@ MISTAKES = {
     "metric 'own/loss' must be a number, got a Tensor": lambda a: replace(a, metrics={"own/loss": torch.zeros(2)}),
     "metric 'own/loss' must be a number, got a str": lambda a: replace(a, metrics={"own/loss": "low"}),
     "advantages must be finite": lambda a: replace(first(a), advantages=(math.nan,) * len(first(a).advantages)),
+    "extra[0].root = 99 is none of the": lambda a: replace(
+        a, extra=(ExtraRollout(GROUPS[0][0], a.credits[0][0], root=99),)
+    ),
     "advantages for the": lambda a: ExtraRollout(GROUPS[0][0], LONG, root=0),
 }  # fmt: skip
 

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from vineppo.credit.advantages import leave_one_out
-from vineppo.credit.branching import Branch, Tree, baseline_means, tree_advantages, tree_returns, tree_weights
+from vineppo.credit.branching import (
+    Branch,
+    Columns,
+    Tree,
+    tree_advantages,
+    tree_baselines,
+    tree_returns,
+    tree_weights,
+)
 from vineppo.types import Completion, Problem, Rollout
 
 Ids = tuple[int, ...]
@@ -104,6 +112,15 @@ def by_hand(group: list[Node]) -> tuple[dict[int, float], dict[int, float]]:
     return advantages, weights
 
 
+def advantages_of(tree: Tree, prior: float = 0.0, **columns: Any) -> Columns:
+    returns = tree_returns(tree, columns.get("corrections"))
+    return tree_advantages(tree, returns, tree_baselines(tree, returns, prior).means, **columns)
+
+
+def weights_of(tree: Tree, train: Any = "all") -> Columns:
+    return tree.spread(tree_weights(tree, train))
+
+
 SEEDS = range(20)
 
 
@@ -112,8 +129,8 @@ def test_advantages_and_weights_are_those_of_the_recursion(seed):
     group = grow_group(seed)
     tree = Tree(branches_of(group))
     advantages, weights = by_hand(group)
-    assert by_token(tree, tree_advantages(tree)) == pytest.approx(advantages, abs=1e-12)
-    assert by_token(tree, tree_weights(tree)) == pytest.approx(weights, abs=1e-12)
+    assert by_token(tree, advantages_of(tree)) == pytest.approx(advantages, abs=1e-12)
+    assert by_token(tree, weights_of(tree)) == pytest.approx(weights, abs=1e-12)
 
 
 @pytest.mark.parametrize("prior", [0.0, 1.0])
@@ -122,8 +139,8 @@ def test_rollouts_that_part_at_the_prompt_alone_have_rloo_s_advantages(prior):
     rewards = [rng.random() for _ in range(6)]
     tree = Tree([Branch(make_rollout(tuple(range(10 * g, 10 * g + 5)), r), (0, 2, 5)) for g, r in enumerate(rewards)])
     expected = [[advantage] * 5 for advantage in leave_one_out(rewards)]
-    assert tree_advantages(tree, prior=prior) == [pytest.approx(row, abs=1e-12) for row in expected]
-    assert tree_weights(tree) == tree_weights(tree, "first") == [[1.0] * 5] * 6
+    assert advantages_of(tree, prior=prior) == [pytest.approx(row, abs=1e-12) for row in expected]
+    assert weights_of(tree) == weights_of(tree, "first") == [[1.0] * 5] * 6
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -136,7 +153,7 @@ def test_which_draw_was_there_first_does_not_matter(seed):
         return Node(node.tokens, node.reward, [turn(child) for child in node.children[::-1]])
 
     turned = Tree(branches_of([turn(node) for node in group]))
-    for find in (tree_weights, tree_advantages):
+    for find in (weights_of, advantages_of):
         assert by_token(turned, find(turned)) == pytest.approx(by_token(straight, find(straight)), abs=1e-12)
 
 
@@ -145,17 +162,17 @@ def test_which_draw_was_there_first_does_not_matter(seed):
 def test_no_baseline_knows_what_follows_its_edge(seed, prior):
     group = grow_group(seed)
     tree = Tree(branches_of(group))
-    returns, _ = tree_returns(tree)
-    before = baseline_means(tree, returns, prior)
+    before = tree_baselines(tree, tree_returns(tree), prior)
     for i, branch in enumerate(tree.branches):
         changed = [*tree.branches]
         changed[i] = Branch(make_rollout(branch.rollout.token_ids, 7.0), branch.boundaries, branch.start)
         other = Tree(changed)
-        after = baseline_means(other, tree_returns(other)[0], prior)
-        for edge, mean in before.items():
+        after = tree_baselines(other, tree_returns(other), prior)
+        for edge in before.means:
             written = tree.branches[edge.branch].rollout.token_ids[: edge.end]
             if branch.rollout.token_ids[: edge.end] == written:
-                assert after[edge] == mean
+                assert after.means[edge] == before.means[edge]
+                assert after.elsewhere[edge] == before.elsewhere[edge]
 
 
 @pytest.mark.parametrize("train", ["all", "first"])
@@ -175,7 +192,7 @@ def test_at_every_depth_the_weights_of_a_group_add_up_to_its_number(train):
         for node in root.children[0].children:
             node.children = []
     tree = Tree(branches_of(group))
-    columns = tree_weights(tree, train)
+    columns = weights_of(tree, train)
     assert {branch.length for branch in tree.branches} == {6}
     for t in range(6):
         assert sum(column[t] for column in columns) == pytest.approx(3)
@@ -192,7 +209,7 @@ def test_corrections_and_baselines_are_those_of_every_leaf(seed):
     correction: dict[int, float] = {}
     columns: Any = [[correction.setdefault(x, rng.gauss(0, 1)) for x in b.rollout.token_ids] for b in tree.branches]
     baselines = [[0.1 * x for x in column] for column in columns]
-    found = by_token(tree, tree_advantages(tree, corrections=columns, baselines=baselines))
+    found = by_token(tree, advantages_of(tree, corrections=columns, baselines=baselines))
 
     def mean_return(node: Node, before: tuple[int, ...], position: int) -> float:
         return sum(
@@ -222,8 +239,8 @@ def test_responses_that_meet_share_what_follows_and_the_weight_that_arrives():
         Branch(make_rollout((1, 2, 8), 1.0), (0, 2, 3), start=2),
     ]
     tree = Tree(branches)
-    assert tree_weights(tree) == [[1.0, 1.0, pytest.approx(2 / 3)]] * 2 + [[1.0] * 3, [0.0, 0.0, pytest.approx(2 / 3)]]
-    assert tree_weights(tree) == tree_weights(tree, "first")
+    assert weights_of(tree) == [[1.0, 1.0, pytest.approx(2 / 3)]] * 2 + [[1.0] * 3, [0.0, 0.0, pytest.approx(2 / 3)]]
+    assert weights_of(tree) == weights_of(tree, "first")
     value = 2 / 3
     expected = [
         [value - (value + 0) / 2] * 2 + [1 - 1 / 2],
@@ -231,7 +248,7 @@ def test_responses_that_meet_share_what_follows_and_the_weight_that_arrives():
         [0 - value] * 3,
         [0, 0, 1 - 1 / 2],
     ]
-    assert tree_advantages(tree) == [pytest.approx(row) for row in expected]
+    assert advantages_of(tree) == [pytest.approx(row) for row in expected]
     carried = 0.0  # the third rollout alone did not come by
     with_prior = (0 + 1 + carried) / 3
-    assert tree_advantages(tree, prior=1.0)[0][2] == pytest.approx(1 - with_prior)
+    assert advantages_of(tree, prior=1.0)[0][2] == pytest.approx(1 - with_prior)

@@ -28,7 +28,8 @@ from vineppo.models import RewardModelConfig
 from vineppo.models.loading import load_tokenizer
 from vineppo.models.make import save_model
 from vineppo.models.reward_model import load_reward_model
-from vineppo.rollouts import SamplingConfig, sample_groups, save_rollouts
+from vineppo.rollout_files import save_rollouts
+from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.shutdown import Stopped
 from vineppo.types import UserError
 

@@ -13,7 +13,8 @@ from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import Subject
 from vineppo.config import Config
 from vineppo.credit.common import CreditContext
-from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at, state_key
+from vineppo.credit.states import state_at, state_key
+from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.environment import State
 from vineppo.rollouts import earned_before, sample_groups
 from vineppo.seeding import derive_seed
@@ -40,9 +41,9 @@ class AnalysisConfig(Config):
     """gradient_variance: disjoint minibatches that the problems are dealt to."""
     num_pilots: int = Field(default=32, ge=2)
     """pays: problems, with one response each whose states are measured."""
-    pilot_vines: int = Field(default=2, ge=2)
+    pilot_vines: int = Field(default=3, ge=2)
     """pays: vines of each of those states."""
-    pilot_forks: int = Field(default=3, ge=1)
+    pilot_forks: int = Field(default=2, ge=1)
     """pays: tokens of each of those responses at which other actions are tried."""
     temperatures: tuple[NonNegativeFloat, ...] = Field(default=(0.0, 0.35, 0.6, 1.0, 1.3), min_length=1)
     last_only: bool = False

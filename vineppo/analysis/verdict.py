@@ -9,10 +9,14 @@ import numpy as np
 
 from vineppo.analysis import forecast
 from vineppo.analysis.forecast import Allocation, Forecast
+from vineppo.analysis.forecast_tree import tree
+from vineppo.analysis.forecast_vines import vines
 from vineppo.analysis.forks import BASELINES
 from vineppo.analysis.moments import Chain, difference_weights, padded, squared_credit
 from vineppo.analysis.pilot import Pilot
 from vineppo.analysis.rates import Rates
+from vineppo.credit.tree import TreeConfig
+from vineppo.credit.vines import VinesConfig
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 
@@ -39,8 +43,8 @@ def make_case(pilots: Sequence[Pilot], rates: Rates, num_vines: Sequence[int]) -
         BASE: forecast.rloo(pilots),
         "grpo": forecast.grpo(pilots),
         **{f"vineppo K={k}": forecast.vineppo(pilots, k) for k in num_vines},
-        "vines K=1": forecast.vines(pilots, 1),
-        "tree K=1": forecast.tree(pilots, 1),
+        "vines K=1": vines(pilots, VinesConfig()),
+        "tree K=1": tree(pilots, TreeConfig()),
         "ppo, right": forecast.exact_baseline(pilots),
         "ppo, ignorant": forecast.constant_baseline(pilots),
         **{name: forecast.exact_forks(pilots, baseline) for name, baseline in zip(BOUNDS, BASELINES, strict=True)},

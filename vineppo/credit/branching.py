@@ -79,12 +79,12 @@ class Tree:
         return columns
 
 
-def tree_weights(tree: Tree, train: Literal["first", "all"] = "all") -> Columns:
-    """w of every token, in units of 1/G, what a rollout counts in RLOO.
+def tree_weights(tree: Tree, train: Literal["first", "all"] = "all") -> dict[Edge, float]:
+    """w of every edge, in units of 1/G, what a rollout counts in RLOO.
 
-    "all": a state hands the weight that arrives at it on, in equal parts. "first": to the n edges that leave it, a
-    state hands what the rollouts that came by brought, so a vine counts in its first segment alone, but for states of
-    rollouts that it meets. At every depth the weights of a group add up to the rollouts that are that long on average.
+    "all": a state hands on the weight that arrives at it. "first": it hands on what the rollouts that came by brought,
+    so a vine counts in its first segment alone, but for states of rollouts that it meets. At every depth the weights of
+    a group add up to the number of rollouts that are that long, on average.
     """
     arrived: Counter[int] = Counter()  # by state; counters of weights
     weights: dict[Edge, float] = {}
@@ -95,71 +95,63 @@ def tree_weights(tree: Tree, train: Literal["first", "all"] = "all") -> Columns:
             weights[edge] = weight / len(edges)
             if edge.next_state is not None:
                 arrived[edge.next_state] += weights[edge]  # pyright: ignore[reportArgumentType]
-    return tree.spread(weights)
+    return weights
 
 
-def tree_advantages(
-    tree: Tree, *, prior: float = 0.0, corrections: Columns | None = None, baselines: Columns | None = None
-) -> Columns:
-    """Q - b of every token.
+@dataclass(frozen=True)
+class Returns:
+    """By edge: the mean return of what follows it, as its first state and as its last state sees it."""
 
-    `prior`: how many siblings the baseline of the state before counts for. `corrections` are taken off the return of
-    every token before theirs; each has mean 0 given the state it was drawn in, as the brackets of a control variate do
-    (Burch et al. 2018, "AIVAT"). `baselines` are taken off their own token's advantage; each is known before its token.
+    first: dict[Edge, float]
+    last: dict[Edge, float]
+
+
+def tree_returns(tree: Tree, corrections: Columns | None = None) -> Returns:
+    """Without corrections both are one number.
+
+    `corrections` are taken off the return of every token before theirs; each has mean 0 given the state it was drawn
+    in, as the brackets of a control variate do (Burch et al. 2018, "AIVAT").
     """
-    returns, ends = tree_returns(tree, corrections)
-    means = baseline_means(tree, returns, prior)
-    columns = tree.spread({edge: ends[edge] - means[edge] for edge in ends})
-    for edge in ends:
-        column, later = columns[edge.branch], 0.0
-        for t in reversed(range(edge.start, edge.end)) if corrections or baselines else ():
-            column[t] -= later + (baselines[edge.branch][t] if baselines else 0.0)
-            later += corrections[edge.branch][t] if corrections else 0.0
-    return columns
-
-
-def tree_returns(tree: Tree, corrections: Columns | None = None) -> tuple[dict[Edge, float], dict[Edge, float]]:
-    """The mean return of what follows each edge's first state through it, and of what follows its last token."""
-    returns: dict[Edge, float] = {}
-    ends: dict[Edge, float] = {}
+    returns = Returns({}, {})
     for edges in reversed(tree.leaving.values()):
         for edge in edges:
             if edge.next_state is None:
-                ends[edge] = tree.branches[edge.branch].rollout.reward
+                last = tree.branches[edge.branch].rollout.reward
             else:
-                ends[edge] = fmean(returns[after] for after in tree.leaving[edge.next_state])
+                last = fmean(returns.first[after] for after in tree.leaving[edge.next_state])
             taken_off = fsum(corrections[edge.branch][edge.start : edge.end]) if corrections else 0.0
-            returns[edge] = ends[edge] - taken_off
-    return returns, ends
+            returns.first[edge], returns.last[edge] = last - taken_off, last
+    return returns
 
 
-def state_values(tree: Tree) -> Columns:  # [N][own states + 1]
-    """V of every state that a response's own edges leave, the mean return of all edges that do; and its reward."""
-    returns, _ = tree_returns(tree)
-    columns: Columns = [[] for _ in tree.branches]
-    for edges in tree.leaving.values():
-        value = fmean(returns[edge] for edge in edges)
-        for edge in edges:
-            columns[edge.branch].append(value)
-    return [[*column, branch.rollout.reward] for column, branch in zip(columns, tree.branches, strict=True)]
+@dataclass(frozen=True)
+class Baselines:
+    """By edge: its baseline, and the mean return of all that does not lead to its first state (its baseline, where
+    there is nothing else)."""
+
+    means: dict[Edge, float]
+    elsewhere: dict[Edge, float]
 
 
-def baseline_means(tree: Tree, returns: dict[Edge, float], prior: float) -> dict[Edge, float]:
-    """b: the mean over the other edges that leave the same state, and the mean of the state before as `prior` more.
+def tree_baselines(tree: Tree, returns: Returns, prior: float = 0.0) -> Baselines:
+    """The mean over the other edges that leave the same state, with the mean elsewhere as `prior` more of them.
 
     What is carried on from state to state is the mean over all that does not lead there, so no response that an edge
-    leads to, or that meets it again, is in its baseline. An edge that is alone has the carried mean.
+    leads to, or that meets it again, is in its baseline. An edge that is alone has the carried mean, or 0.
     """
     carried: dict[int, float | None] = {PROMPT: None}
-    means: dict[Edge, float] = {}
+    found = Baselines({}, {})
     for state, edges in tree.leaving.items():
+        before = carried[state]
         for edge in edges:
-            others = [returns[other] for other in edges if other is not edge]
-            means[edge] = mean_with_prior(others, carried[state], prior) or 0.0
+            others = [returns.first[other] for other in edges if other is not edge]
+            mean = mean_with_prior(others, before, prior)
+            found.means[edge] = 0.0 if mean is None else mean
+            found.elsewhere[edge] = found.means[edge] if before is None else before
             if edge.next_state is not None and edge.next_state not in carried:
-                elsewhere = [returns[other] for other in edges if other.next_state != edge.next_state]
-                carried[edge.next_state] = mean_with_prior(elsewhere, carried[state], prior)
-    return means
+                elsewhere = [returns.first[other] for other in edges if other.next_state != edge.next_state]
+                carried[edge.next_state] = mean_with_prior(elsewhere, before, prior)
+    return found
 
 
 def mean_with_prior(numbers: Sequence[float], before: float | None, count: float) -> float | None:
@@ -167,3 +159,35 @@ def mean_with_prior(numbers: Sequence[float], before: float | None, count: float
     if not numbers or before is None:
         return fmean(numbers) if numbers else before
     return (fsum(numbers) + count * before) / (len(numbers) + count)
+
+
+def tree_advantages(
+    tree: Tree,
+    returns: Returns,
+    means: dict[Edge, float],
+    *,
+    corrections: Columns | None = None,
+    baselines: Columns | None = None,
+) -> Columns:
+    """Q - b of every token, b the mean of its edge.
+
+    `corrections` are those that the returns are less. `baselines` are taken off their own token's advantage besides;
+    each is known before its token is drawn.
+    """
+    columns = tree.spread({edge: last - means[edge] for edge, last in returns.last.items()})
+    for edge in means if corrections or baselines else ():
+        column, later = columns[edge.branch], 0.0
+        for t in reversed(range(edge.start, edge.end)):
+            column[t] -= later + (baselines[edge.branch][t] if baselines else 0.0)
+            later += corrections[edge.branch][t] if corrections else 0.0
+    return columns
+
+
+def state_values(tree: Tree, returns: Returns) -> Columns:  # [N][own states + 1]
+    """V of every state that a response's own edges leave, the mean return of all edges that do; and its reward."""
+    columns: Columns = [[] for _ in tree.branches]
+    for edges in tree.leaving.values():
+        value = fmean(returns.first[edge] for edge in edges)
+        for edge in edges:
+            columns[edge.branch].append(value)
+    return [[*column, branch.rollout.reward] for column, branch in zip(columns, tree.branches, strict=True)]

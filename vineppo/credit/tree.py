@@ -7,98 +7,83 @@ they are unbiased: branching.py.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from math import prod
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
 
-from pydantic import Field, model_validator
+import numpy as np
 
-from vineppo.config import Named
-from vineppo.credit.branching import Branch, Tree, state_values, tree_advantages, tree_weights
+from vineppo.credit.branching import (
+    Baselines,
+    Branch,
+    Edge,
+    Returns,
+    Tree,
+    state_values,
+    tree_advantages,
+    tree_baselines,
+    tree_returns,
+    tree_weights,
+)
 from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
-from vineppo.environment import Environment, GradedCompletion, State
-from vineppo.rollouts import make_rollout
-from vineppo.seeding import derive_seed
-from vineppo.types import Assigned, Credit, ExtraRollout, Group, Rollout
+from vineppo.credit.config import TreeConfig
+from vineppo.credit.fitted_baseline import NUM_CONSTANTS, Evidence, of_others, squared_score
+from vineppo.credit.growing import grow
+from vineppo.credit.states import check_states, state_boundaries
+from vineppo.machine.files import read_json, write_json
+from vineppo.types import Assigned, Credit, ExtraRollout, Group, Rollout, UserError
 
-NumVines = Annotated[int, Field(ge=0)]
-
-MAX_LEAVES = 4096
-"""Of one rollout's tree."""
-
-
-class TreeConfig(Named):
-    compares_group: ClassVar[bool] = True
-    weighs_tokens: ClassVar[bool] = True
-    name: str = "tree"
-    num_vines: NumVines | tuple[NumVines, ...] = 1
-    """Continuations (K) of a state besides the first one: the same at every state behind the prompt, or those of the
-    first, second, .. of them, and none of later ones. Siblings that come by a state count among them."""
-    shape: Literal["vines", "tree"] = "vines"
-    """Whether only rollouts have vines, or vines have vines too."""
-    train: Literal["all", "first"] = "all"
-    """Which tokens of a vine are learnt from: all, or those up to the next state."""
-    baseline_prior: float = Field(default=1.0, ge=0)
-    """How many of its siblings the baseline of the state before counts for, in the baseline of a response."""
-
-    @model_validator(mode="after")
-    def trees_are_finite(self) -> TreeConfig:
-        if self.shape == "vines":
-            return self
-        if isinstance(self.num_vines, int):
-            raise ValueError(
-                'shape = "tree" with one number of vines for all states has no end; give num_vines as a list, '
-                "of the first, second, .. state"
-            )
-        if prod(1 + k for k in self.num_vines) > MAX_LEAVES:
-            raise ValueError(f"num_vines = {list(self.num_vines)} makes a tree of more than {MAX_LEAVES} responses")
-        if self.train == "first":
-            raise ValueError('train = "first" learns nothing from vines of vines; it goes with shape = "vines"')
-        return self
-
-    def vines_at(self, number: int) -> int:
-        """K of state `number`, from 1: the prompt is number 0 and has the group."""
-        if isinstance(self.num_vines, int):
-            return self.num_vines
-        return self.num_vines[number - 1] if number <= len(self.num_vines) else 0
+STATE_FILE = "baseline.json"
+NO_FIT = np.zeros(NUM_CONSTANTS)
 
 
 @dataclass(frozen=True)
-class Fork:
-    """A state of a response that still lacks vines."""
+class Judged:
+    """A group's tree with what its gradient is made of."""
 
-    tree: list[Branch]
-    branch: Branch  # the first that came by
-    number: int  # of the state among its boundaries
-    num_vines: int
-
-    @property
-    def position(self) -> int:
-        return self.branch.boundaries[self.number]
+    tree: Tree
+    weights: dict[Edge, float]
+    returns: Returns
+    baselines: Baselines
 
     @cached_property
-    def state(self) -> State:
-        rollout = self.branch.rollout
-        return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[: self.position])
+    def evidence(self) -> Evidence:
+        means, elsewhere = self.baselines.means, self.baselines.elsewhere
+        columns = [(self.returns.first[e] - b, b, elsewhere[e] - b, 1.0) for e, b in means.items()]
+        rollouts = [branch.rollout for branch in self.tree.branches]
+        scores = [self.weights[e] ** 2 * squared_score(rollouts[e.branch], e.start, e.end) for e in means]
+        num_rollouts = sum(branch.start == 0 for branch in self.tree.branches)
+        return Evidence.of(np.array(columns), np.array(scores), num_rollouts)
+
+    def credits(self, constants: np.ndarray) -> list[Credit]:  # [N]
+        stretch, mix, shift = map(float, constants)
+        elsewhere = self.baselines.elsewhere
+        means = {e: b + stretch * b + mix * (elsewhere[e] - b) + shift for e, b in self.baselines.means.items()}
+        columns = tree_advantages(self.tree, self.returns, means), self.tree.spread(self.weights)
+        values = state_values(self.tree, self.returns)
+        return [
+            Credit(branch.boundaries, tuple(a), tuple(v) if branch.start == 0 else None, weights=tuple(w))
+            for branch, a, w, v in zip(self.tree.branches, *columns, values, strict=True)
+        ]
 
 
 class TreeCredit:
     Config = TreeConfig
 
     def __init__(self, config: TreeConfig, context: CreditContext):
+        check_states(config.states, context.environment.params)
         self.config = config
         self.environment = context.environment
+        self.evidence = Evidence.none()  # of iterations that were learnt from
+        self._pending: Evidence | None = None
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
-        trees = [
-            [Branch(rollout, self.boundaries(rollout), root=g) for g, rollout in enumerate(group)] for group in groups
-        ]
-        self.grow(trees, seed)
-        credited = [self.credit(Tree(branches)) for branches in trees]
+        trees = grow(self.environment, groups, self.plan, depth=self.config.depth, seed=seed)
+        judged = [self.judge(branches) for branches in trees]
+        fits = self.fit([one.evidence for one in judged]) if self.config.fit_baseline else [NO_FIT] * len(judged)
+        credited = [one.credits(constants) for one, constants in zip(judged, fits, strict=True)]
         credits = [of_tree[: len(group)] for group, of_tree in zip(groups, credited, strict=True)]
         firsts = accumulate(map(len, groups), initial=0)
         extra = tuple(
@@ -109,75 +94,42 @@ class TreeCredit:
         )
         return Assigned(credits, tree_metrics(trees, credited), extra)
 
-    def boundaries(self, rollout: Rollout) -> tuple[int, ...]:  # [S+1]
-        """The prompt, the states that have vines, and the end."""
-        return (0, *self.num_vines(rollout), len(rollout.token_ids))
+    def judge(self, branches: Sequence[Branch]) -> Judged:
+        tree = Tree(branches)
+        returns = tree_returns(tree)
+        baselines = tree_baselines(tree, returns, self.config.baseline_prior)
+        return Judged(tree, tree_weights(tree, self.config.train), returns, baselines)
 
-    def num_vines(self, rollout: Rollout) -> dict[int, int]:
+    def fit(self, evidence: Sequence[Evidence]) -> list[np.ndarray]:  # [P][C-1]
+        """For each group by what all others show, in this iteration and before."""
+        before = self.evidence.decayed()
+        self._pending = sum(evidence, before)
+        return [others.fit() for others in of_others(evidence, before)]
+
+    def update(self, minibatch: object) -> dict[str, float]:
+        """Once an iteration is learnt from, what it showed is of an earlier one."""
+        if self._pending is not None:
+            self.evidence, self._pending = self._pending, None
+        return {}
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+    def save(self, folder: Path) -> None:
+        saved = {"products": self.evidence.products_CC.tolist(), "num_rollouts": self.evidence.num_rollouts}
+        write_json(folder / STATE_FILE, saved)
+
+    def load(self, folder: Path) -> None:
+        saved = read_json(path := folder / STATE_FILE)
+        try:
+            self.evidence = Evidence(np.array(saved["products"], dtype=np.float64), float(saved["num_rollouts"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
+
+    def plan(self, rollout: Rollout) -> dict[int, int]:
         """K of every state that has vines, by its position."""
-        states = enumerate(rollout.boundaries[1:-1], start=1)
+        states = enumerate(state_boundaries(rollout, self.config.states)[1:-1], start=1)
         return {position: k for number, position in states if (k := self.config.vines_at(number))}
-
-    def grow(self, trees: Sequence[list[Branch]], seed: int) -> None:
-        """Plants vines: all in one engine call; or state after state where vines have vines, which must pass first."""
-        if isinstance(self.config.num_vines, int) or self.config.shape == "vines":
-            self.plant(trees, None, seed)
-        else:
-            for number in range(1, 1 + sum(map(bool, self.config.num_vines))):
-                self.plant(trees, number, seed)
-
-    def plant(self, trees: Sequence[list[Branch]], number: int | None, seed: int) -> None:
-        """At the state `number` of every response that has vines, or at all."""
-        lacking = [fork for tree in trees for fork in self.forks(tree, number)]
-        jobs = [(fork, k) for fork in lacking for k in range(fork.num_vines)]
-        vines = self.environment.finish(
-            [fork.state for fork, _ in jobs],
-            [fork.branch.rollout.max_new_tokens - fork.position for fork, _ in jobs],
-            [derive_seed(seed, "vine", fork.state.problem.id, fork.state.prefix_ids, k) for fork, k in jobs],
-            purpose="vine",
-            keep=self.config.shape == "tree",
-        )
-        for (fork, _), vine in zip(jobs, vines, strict=True):
-            rollout = continue_rollout(self.environment, fork.branch.rollout, fork.position, vine)
-            behind = (b for b in self.boundaries(rollout) if b > fork.position)
-            boundaries = (*fork.branch.boundaries[: fork.number + 1], *behind)
-            fork.tree.append(Branch(rollout, boundaries, fork.position, fork.branch.root))
-
-    def forks(self, tree: list[Branch], number: int | None) -> Iterator[Fork]:
-        """A state is one state for all that come by it, and they count: vines make up for what it lacks."""
-        found: dict[tuple[int, ...], tuple[Branch, int, int]] = {}
-        passed: Counter[tuple[int, ...]] = Counter()
-        for branch in tree:
-            for n, (position, k) in enumerate(self.num_vines(branch.rollout).items(), start=1):
-                if position > branch.start and number in (None, n):
-                    prefix_ids = branch.rollout.token_ids[:position]
-                    found.setdefault(prefix_ids, (branch, n, k))
-                    passed[prefix_ids] += 1
-        for prefix_ids, (branch, n, k) in found.items():
-            if passed[prefix_ids] <= k:
-                yield Fork(tree, branch, n, 1 + k - passed[prefix_ids])
-
-    def credit(self, tree: Tree) -> list[Credit]:  # [N]
-        advantages = tree_advantages(tree, prior=self.config.baseline_prior)
-        weights = tree_weights(tree, self.config.train)
-        values = state_values(tree)
-        return [
-            Credit(branch.boundaries, tuple(a), tuple(v) if branch.start == 0 else None, weights=tuple(w))
-            for branch, a, v, w in zip(tree.branches, advantages, values, weights, strict=True)
-        ]
-
-
-def continue_rollout(environment: Environment, rollout: Rollout, position: int, vine: GradedCompletion) -> Rollout:
-    """The whole response of which `vine` is what follows the rollout's first `position` tokens."""
-    before, after = rollout.completion, vine.completion
-    completion = replace(
-        after,
-        token_ids=before.token_ids[:position] + after.token_ids,
-        logprobs=before.logprobs[:position] + after.logprobs,
-        alternatives=before.alternatives and after.alternatives and before.alternatives[:position] + after.alternatives,
-    )
-    start = State(rollout.problem, rollout.prompt_ids)
-    return make_rollout(environment, start, replace(vine, completion=completion), rollout.max_new_tokens)
 
 
 def make_extra(branch: Branch, credit: Credit, root: int) -> ExtraRollout:

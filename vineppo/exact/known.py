@@ -5,6 +5,7 @@ What a critic could do if it cost nothing; no estimator that trains has these.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -89,6 +90,13 @@ class BestBaseline:
 
 def exact_advantages(world: World, text: str) -> tuple[float, ...]:  # [L]
     return differences(world.values(text))
+
+
+def full_budget_values(world: World, text: str) -> list[float]:  # [L+1]
+    """V of vines that may take the whole budget from every state; R at the end."""
+    trace = world.trace(text)
+    to_come = [float(world.value_TN[world.budget, node]) for node in trace.nodes]
+    return [*map(operator.add, trace.earned, to_come), trace.values[-1]]
 
 
 def over_segments(values: Sequence[float], boundaries: Sequence[int]) -> list[float]:  # [L]

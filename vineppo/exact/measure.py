@@ -178,7 +178,7 @@ def trained(rollout: Rollout, credit: Credit) -> list[float]:
     A vine may have its root's prefix in its prompt.
     """
     mask = rollout.action_mask or (True,) * len(rollout.token_ids)
-    advantages = [a if is_action else 0.0 for a, is_action in zip(credit.advantages, mask, strict=True)]
+    advantages = [a if is_action else 0.0 for a, is_action in zip(credit.weighted_advantages, mask, strict=True)]
     return [0.0] * (len(rollout.prompt_ids) - 1) + advantages
 
 

@@ -17,15 +17,19 @@ from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.potential import Potential, PotentialConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
+from vineppo.credit.tree import TreeConfig, TreeCredit
+from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
-from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, over_segments
+from vineppo.exact.critics import BootstrappedCredit, KnownActionCritic, TableCritic
+from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
 from vineppo.models import RewardModelConfig
-from vineppo.protocols import CreditEstimator
+from vineppo.protocols import ActionCritic, CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
+from vineppo.tasks.paper_segments import cut_before_lines
 from vineppo.types import Assigned, Group, Rollout
 
 GROUP_SIZE = 8
@@ -114,11 +118,22 @@ def potential_row(error: float) -> Row:
 
 def vine_row(name: str, *, worlds: Container[str] | None = None, cuts: Cuts = cut_lines, **config: Any) -> Row:
     def expected(world: World, estimator: VinePPO) -> Expected:
+        values = full_budget_values if estimator.config.vine_budget == "full" else World.values
         return lambda rollout: over_segments(
-            world.values(world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
+            values(world, world.text(rollout.prompt_ids + rollout.token_ids)), estimator.boundaries(rollout)
         )
 
     return Row(name, lambda _, context: VinePPO(VinePPOConfig(**config), context), expected, worlds, cuts)
+
+
+def cut_before_end(text: str) -> list[int]:
+    """Lines, but END joins the line before it, even behind a line break."""
+    return [cut for cut in cut_lines(text) if cut < len(text)]
+
+
+def cut_in_half(text: str) -> list[int]:
+    """One state in the middle: states that are spread evenly over a response are moved by how it goes on."""
+    return [(len(text) + 1) // 2] if text else []
 
 
 def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
@@ -133,6 +148,15 @@ def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
     )
 
 
+def tree_row(name: str, *, worlds: Container[str] | None = None, num_alternatives: int = 0, **config: Any) -> Row:
+    """Its baselines are fitted on earlier batches."""
+
+    def make(_: World, context: CreditContext) -> TreeCredit:
+        return TreeCredit(TreeConfig(**config), context)
+
+    return Row(name, make, worlds=worlds, num_alternatives=num_alternatives, num_warmup=10)
+
+
 class Unmerged:
     """Vines of their own for every rollout. In small worlds siblings meet in most of their states."""
 
@@ -145,6 +169,23 @@ class Unmerged:
             for p, group in enumerate(groups)
         ]
         return Assigned(credits, {})
+
+
+def critic_row(
+    name: str,
+    critic: Callable[[World], ActionCritic],
+    *,
+    gae_lambda: float | None = None,
+    worlds: Container[str] | None = None,
+    **config: Any,
+) -> Row:
+    """After it has learnt from five batches. exhaustive.py has its bias."""
+
+    def make(world: World, context: CreditContext) -> CreditEstimator:
+        estimator = VineCritic(VineCriticConfig(**config), context, critic=critic(world))
+        return estimator if gae_lambda is None else BootstrappedCredit(estimator, gae_lambda)
+
+    return Row(name, make, worlds=worlds, num_alternatives=VineCriticConfig.num_alternatives, num_warmup=5)
 
 
 GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False))
@@ -167,4 +208,25 @@ ROWS = [
     *(vine_row(f"VinePPO K={k}", num_vines=k) for k in (1, 3)),
     *(vine_row(f"VinePPO K={k}", num_vines=k, worlds=SMALL) for k in (9, 27)),
     unmerged_row("VinePPO K=9, unmerged", num_vines=9, worlds=("language",)),
+    vine_row("VinePPO K=9, full budget", num_vines=9, vine_budget="full", worlds=("language",)),
+    vine_row("VinePPO K=9, 2 states", num_vines=9, max_states_per_rollout=2, worlds=SMALL),
+    vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
+    vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
+    vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
+    critic_row("critic", TableCritic),
+    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
+    critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
+    critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
+    critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
+    tree_row("Tree K=0: RLOO, fitted", num_vines=0),
+    tree_row("Tree K=1", num_vines=1),
+    tree_row("Tree K=1, every 2nd", num_vines=1, states={"every": 2}),
+    tree_row("Tree K=1, every 2nd fork", num_vines=1, states={"kind": "forks", "every": 2}, num_alternatives=1),
+    tree_row("Tree K=1, first segments", num_vines=1, train="first"),
+    tree_row("Tree K=9, first segments", num_vines=9, train="first", worlds=SMALL),
+    tree_row("Tree K=1 at s_4, 2 at s_6", num_vines=(0, 0, 0, 1, 0, 2), worlds=SMALL),
+    tree_row("Tree 8 x 8", num_vines=(0, 0, 0, 7), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 4 x 4", num_vines=(0, 3, 0, 3), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 2 x 2 x 2 x 2", num_vines=(1, 1, 1, 1), shape="tree", worlds=SMALL),
 ]

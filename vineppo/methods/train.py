@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -16,12 +16,12 @@ from vineppo.environment import Environment
 from vineppo.machine.limits import peak_memory_mb
 from vineppo.methods.epochs import minibatches, num_steps
 from vineppo.protocols import CreditEstimator, Learner, LearningEstimator
+from vineppo.rollout_files import save_rollouts
 from vineppo.rollouts import (
     Sampled,
     check_policy_version,
     rollout_metrics,
     sample_iteration,
-    save_rollouts,
 )
 from vineppo.runs.checkpoint import is_due
 from vineppo.runs.recipe import SamplingRecipe, make_part
@@ -81,6 +81,15 @@ class TrainRecipe(SamplingRecipe):
                 '"constant"'
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def alternatives_that_credit_needs(cls, tree: Any) -> Any:
+        """Where the recipe says nothing of `sampling.num_alternatives`, an estimator may."""
+        if not isinstance(tree, Mapping) or not isinstance(tree.get("sampling"), Mapping):
+            return tree
+        needed = getattr(tree.get("credit"), "num_alternatives", 0)
+        return {**tree, "sampling": {"num_alternatives": needed, **tree["sampling"]}} if needed else tree
 
     @model_validator(mode="after")
     def something_to_compare(self) -> TrainRecipe:
@@ -186,7 +195,7 @@ def learn(
         environment.engine.load_weights(learner.weights(), version=iteration + 1)
     log.add(rollout_metrics(sampled))
     memory = learning.memory() if learning else {}
-    log.add({**assigned.metrics, **memory, **learner.mismatch(samples), **learner.memory()})
+    log.add({**assigned.metrics, **memory, **extra_cost(samples), **learner.mismatch(samples), **learner.memory()})
     return sampled, assigned
 
 
@@ -218,6 +227,18 @@ def with_descendants(samples: Sequence[Sample], extra: Sequence[ExtraRollout]) -
     for one, sample in zip(extra, samples[len(families) :], strict=True):
         families[one.root].append(sample)
     return families
+
+
+def extra_cost(samples: Sequence[Sample]) -> dict[str, float]:
+    """What an epoch of optimizer steps costs where it is more than the rollouts alone."""
+    num_extra = sum(sample.is_extra for sample in samples)
+    if not num_extra:
+        return {}
+    return {
+        "rollouts/num_extra": num_extra,
+        "policy/num_actions": sum(sample.num_actions for sample in samples),
+        "policy/num_forwarded": sum(len(sample.prompt_ids) + len(sample.response_ids) for sample in samples),
+    }
 
 
 def to_sample(rollout: Rollout, credit: Credit) -> Sample:
