@@ -18,8 +18,13 @@ KINDS: dict[str, Any] = {"token": LlamaForTokenClassification, "sequence": Llama
 
 
 def make_config(tokenizer: Any = TOKENIZER, **changes: Any) -> LlamaConfig:
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 64}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.5}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 64,
+    }
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.5}
     return LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **(sizes | heads | changes))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, get_args
 
 from vineppo.grading import Grader, Judge
@@ -133,21 +134,28 @@ class Environment:
         self,
         states: Sequence[State],
         budgets: Sequence[int],
-        n: int,
+        n: int | Sequence[int],
         *,
         seed: Callable[[State, int], int],
         purpose: str,
         keep: bool = False,
     ) -> list[list[GradedCompletion]]:  # [S][n]
-        """n continuations of every state, all in one engine call; `seed(state, k)` seeds number k of a state."""
-        completions = self.finish(
-            [state for state in states for _ in range(n)],
-            [budget for budget in budgets for _ in range(n)],
-            [seed(state, k) for state in states for k in range(n)],
-            purpose=purpose,
-            keep=keep,
+        """n continuations of every state, or of each its own number, all in one engine call.
+
+        `seed(state, k)` seeds number k of a state.
+        """
+        counts = [n] * len(states) if isinstance(n, int) else n
+        rows = list(zip(states, budgets, counts, strict=True))
+        completions = iter(
+            self.finish(
+                [state for state, _, count in rows for _ in range(count)],
+                [budget for _, budget, count in rows for _ in range(count)],
+                [seed(state, k) for state, _, count in rows for k in range(count)],
+                purpose=purpose,
+                keep=keep,
+            )
         )
-        return [completions[i : i + n] for i in range(0, len(completions), n)]
+        return [list(islice(completions, count)) for count in counts]
 
     def text(self, response_ids: Sequence[int]) -> str:
         """The response as graded: without special tokens, up to the first stop string."""

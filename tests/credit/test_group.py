@@ -11,7 +11,8 @@ import pytest
 from vineppo.credit.advantages import leave_one_out
 from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
-from vineppo.credit.vineppo import make_credit, state_at, state_key
+from vineppo.credit.states import state_at, state_key
+from vineppo.credit.vineppo import make_credit
 from vineppo.protocols import LearningEstimator
 from vineppo.types import Assigned, Completion, Group, Problem, Rollout, ValueEstimate
 

@@ -7,7 +7,8 @@ import pytest
 from coin_walk import CoinWalk, exact_value, height, make_environment
 
 from vineppo.credit.common import CreditContext
-from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at, state_key
+from vineppo.credit.states import state_at, state_key
+from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.environment import State
 from vineppo.rollout_files import save_rollouts
 from vineppo.rollouts import SamplingConfig, sample_groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from vineppo.learner.reward_critic import RewardCritic
 from vineppo.models import RewardModelConfig
 from vineppo.models.branches import Branched, read_branches
 from vineppo.models.reward_model import RewardModel, load_reward_model
-from vineppo.types import Completion, Problem, Rollout, UserError
+from vineppo.types import Completion, Problem, Rollout, SamplingParams, UserError
 
 
 @pytest.fixture(params=["token", "sequence"])
@@ -79,10 +80,7 @@ def test_it_is_made_from_a_recipe_s_section_and_saved_with_nothing(tmp_path):
     save_classifier(tmp_path / "model")
     tree = {"name": "vine_critic", "reward_model": {"path": str(tmp_path / "model")}}
     config = validate(VineCriticConfig, tree, source="test")
-    environment = make_environment()
-    environment = type(environment)(
-        **(vars(environment) | {"params": environment.params.__class__(num_alternatives=4)})
-    )
+    environment = replace(make_environment(), params=SamplingParams(num_alternatives=4))
     estimator = VineCritic(config, CreditContext(environment, device="cpu"))
     assert isinstance(estimator.critic, RewardCritic)
     estimator.save(tmp_path)

@@ -117,8 +117,9 @@ def make_rows() -> list[LabelledResponse]:
 
 def make_learner(microbatch_tokens: int = 8192) -> ClassifierLearner:
     torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model: Any = LlamaForTokenClassification(LlamaConfig(vocab_size=9, num_labels=1, **sizes)).double().eval()
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_labels": 1}
+    model: Any = LlamaForTokenClassification(LlamaConfig(vocab_size=9, num_attention_heads=2, **sizes))
+    model = model.double().eval()
     optim = OptimConfig(max_grad_norm=1e9)
     config = OptimizerStepConfig(precision="float32", microbatch_tokens=microbatch_tokens, optim=optim)
     return ClassifierLearner(config, model, total_steps=10)
@@ -185,7 +186,7 @@ def test_what_is_learnt_from_noisy_labels_is_nearer_to_the_truth_than_they_are(t
     errors, noise = [], []
     for row, predicted in zip(held_out, found, strict=True):
         for state, label, prediction in zip(row.states[:-1], row.labels[:-1], predicted[:-1], strict=True):
-            exact = exact_value(height(TOKENIZER.decode(row.response_ids[:state])), 12 - state)
+            exact = exact_value(height(str(TOKENIZER.decode(list(row.response_ids[:state])))), 12 - state)
             errors.append((prediction - exact) ** 2)
             noise.append((label - exact) ** 2)
     assert fmean(errors) < fmean(noise) / 2

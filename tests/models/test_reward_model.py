@@ -81,14 +81,9 @@ def as_bin(folder: Path) -> None:
 
 def as_encoder(folder: Path) -> None:
     """Attends to what comes later."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    }
-    sizes["initializer_range"] = 0.5
-    BertForTokenClassification(BertConfig(vocab_size=len(TOKENIZER), num_labels=1, **sizes)).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(TOKENIZER), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config.num_labels, config.initializer_range = 1, 0.5
+    BertForTokenClassification(config).save_pretrained(folder)
 
 
 def without_tokenizer(folder: Path) -> None:

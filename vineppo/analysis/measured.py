@@ -13,7 +13,8 @@ from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.subject import Subject
 from vineppo.config import Config
 from vineppo.credit.common import CreditContext
-from vineppo.credit.vineppo import VinePPO, VinePPOConfig, state_at, state_key
+from vineppo.credit.states import state_at, state_key
+from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.environment import State
 from vineppo.rollouts import earned_before, sample_groups
 from vineppo.seeding import derive_seed

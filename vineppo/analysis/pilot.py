@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vineppo.alternatives import alternatives_table, sampled_logprobs
 from vineppo.analysis.forks import BASELINES, Fork, squares
 from vineppo.analysis.moments import Chain
-from vineppo.credit.vineppo import state_at
+from vineppo.credit.states import state_at
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
-from vineppo.rollouts import alternatives_table, sampled_logprobs
 from vineppo.seeding import derive_seed
 from vineppo.types import Completion, Group, Rollout
 

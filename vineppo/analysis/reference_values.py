@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from vineppo.analysis.subject import Subject
-from vineppo.credit.vineppo import state_key
+from vineppo.credit.states import state_key
 from vineppo.environment import Environment, State
 from vineppo.machine.files import append_line, parse_object, write_file
 from vineppo.seeding import derive_seed

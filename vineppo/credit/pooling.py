@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vineppo.credit.vineppo import state_at
+from vineppo.credit.states import state_at
 from vineppo.environment import GradedCompletion, State
 from vineppo.types import Rollout
 

@@ -16,7 +16,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
+from vineppo.environment import State
 from vineppo.types import Alternatives, Rollout, SamplingParams, UserError
+
+StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
+
+
+def state_at(rollout: Rollout, boundary: int) -> State:
+    return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
+
+
+def state_key(state: State) -> StateKey:
+    return state.problem.id, state.prefix_ids
 
 
 class StatesConfig(Config):

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from vineppo.config import Named
+from vineppo.credit.allocation import allocate
 from vineppo.credit.common import (
     CreditContext,
     advantage_metrics,
@@ -20,12 +21,10 @@ from vineppo.credit.common import (
     differences,
     value_metrics,
 )
-from vineppo.credit.states import StatesConfig, state_boundaries
+from vineppo.credit.states import StateKey, StatesConfig, state_at, state_boundaries, state_key
 from vineppo.environment import State
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, ValueEstimate
-
-StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
 
 
 class VinePPOConfig(Named):
@@ -37,6 +36,9 @@ class VinePPOConfig(Named):
     reference implementation has it, the whole max_new_tokens from every state."""
     max_states_per_rollout: int | None = Field(default=None, ge=1)
     """Measure the first states of a rollout only, at most this many; the segment after the last one takes the rest."""
+    allocation: Literal["equal", "by_score"] = "equal"
+    """by_score: not the paper's. States whose segments hold uncertain tokens get more vines than others, for the tokens
+    that K from each would cost. With sampling.num_alternatives it knows better how uncertain."""
 
 
 class VinePPO:
@@ -47,13 +49,16 @@ class VinePPO:
         self.environment = context.environment
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
+        rollouts = [rollout for group in groups for rollout in group]
+        boundaries = [self.boundaries(rollout) for rollout in rollouts]
         states: dict[StateKey, tuple[State, int]] = {}  # with the budget of its vines; equal states are measured once
-        for group in groups:
-            for rollout in group:
-                for boundary in self.boundaries(rollout)[:-1]:
-                    state = state_at(rollout, boundary)
-                    states[state_key(state)] = state, self.budget(rollout, boundary)
-        estimates = self.estimate(states, seed=seed)
+        for rollout, cuts in zip(rollouts, boundaries, strict=True):
+            for boundary in cuts[:-1]:
+                state = state_at(rollout, boundary)
+                states[state_key(state)] = state, self.budget(rollout, boundary)
+        num_vines = self.config.num_vines
+        counts = allocate(rollouts, boundaries, num_vines) if self.config.allocation == "by_score" else None
+        estimates = self.estimate(states, seed=seed, counts=counts)
         credits = [[make_credit(r, self.boundaries(r), estimates) for r in group] for group in groups]
         return Assigned(credits, vine_metrics(estimates) | credit_metrics(credits))
 
@@ -63,12 +68,19 @@ class VinePPO:
     def budget(self, rollout: Rollout, boundary: int) -> int:
         return rollout.max_new_tokens - (boundary if self.config.vine_budget == "remaining" else 0)
 
-    def estimate(self, states: Mapping[StateKey, tuple[State, int]], *, seed: int) -> dict[StateKey, ValueEstimate]:
-        """K vines from every state within its budget, all in one engine call; each state's draws are its own."""
+    def estimate(
+        self,
+        states: Mapping[StateKey, tuple[State, int]],
+        *,
+        seed: int,
+        counts: Mapping[StateKey, int] | None = None,
+    ) -> dict[StateKey, ValueEstimate]:
+        """K vines from every state within its budget, or `counts`, all in one engine call; each state's draws are its
+        own."""
         vines = self.environment.branch(
             [state for state, _ in states.values()],
             [budget for _, budget in states.values()],
-            self.config.num_vines,
+            self.config.num_vines if counts is None else [counts[key] for key in states],
             seed=lambda state, k: derive_seed(seed, "vine", *state_key(state), k),
             purpose="vine",
         )
@@ -81,14 +93,6 @@ class VinePPO:
             )
             for (key, (state, _)), siblings in zip(states.items(), vines, strict=True)
         }
-
-
-def state_key(state: State) -> StateKey:
-    return state.problem.id, state.prefix_ids
-
-
-def state_at(rollout: Rollout, boundary: int) -> State:
-    return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
 
 
 def make_credit(rollout: Rollout, boundaries: tuple[int, ...], estimates: Mapping[StateKey, ValueEstimate]) -> Credit:

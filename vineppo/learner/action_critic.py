@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vineppo.alternatives import alternatives_table, sampled_logprobs
 from vineppo.batch import Batch, collate, microbatches, num_tokens
 from vineppo.learner.config import ActionCriticConfig
 from vineppo.learner.objective import Loss, Sum
 from vineppo.learner.optimizer_step import OptimizerStep
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.logprobs import read_hidden, reading_dtype
-from vineppo.rollouts import alternatives_table, sampled_logprobs
 from vineppo.types import Rollout, Sample, UserError, make_sample
 
 STATE_FILE = "critic.pt"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -81,6 +81,15 @@ class TrainRecipe(SamplingRecipe):
                 '"constant"'
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def alternatives_that_credit_needs(cls, tree: Any) -> Any:
+        """Where the recipe says nothing of `sampling.num_alternatives`, an estimator may."""
+        if not isinstance(tree, Mapping) or not isinstance(tree.get("sampling"), Mapping):
+            return tree
+        needed = getattr(tree.get("credit"), "num_alternatives", 0)
+        return {**tree, "sampling": {"num_alternatives": needed, **tree["sampling"]}} if needed else tree
 
     @model_validator(mode="after")
     def something_to_compare(self) -> TrainRecipe:
