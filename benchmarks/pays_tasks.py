@@ -85,7 +85,7 @@ def make_policy(name: str, folder: Path) -> RunCheckpoint:
 def forecast(subject: Subject, seed: int) -> list[Point]:
     config = AnalysisConfig(split="train", vines=CONFIG.vines, seed=seed)
     case = make_case(draw_pilots(subject, config), UNKNOWN, config.vines)
-    return forecast_rows(case, explained=None, seed=seed)
+    return forecast_rows(case, seed=seed)
 
 
 def measure(subject: Subject) -> dict[str, Point]:
