@@ -24,7 +24,7 @@ from vineppo.exact.known import exact_advantages
 from vineppo.exact.methods import GROUP_SIZE, Row, rows_of
 from vineppo.exact.play import Cuts, make_environment
 from vineppo.exact.world import END, World
-from vineppo.methods.train import to_samples
+from vineppo.methods.samples import to_samples
 from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.rollouts import SamplingConfig, make_rollout, sample_groups
 from vineppo.seeding import derive_seed

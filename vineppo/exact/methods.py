@@ -102,7 +102,7 @@ def ppo_row(gae_lambda: float, error: float) -> Row:
 
 def potential_row(error: float) -> Row:
     def make(world: World, context: CreditContext) -> Potential:
-        config = PotentialConfig(reward_model=RewardModelConfig(path="none"), states="tokens")
+        config = PotentialConfig(reward_model=RewardModelConfig(path="none"))
         return Potential(config, reward_model=cast(Any, KnownPotential(world, error)))
 
     def expected(world: World, potential: Potential) -> Expected:
