@@ -81,7 +81,7 @@ def enumerate_groups(make, group_size):
     estimator = make(environment)
     sampling = SamplingConfig(prompts_per_iteration=1, group_size=group_size, max_new_tokens=BUDGET)
     for outcome in every_outcome():
-        environment.engine.outcome = outcome
+        environment.engine.outcome = outcome  # type: ignore[attr-defined]
         groups = sample_groups(environment, environment.task.sample(1, seed=0), sampling, seed=0)
         gradient = defaultdict(float)
         add_gradient(gradient, groups, estimator.assign(groups, seed=0), 1.0)

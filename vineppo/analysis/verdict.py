@@ -94,7 +94,7 @@ def column_means(table_nS: np.ndarray, weights: np.ndarray) -> np.ndarray:  # [S
 
 def forecast_rows(case: Case, *, seed: int) -> list[Row]:
     """What has a formula has a cost and an interval; a range has the two ends between which it lies."""
-    keys = ("cost", "variance", "tokens", "cost_in_seconds")
+    keys: tuple[str, ...] = ("cost", "variance", "tokens", "cost_in_seconds")
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         found = ratios(case, weights)
