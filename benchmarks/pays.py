@@ -80,11 +80,12 @@ def predicted(row: Mapping[str, Any]) -> Point:
 def measure_world(name: str, num_batches: int) -> dict[str, Point]:
     """Variance times sampled tokens over RLOO's, with its standard error."""
     world = find_world(name)
-    methods = make_methods(world, [BASE, *MEASURED.values()])
+    rows = {key: row for key, row in MEASURED.items() if row.worlds is None or name in row.worlds}
+    methods = make_methods(world, [BASE, *rows.values()])
     tallies, yardstick = run(world, methods, num_batches, 0)
     base, *others = (Summary(method, tally, yardstick) for method, tally in zip(methods, tallies, strict=True))
-    found = {name: one.against(base, "sampled") for name, one in zip(MEASURED, others, strict=True)}
-    return {name: {"measured": one["ratio"], "se": one["se"]} for name, one in found.items()}
+    found = {key: one.against(base, "sampled") for key, one in zip(rows, others, strict=True)}
+    return {key: {"measured": one["ratio"], "se": one["se"]} for key, one in found.items()}
 
 
 def forecast_world(name: str, seed: int) -> list[Point]:
@@ -97,7 +98,7 @@ def forecast_world(name: str, seed: int) -> list[Point]:
     problems = environment.task.sample(config.num_pilots, seed=0)
     groups = sample_groups(environment, problems, sampling, seed=derive_seed("pays", name, seed))
     case = make_case(take_pilots(environment, groups, config, seed=seed), UNKNOWN, config.vines)
-    return forecast_rows(case, explained=None, seed=seed)
+    return forecast_rows(case, seed=seed)
 
 
 def summarize(points: Sequence[Point]) -> Point:
