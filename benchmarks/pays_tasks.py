@@ -30,8 +30,9 @@ from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.credit.vines import Vines, VinesConfig
 from vineppo.machine import runtime
 from vineppo.methods.run import run_recipe
+from vineppo.methods.samples import to_samples
 from vineppo.methods.sft import SFTRecipe
-from vineppo.methods.train import TrainRecipe, to_samples
+from vineppo.methods.train import TrainRecipe
 from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.runs.recipe import make_recipe
 from vineppo.types import Assigned, Group, Sample

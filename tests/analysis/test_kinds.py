@@ -14,7 +14,7 @@ from vineppo.analysis.subject import find_checkpoints, open_subject
 from vineppo.cli import main
 from vineppo.learner.policy import PolicyLearner
 from vineppo.learner.policy_loss import policy_loss
-from vineppo.methods.train import to_samples
+from vineppo.methods.samples import to_samples
 from vineppo.types import Credit
 
 SMALL = ["num_problems=8", "num_reference=16", "vines=[1, 3]", "group_size=3", "num_actions=2", "num_draws=12",

@@ -35,7 +35,7 @@ from vineppo.types import Assigned, Group, Rollout
 GROUP_SIZE = 8
 CRITIC_ERROR = 0.2
 SMALL = ("language", "fatal-8", "repair-8")
-"""Worlds in which many vines from every state are affordable."""
+"""Worlds in which rows run that are dear, or that vary others."""
 UNPAID = ("language", *(chain.name for chain in CHAINS if not chain.pays))
 """Worlds whose rewards are 0 and 1."""
 
@@ -102,7 +102,7 @@ def ppo_row(gae_lambda: float, error: float) -> Row:
 
 def potential_row(error: float) -> Row:
     def make(world: World, context: CreditContext) -> Potential:
-        config = PotentialConfig(reward_model=RewardModelConfig(path="none"), states="tokens")
+        config = PotentialConfig(reward_model=RewardModelConfig(path="none"))
         return Potential(config, reward_model=cast(Any, KnownPotential(world, error)))
 
     def expected(world: World, potential: Potential) -> Expected:
@@ -223,8 +223,8 @@ ROWS = [
     tree_row("Tree K=1", num_vines=1),
     tree_row("Tree K=1, every 2nd", num_vines=1, states={"every": 2}),
     tree_row("Tree K=1, every 2nd fork", num_vines=1, states={"kind": "forks", "every": 2}, num_alternatives=1),
-    tree_row("Tree K=1, first segments", num_vines=1, train="first"),
-    tree_row("Tree K=9, first segments", num_vines=9, train="first", worlds=SMALL),
+    tree_row("Tree K=1, first segments", num_vines=1, train="first", worlds=SMALL),
+    tree_row("Tree K=9, first segments", num_vines=9, train="first", worlds=("language",)),
     tree_row("Tree K=1 at s_4, 2 at s_6", num_vines=(0, 0, 0, 1, 0, 2), worlds=SMALL),
     tree_row("Tree 8 x 8", num_vines=(0, 0, 0, 7), shape="tree", worlds=SMALL),
     tree_row("Tree 8 x 4 x 4", num_vines=(0, 3, 0, 3), shape="tree", worlds=SMALL),
