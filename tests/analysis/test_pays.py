@@ -95,7 +95,7 @@ def rows(low: float | None, high: float | None) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("low", "high", "advice"),
     [
-        (0.8, 0.95, "recommended: tree K=1 (tree K=1 costs 0.90 [0.80, 0.95]"),
+        (0.8, 0.95, "recommended: tree K=1, which takes 0.90 [0.80, 0.95] times RLOO's tokens"),
         (0.8, 1.1, "recommended: unknown (tree K=1"),
         (1.1, 1.2, "recommended: rloo or grpo, which compare whole responses"),
         (None, None, "recommended: unknown, as there is no interval"),

@@ -102,7 +102,7 @@ def forecast_rows(case: Case, *, seed: int) -> list[Row]:
 
     *numbers, best = bootstrap(statistic, case.problems, seed=seed)
     starts = range(0, len(numbers), len(keys))
-    by_name = {
+    by_name: dict[str, Mapping[str, Found]] = {
         name: dict(zip(keys, numbers[start : start + len(keys)], strict=True))
         for name, start in zip(case.forecasts, starts, strict=True)
     }
@@ -225,16 +225,14 @@ def recommend(rows: Sequence[Row]) -> str:
     best = min((row for row in dear if row["high"] is not None), key=lambda row: row["cost"], default=None)
     if best is None:
         return "unknown, as there is no interval"
-    numbers = (
-        f"{best['estimator']} costs {best['cost']:.2f} [{best['low']:.2f}, {best['high']:.2f}] times RLOO's tokens"
-    )
+    takes = f"{best['cost']:.2f} [{best['low']:.2f}, {best['high']:.2f}] times RLOO's tokens"
     critic = next(row for row in rows if row["estimator"] == "vine_critic")
-    learnt = f"; vine_critic between {critic['low']:.2f} and 1, as its critic learns"
+    learnt = f"; vine_critic takes between {critic['low']:.2f} and 1, as its critic learns"
     if best["high"] < 1:
-        return f"{best['estimator']} ({numbers}{learnt})"
+        return f"{best['estimator']}, which takes {takes} for the same noise{learnt}"
     if best["low"] > 1:
-        return f"rloo or grpo, which compare whole responses ({numbers}{learnt})"
-    return f"unknown ({numbers}{learnt}); raise num_pilots"
+        return f"rloo or grpo, which compare whole responses ({best['estimator']} takes {takes}){learnt}"
+    return f"unknown ({best['estimator']} takes {takes}; raise num_pilots){learnt}"
 
 
 def worth_measuring(positions: Sequence[Row]) -> str:
