@@ -153,7 +153,7 @@ def test_the_tour_is_as_long_as_it_says():
     assert 1_800 < sum(real.values()) < 2_500
 
 
-AREAS = "reward|rollouts|credit|critic|policy|kl|optim|grading|tokens|memory|eval|sft|restem|dpo"
+AREAS = "reward|rollouts|credit|critic|policy|kl|optim|grading|tokens|memory|eval|sft|restem|dpo|prm"
 
 
 def written_keys() -> set[str]:
