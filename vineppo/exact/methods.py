@@ -20,6 +20,7 @@ from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.tree import TreeConfig, TreeCredit
 from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.credit.vines import Vines, VinesConfig
 from vineppo.exact.chain import CHAINS
 from vineppo.exact.critics import BootstrappedCredit, KnownActionCritic, TableCritic
 from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
@@ -157,6 +158,11 @@ def tree_row(name: str, *, worlds: Container[str] | None = None, num_alternative
     return Row(name, make, worlds=worlds, num_alternatives=num_alternatives, num_warmup=10)
 
 
+def pooled_row(name: str, *, worlds: Container[str] | None = None, **config: Any) -> Row:
+    """Its gains are fitted on earlier batches. exhaustive.py has its bias."""
+    return Row(name, lambda _, context: Vines(VinesConfig(**config), context), worlds=worlds, num_warmup=10)
+
+
 class Unmerged:
     """Vines of their own for every rollout. In small worlds siblings meet in most of their states."""
 
@@ -213,6 +219,11 @@ ROWS = [
     vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
     vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
     vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
+    pooled_row("vines K=1"),
+    pooled_row("vines K=0", num_vines=0),
+    pooled_row("vines K=1, from all states", min_surprise=0, worlds=SMALL),
+    pooled_row("vines K=1, GAE λ=0.5, baseline V", min_surprise=0, gae_lambda=0.5, baseline="value", worlds=SMALL),
+    pooled_row("vines K=2, settled states skipped", num_vines=2, min_surprise=0, skip_settled=2, worlds=("dead-16",)),
     critic_row("critic", TableCritic),
     critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
     critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
