@@ -64,7 +64,7 @@ def critic_mb(memory: dict[str, float]) -> float:
     return sum(mb for name, mb in memory.items() if name.startswith("critic"))
 
 
-def draw() -> None:
+def save_chart() -> None:
     rows = [
         {
             "estimator": called.replace("`", ""),
@@ -83,4 +83,4 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    draw()
+    save_chart()

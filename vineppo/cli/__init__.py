@@ -25,7 +25,7 @@ from vineppo.types import UserError
 
 KINDS = (  # of analyses, without importing them
     *("value_accuracy", "by_position", "num_vines", "action_ranking", "signal_to_noise", "gradient_variance"),
-    *("temperature", "advantage_distribution", "efficiency", "generalisation", "kl"),
+    *("temperature", "pays", "advantage_distribution", "efficiency", "generalisation", "kl"),
 )
 
 
