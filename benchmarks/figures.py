@@ -107,12 +107,15 @@ def documents() -> list[Document]:
 
 def blocks() -> list[tuple[Path, str, str]]:
     """(document, name, text) of what is made as a whole."""
+    import figures_credit
     import figures_engine
     import figures_exact
     import figures_readme as readme
 
     return [
         (ROOT / "docs" / "engine.md", "vines", figures_engine.vines()),
+        (ROOT / "docs" / "credit.md", "which credit", figures_credit.by_world()),
+        (ROOT / "docs" / "credit.md", "what credit costs", figures_credit.by_cost()),
         (ROOT / "docs" / "methods.md", "exact worlds", figures_exact.by_world()),
         (ROOT / "docs" / "methods.md", "exact costs", figures_exact.by_cost()),
         (readme.README, "results", readme.results_table()),

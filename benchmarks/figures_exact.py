@@ -56,12 +56,10 @@ def at_equal_sampled(row: dict[str, Any] | None) -> str:
 
 
 def ratio(number: dict[str, float]) -> str:
-    """1.18 ± .07, 15 ± 1: two digits of what is below 10."""
-    digits = 0 if number["ratio"] >= 9.95 else 1 if number["ratio"] >= 1.995 else 2
-    text = short(number["ratio"], digits)
-    return (
-        f"{text} ± {short(number['se'], digits) if digits else max(1, round(number['se']))}" if number["se"] else text
-    )
+    """.058 ± .004, 1.18 ± .07, 15 ± 1."""
+    value, se = number["ratio"], number["se"]
+    digits = 0 if value >= 9.95 else 1 if value >= 1.995 else 2 if value >= 0.0995 else 3
+    return f"{short(value, digits)} ± {short(max(se, 10**-digits), digits)}" if se > 1e-9 else short(value, digits)
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -27,6 +27,7 @@ from vineppo.analysis.pilot import with_alternatives
 from vineppo.analysis.rates import UNKNOWN
 from vineppo.analysis.verdict import forecast_rows, make_case
 from vineppo.credit.tree import TreeConfig, TreeCredit
+from vineppo.credit.vines import Vines, VinesConfig
 from vineppo.exact.known import BestBaseline, exact_advantages
 from vineppo.exact.measure import Summary, full_text, make_methods, run
 from vineppo.exact.methods import GROUP_SIZE, ROWS, Row, ppo_row, vine_row
@@ -34,7 +35,8 @@ from vineppo.exact.play import make_environment
 from vineppo.exact.worlds import WORLDS, find_world
 from vineppo.intervals import NUM_RESAMPLES
 from vineppo.machine.files import write_json
-from vineppo.machine.runtime import available_cores, describe_machine, pick_device
+from vineppo.machine.limits import available_cores
+from vineppo.machine.runtime import describe_machine, pick_device
 from vineppo.report.charts import Chart, save_figure
 from vineppo.report.charts import points as cloud
 from vineppo.rollouts import SamplingConfig, sample_groups
@@ -53,7 +55,8 @@ MEASURED = {  # forecast's name -> the row that runs in the worlds
     "grpo": next(row for row in ROWS if row.name == "GRPO"),
     "vineppo K=1": vine_row("VinePPO K=1", num_vines=1),
     "vineppo K=3": vine_row("VinePPO K=3", num_vines=3),
-    "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased),
+    "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased, num_warmup=10),
+    "vines K=1": Row("vines K=1", lambda _, context: Vines(VinesConfig(), context), unbiased, num_warmup=10),
     "exact values": ppo_row(0, 0.0),
     "exact, best baseline": Row("best baseline", lambda world, _: BestBaseline(world), unbiased),
 }
@@ -77,11 +80,12 @@ def predicted(row: Mapping[str, Any]) -> Point:
 def measure_world(name: str, num_batches: int) -> dict[str, Point]:
     """Variance times sampled tokens over RLOO's, with its standard error."""
     world = find_world(name)
-    methods = make_methods(world, [BASE, *MEASURED.values()])
+    rows = {key: row for key, row in MEASURED.items() if row.worlds is None or name in row.worlds}
+    methods = make_methods(world, [BASE, *rows.values()])
     tallies, yardstick = run(world, methods, num_batches, 0)
     base, *others = (Summary(method, tally, yardstick) for method, tally in zip(methods, tallies, strict=True))
-    found = {name: one.against(base, "sampled") for name, one in zip(MEASURED, others, strict=True)}
-    return {name: {"measured": one["ratio"], "se": one["se"]} for name, one in found.items()}
+    found = {key: one.against(base, "sampled") for key, one in zip(rows, others, strict=True)}
+    return {key: {"measured": one["ratio"], "se": one["se"]} for key, one in found.items()}
 
 
 def forecast_world(name: str, seed: int) -> list[Point]:
@@ -94,7 +98,7 @@ def forecast_world(name: str, seed: int) -> list[Point]:
     problems = environment.task.sample(config.num_pilots, seed=0)
     groups = sample_groups(environment, problems, sampling, seed=derive_seed("pays", name, seed))
     case = make_case(take_pilots(environment, groups, config, seed=seed), UNKNOWN, config.vines)
-    return forecast_rows(case, explained=None, seed=seed)
+    return forecast_rows(case, seed=seed)
 
 
 def summarize(points: Sequence[Point]) -> Point:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vineppo.alternatives import alternatives_table
 from vineppo.credit.common import CreditContext
 from vineppo.credit.control_variate import PARTS, Squares
 from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.environment import Environment
-from vineppo.rollouts import alternatives_table
 from vineppo.seeding import derive_seed
 from vineppo.types import Rollout
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = [
     {"types", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
-    {"parts", "segments", "batch", "models", "grading", "environment"},
+    {"parts", "segments", "alternatives", "batch", "models", "grading", "environment"},
     {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},
@@ -48,7 +48,10 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 """Of these, what a file may import before it is asked for anything; the file itself is then imported late."""
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
-INDEPENDENT = {"tasks": {"arithmetic", "gsm8k", "math"}, "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines"}}
+INDEPENDENT = {
+    "tasks": {"arithmetic", "gsm8k", "math"},
+    "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines", "vine_critic", "potential"},
+}
 """Parts of a room that must not know each other."""
 
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}

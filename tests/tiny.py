@@ -68,6 +68,7 @@ METHODS: dict[str, Tree] = {
     "ppo": LOOP | {"credit": {"name": "ppo", "warmup_iterations": 1, "critic": FLOAT32}},
     "grpo": LOOP | {"credit": {"name": "grpo"}},
     "rloo": LOOP | {"credit": {"name": "rloo"}},
+    "vine_critic": LOOP | {"credit": {"name": "vine_critic", "num_vines": 1, "critic": FLOAT32}},
     "restem": OFFLINE | {
         "learner": FLOAT32 | {"optim": {"lr": 5e-3}},
         "restem": {

@@ -1,13 +1,32 @@
-"""Exact numbers of the world of exact/exhaustive.py."""
+"""Exact numbers of the world of exact/exhaustive.py, as the forecast of credit's cost takes them.
+
+Every state there has a row of the policy's table to itself, so the scores of different tokens are orthogonal.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import pairwise
+from math import exp
 
 import numpy as np
 
 from vineppo.analysis.moments import Chain
-from vineppo.exact.exhaustive import POLICY, REWARDS, to_text, value
+from vineppo.exact.exhaustive import (
+    BUDGET,
+    POLICY,
+    REWARDS,
+    add_gradient,
+    every_outcome,
+    make_environment,
+    to_text,
+    true_gradient,
+    value,
+)
+from vineppo.rollouts import SamplingConfig, sample_groups
+
+SIGNAL = sum(x * x for x in true_gradient().values())
+"""Squared length of the true gradient."""
 
 
 def after_breaks(text: str) -> list[int]:
@@ -50,4 +69,29 @@ def exact_chain(rollout, group) -> Chain:
         costs=np.array([mean_of(state, lambda _: 1.0) for state in states]),
         sharers=np.array([sum(other.token_ids[:b] == ids[:b] for other in group) for b in bounds[:-1]]),
         logprobs=np.array([sum(rollout.completion.logprobs[a:b]) for a, b in pairwise(bounds)]),
+        surprises=np.array(
+            [sum((1 - exp(p)) ** 2 for p in rollout.completion.logprobs[a:b]) for a, b in pairwise(bounds)]
+        ),
     )
+
+
+def enumerate_groups(make, group_size):
+    """(groups, squared length of the batch gradient, probability) of every outcome of the real estimator."""
+    environment = make_environment(after_breaks)
+    estimator = make(environment)
+    sampling = SamplingConfig(prompts_per_iteration=1, group_size=group_size, max_new_tokens=BUDGET)
+    for outcome in every_outcome():
+        environment.engine.outcome = outcome  # type: ignore[attr-defined]
+        groups = sample_groups(environment, environment.task.sample(1, seed=0), sampling, seed=0)
+        gradient = defaultdict(float)
+        add_gradient(gradient, groups, estimator.assign(groups, seed=0), 1.0)
+        yield groups, sum(x * x for x in gradient.values()), outcome.probability
+
+
+def squares_of(make, forecast, group_size):
+    """What one response adds to the mean square: as measured by enumeration, and as the forecast has it."""
+    measured = predicted = 0.0
+    for (group,), square, probability in enumerate_groups(make, group_size):
+        measured += probability * square * group_size
+        predicted += probability * sum(forecast(rollout, group) for rollout in group) / group_size
+    return measured, predicted

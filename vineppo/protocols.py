@@ -153,7 +153,7 @@ class ActionCritic(Protocol):
 
     def action_values(self, rollouts: Sequence[Rollout]) -> list[Any]:
         """A numpy array [L, M] for each: q of the alternatives of every response token, padded as
-        `rollouts.alternatives_table` pads them."""
+        `alternatives.alternatives_table` pads them."""
         ...
 
     def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:

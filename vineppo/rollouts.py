@@ -6,7 +6,6 @@ trains on the same tokens. Prompts that do not fit are skipped and counted.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from itertools import accumulate
 from statistics import fmean, pstdev
 from typing import get_args
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
@@ -29,7 +27,6 @@ from vineppo.segments import (
     token_segment_rewards,
 )
 from vineppo.types import (
-    Completion,
     Group,
     Problem,
     Rollout,
@@ -173,26 +170,6 @@ def needs_what_follows(environment: Environment, rollout: Rollout) -> bool:
     pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
     seen = len("".join(pieces[: rollout.boundaries[-2]]))
     return looks_ahead(environment.task.segment, "".join(pieces), seen)
-
-
-def alternatives_table(completion: Completion) -> tuple[np.ndarray, np.ndarray]:
-    """The alternatives of every token as (ids_LM, logprobs_LM); where a token has fewer than others, id 0 and -inf."""
-    rows = completion.alternatives
-    if rows is None:
-        raise ValueError("the completion has no alternatives: sampling.num_alternatives was 0")
-    width = max(1, *map(len, rows))
-    padded = [pairs + ((0, -math.inf),) * (width - len(pairs)) for pairs in rows]
-    table = np.array(padded, dtype=np.float64)
-    return table[..., 0].astype(np.int64), table[..., 1]
-
-
-def sampled_logprobs(completion: Completion) -> np.ndarray:  # [L]
-    """Of the drawn tokens, under the distribution that they were drawn from where they are among the alternatives, and
-    under the whole softmax where they are not."""
-    ids_LM, logprobs_LM = alternatives_table(completion)
-    drawn_LM = (ids_LM == np.array(completion.token_ids)[:, None]) & (logprobs_LM > -math.inf)
-    known_L = np.where(drawn_LM, logprobs_LM, -math.inf).max(axis=1)
-    return np.where(drawn_LM.any(axis=1), known_L, completion.logprobs)
 
 
 def rollout_metrics(sampled: Sampled) -> dict[str, float]:

@@ -14,11 +14,11 @@ from vineppo.analysis.subject import find_checkpoints, open_subject
 from vineppo.cli import main
 from vineppo.learner.policy import PolicyLearner
 from vineppo.learner.policy_loss import policy_loss
-from vineppo.methods.train import to_samples
+from vineppo.methods.samples import to_samples
 from vineppo.types import Credit
 
 SMALL = ["num_problems=8", "num_reference=16", "vines=[1, 3]", "group_size=3", "num_actions=2", "num_draws=12",
-         "num_minibatches=4", "temperatures=[0.0, 1.0]"]  # fmt: skip
+         "num_minibatches=4", "temperatures=[0.0, 1.0]", "num_pilots=6"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,8 @@ def test_references_are_those_of_their_states(runs):
         (["--kind", "value_accuracy", "vines=[0]"], "vines"),
         (["--kind", "action_ranking", "num_actions=1"], "num_actions"),
         (["--kind", "by_position", "num_problems=0"], "num_problems"),
+        (["--kind", "pays", "group_size=2"], "needs siblings"),
+        (["--kind", "pays", "pilot_vines=1"], "pilot_vines"),
         (["--kind", "temperature", 'split="train"'], "fixed split"),
     ],
 )

@@ -180,12 +180,12 @@ def test_at_every_depth_the_weights_of_a_group_add_up_to_its_number(train):
     """G = 3 rollouts, 2 more draws at two states of each; all responses are 6 tokens long."""
     counter = iter(range(1000))
 
-    def draw(n: int) -> list[int]:
+    def write(n: int) -> list[int]:
         return [next(counter) for _ in range(n)]
 
     def bush() -> Node:
-        chain = Node(draw(2), children=[Node(draw(2)) for _ in range(3)])
-        return Node(draw(2), children=[chain, *(Node(draw(2), children=[Node(draw(2))]) for _ in range(2))])
+        chain = Node(write(2), children=[Node(write(2)) for _ in range(3)])
+        return Node(write(2), children=[chain, *(Node(write(2), children=[Node(write(2))]) for _ in range(2))])
 
     group = [bush() for _ in range(3)]
     for root in group:

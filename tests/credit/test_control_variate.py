@@ -27,7 +27,8 @@ def make_rollout(probs: list[list[float]], tokens: list[int], num_kept: int = 9,
 
 
 def random_probs(rng: random.Random, num_tokens: int) -> list[float]:
-    weights = [rng.expovariate(1) for _ in range(num_tokens)]
+    """None so rare that the table leaves it out."""
+    weights = [0.05 + rng.expovariate(1) for _ in range(num_tokens)]
     return [weight / sum(weights) for weight in weights]
 
 
@@ -59,6 +60,15 @@ def test_with_two_tokens_the_best_baseline_leaves_no_variance():
         best = read(make_rollout([[p, 1 - p]], [0]), q).best_L[0]
         gradients = [(q[0, a] - best) * (np.eye(2)[a] - np.array([p, 1 - p])) for a in (0, 1)]
         assert gradients[0] == pytest.approx(gradients[1])
+
+
+def test_rare_tokens_are_not_judged_and_luck_has_mean_0_all_the_same():
+    probs = [0.9, 0.0991, 0.0009]
+    rows = [make_rollout([probs], [token]) for token in range(3)]
+    q_LM = np.array([[0.2, 0.9]])
+    lucks = [read(row, q_LM).luck_L[0] for row in rows]
+    assert lucks[2] == 0
+    assert abs(sum(p * luck for p, luck in zip(probs, lucks, strict=True))) < EXACT
 
 
 def test_a_certain_token_has_no_luck_and_no_weight():

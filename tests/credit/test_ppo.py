@@ -18,7 +18,8 @@ from vineppo.credit.ppo import PPO, PPOConfig, credit_metrics
 from vineppo.learner.config import CriticConfig, LearnerConfig, OptimConfig
 from vineppo.learner.critic import Critic
 from vineppo.learner.policy import PolicyLearner
-from vineppo.methods.train import TrainRecipe, to_samples, train
+from vineppo.methods.samples import to_samples
+from vineppo.methods.train import TrainRecipe, train
 from vineppo.models.make import make_critic_model, make_tiny_model
 from vineppo.rollouts import sample_groups
 from vineppo.runs.metrics import whole_lines

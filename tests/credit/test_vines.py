@@ -339,7 +339,11 @@ class GainByWhatFollows(Vines):
     [
         (OwnRewardInBaseline, 2, {"num_vines": 0, "baseline": "value"}),
         (EndsWithRewardsThatDecided, 1, {"num_vines": 2, "allocation": "even", "skip_settled": 3}),
-        (MoreVinesUnlessTheFirstTwoAgree, 1, {"num_vines": 1, "allocation": "even", "gae_lambda": 0.0}),
+        (
+            MoreVinesUnlessTheFirstTwoAgree,
+            1,
+            {"num_vines": 1, "allocation": "even", "gae_lambda": 0.0, "states": StatesConfig()},
+        ),
         (GainByWhatFollows, 2, {"num_vines": 0}),
     ],
 )

@@ -11,18 +11,11 @@ from vineppo.credit.grpo import GRPO, GRPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.exhaustive import Outcome, every_outcome, exact_bias, true_gradient, value
+from vineppo.segments import cut_lines
+from vineppo.tasks.paper_segments import cut_before_lines
 
 EXACT = 1e-12
 """What rounding leaves of a bias that is 0."""
-
-
-def after_breaks(text: str) -> list[int]:
-    return [i + 1 for i, letter in enumerate(text) if letter == "\n"]
-
-
-def before_breaks(text: str) -> list[int]:
-    """Looks ahead: only the next token tells whether there is a boundary."""
-    return [i for i, letter in enumerate(text) if letter == "\n"]
 
 
 def vineppo(num_vines):
@@ -56,5 +49,5 @@ def test_comparison_within_a_group(group_size):
 
 @pytest.mark.parametrize(("group_size", "num_vines"), [(1, 1), (2, 1), (1, 2)])
 def test_vineppo_is_unbiased_where_boundaries_are_stopping_times(group_size, num_vines):
-    assert exact_bias(vineppo(num_vines), group_size=group_size, cut=after_breaks) < EXACT
-    assert exact_bias(vineppo(num_vines), group_size=group_size, cut=before_breaks) > 0.2
+    assert exact_bias(vineppo(num_vines), group_size=group_size, cut=cut_lines) < EXACT
+    assert exact_bias(vineppo(num_vines), group_size=group_size, cut=cut_before_lines) > 0.2

@@ -36,7 +36,7 @@ def draw_groups(environment, num, group_size):
 @pytest.fixture(scope="module")
 def pilots():
     environment = make_environment(after_breaks, num_alternatives=2)
-    environment.engine.outcome = Drawn(np.random.default_rng(0))
+    environment.engine.outcome = Drawn(np.random.default_rng(0))  # type: ignore[attr-defined]
     groups = draw_groups(environment, NUM_PILOTS, 3)
     return sample_pilots(environment, groups, num_vines=2, num_forks=1, seed=0)
 
@@ -46,7 +46,7 @@ def mean_over_responses(number):
     environment = make_environment(after_breaks, num_alternatives=2)
     total = 0.0
     for outcome in every_outcome():
-        environment.engine.outcome = outcome
+        environment.engine.outcome = outcome  # type: ignore[attr-defined]
         ((rollout,),) = draw_groups(environment, 1, 1)
         total += outcome.probability * number(rollout)
     return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,10 +19,6 @@ from vineppo.exact.worlds import find_world
 
 PAID = find_world("paid-8")
 SMALL = make_world(Chain("small", 4, range(4), (0.8, 0.7), repair=0.3, pays=0.125))
-
-
-def after_breaks(text: str) -> list[int]:
-    return [i + 1 for i, letter in enumerate(text) if letter == BREAK]
 
 
 def reward_of(text: str, pays: float) -> tuple[float, int]:
@@ -53,7 +48,7 @@ def test_values_are_means_of_the_whole_reward_over_all_responses():
 
 
 def test_the_task_pays_each_segment_what_its_lines_earn():
-    environment = make_environment(PAID, cuts=after_breaks)
+    environment = make_environment(PAID)
     for rollout, _ in all_rollouts(PAID, environment):
         assert rollout.segment_rewards is not None
         text = full_text(PAID, rollout)
@@ -74,14 +69,14 @@ def test_the_task_pays_each_segment_what_its_lines_earn():
 )
 def test_estimators_with_process_rewards_have_no_bias(name):
     (row,) = [row for row in ROWS if row.name == name]
-    (method,) = make_methods(PAID, [replace(row, cuts=after_breaks)])
+    (method,) = make_methods(PAID, [row])
     assert method.expected_gradient is not None
     assert np.linalg.norm(method.expected_gradient - PAID.true_gradient) < 1e-12 * np.linalg.norm(PAID.true_gradient)
 
 
 def test_a_critic_that_is_wrong_still_biases_what_trusts_it():
     (row,) = [row for row in ROWS if row.name == "PPO λ=0, wrong critic"]
-    (method,) = make_methods(PAID, [replace(row, cuts=after_breaks)])
+    (method,) = make_methods(PAID, [row])
     assert method.expected_gradient is not None
     error = np.linalg.norm(method.expected_gradient - PAID.true_gradient)
     assert error > 0.1 * np.linalg.norm(PAID.true_gradient)
@@ -89,7 +84,7 @@ def test_a_critic_that_is_wrong_still_biases_what_trusts_it():
 
 def test_measured_values_are_of_the_whole_reward():
     """A vine is graded with its prefix, so what was earned before the state is in its reward."""
-    environment = make_environment(PAID, cuts=after_breaks)
+    environment = make_environment(PAID)
     estimator = VinePPO(VinePPOConfig(num_vines=2000), CreditContext(environment))
     rollout = max(all_rollouts(PAID, environment), key=lambda pair: pair[1])[0]
     (credit,) = estimator.assign([[rollout]], seed=0).credits[0]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vineppo.learner.advantages import normalize_advantages
+from vineppo.learner.advantages import normalize_advantages, scale_advantages
 from vineppo.types import Sample
 
 
@@ -17,3 +17,23 @@ def test_whitening_is_over_all_tokens_of_the_iteration():
 def test_constant_advantages_become_zero_not_nan():
     samples = [Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0))]
     assert normalize_advantages(samples)[0].advantages == (0.0, 0.0)
+
+
+def test_scaling_divides_all_by_one_number_and_takes_no_mean_off():
+    """The root of the weighted mean square over actions; a token of weight 2 counts as two."""
+    advantages, weights = [(1.0, -2.0, 9.0), (3.0,)], [(1.0, 2.0, 5.0), (1.0,)]
+    masks = [(True, True, False), None]
+    samples = [
+        Sample((1,), (2,) * len(a), a, (0.0,) * len(a), weights=w, action_mask=mask)
+        for a, w, mask in zip(advantages, weights, masks, strict=True)
+    ]
+    scale = ((1 * 1 + 2 * 4 + 1 * 9) / 4) ** 0.5
+    for sample, scaled in zip(samples, scale_advantages(samples), strict=True):
+        assert scaled.advantages == pytest.approx([a / scale for a in sample.advantages], abs=1e-8)
+    unweighted = [Sample((1,), (2, 3), (3.0, -4.0), (0.0, 0.0))]
+    assert scale_advantages(unweighted)[0].advantages == pytest.approx([a / 12.5**0.5 for a in (3.0, -4.0)])
+
+
+def test_advantages_of_zero_stay_zero():
+    samples = [Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0))]
+    assert scale_advantages(samples) == samples

@@ -13,7 +13,8 @@ from coin_walk import make_environment, make_walker, open_walk
 
 from vineppo.credit.common import CreditContext
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
-from vineppo.methods.train import TrainRecipe, learn, to_samples, train
+from vineppo.methods.samples import to_samples
+from vineppo.methods.train import TrainRecipe, learn, train
 from vineppo.protocols import CreditEstimator
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.metrics import whole_lines

@@ -14,7 +14,8 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.tree import TreeConfig, TreeCredit
 from vineppo.learner.optimizer_step import OptimizerStep
 from vineppo.methods import kind_of
-from vineppo.methods.train import run_train, to_samples, with_descendants
+from vineppo.methods.samples import to_samples, with_descendants
+from vineppo.methods.train import run_train
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.recipe import make_recipe
 from vineppo.types import Assigned, Group, UserError

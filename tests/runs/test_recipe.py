@@ -232,7 +232,7 @@ def without(*sections):
 
 def test_a_recipe_that_does_not_say_its_kind_is_told_which_there_are(tmp_path):
     for tree in ({}, without("train"), without("train", "credit", "sampling")):
-        assert "one of [sft], [train], [restem] and [dpo]" in said_of(tree, tmp_path)
+        assert "one of [sft], [train], [restem], [dpo] and [prm]" in said_of(tree, tmp_path)
     assert "got [sft] and [train]" in said_of(RECIPE, tmp_path, "sft.num_epochs=1")
     assert "'sampling' is required; 'credit' is required" in said_of(without("sampling", "credit"), tmp_path)
 

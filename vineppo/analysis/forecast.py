@@ -14,16 +14,11 @@ import numpy as np
 
 from vineppo.analysis.forks import BASELINES
 from vineppo.analysis.moments import (
-    Chain,
     difference_weights,
     mean_square,
     own_vines,
     padded,
-    pooled,
-    position_means,
     return_weights,
-    smoothed_weights,
-    squared_credit,
 )
 from vineppo.analysis.pilot import Pilot
 from vineppo.credit.advantages import group_advantages, leave_one_out
@@ -105,96 +100,6 @@ def vineppo(pilots: Sequence[Pilot], num_vines: int) -> Forecast:
         return square, float(num_vines * (chain.costs / chain.sharers).sum()), 0.0
 
     return for_each(pilots, numbers)
-
-
-def vines(pilots: Sequence[Pilot], num_vines: int) -> Forecast:
-    """Pooled at shared states, topped up to `num_vines` rewards, smoothed along the response."""
-    chains = [pilot.chain for pilot in pilots]
-    topped = [top_up(chain, num_vines) for chain in chains]
-    after_S, before_S = fit_gains(chains, [num_rewards for _, num_rewards in topped])
-
-    def numbers(chain: Chain, new_S: np.ndarray, num_rewards_S: np.ndarray) -> Numbers:
-        weights_SN = smoothed_weights(after_S[: chain.num_segments], before_S[: chain.num_segments])
-        square = mean_square(chain, weights_SN, pooled(chain, num_rewards_S))
-        return square, float((new_S * chain.costs / chain.sharers).sum()), 0.0
-
-    found = [numbers(chain, *top) for chain, top in zip(chains, topped, strict=True)]
-    return Forecast(*(np.array(column) for column in zip(*found, strict=True)))
-
-
-def top_up(chain: Chain, num_vines: int) -> tuple[np.ndarray, np.ndarray]:  # [S], [S]
-    """New vines of every state, and rewards that its value is the mean of: of siblings and passing vines too."""
-    new_S, num_rewards_S = np.zeros(chain.num_segments), np.zeros(chain.num_segments)
-    for j in range(chain.num_segments):
-        passing = chain.sharers[j] - 1 + new_S @ chain.passing[:, j]
-        new_S[j] = max(0.0, num_vines - passing)
-        num_rewards_S[j] = passing + new_S[j]
-    return new_S, num_rewards_S
-
-
-def fit_gains(chains: Sequence[Chain], num_rewards: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """l_j and m_j [longest S] that are best where values are a walk of independent steps, measured with noise.
-
-    Of means by position: q_j = E[(V_{j+1} - V_j)^2] and the noise of V^_j. l_j weighs a value against the next one,
-    whose own error and step are P_{j+1} + q_j; m_j against the one before.
-    """
-    steps = [np.maximum(squared_credit(c, difference_weights(c.num_segments)), -np.inf) for c in chains]
-    steps_S = np.maximum(position_means(chains, steps), 0.0)
-    noise_S = position_means(chains, [c.spreads / n for c, n in zip(chains, num_rewards, strict=True)])
-    after_S, before_S = np.zeros(len(steps_S)), np.zeros(len(steps_S))
-    error = 0.0
-    for j in reversed(range(len(steps_S))):
-        after_S[j] = share(noise_S[j], steps_S[j] + error)
-        error = after_S[j] * (steps_S[j] + error)
-    error = noise_S[0]
-    for j in range(1, len(steps_S)):
-        before_S[j] = share(noise_S[j], steps_S[j - 1] + error)
-        error = before_S[j] * (steps_S[j - 1] + error)
-    return after_S, before_S
-
-
-def share(part: float, rest: float) -> float:
-    return part / (part + rest) if part + rest > 0 else 0.0
-
-
-def tree(pilots: Sequence[Pilot], num_vines: int) -> Forecast:
-    return for_each(pilots, lambda pilot: tree_numbers(pilot.chain, num_vines, pilot.fork_squares[:, -1]))
-
-
-def tree_numbers(chain: Chain, num_vines: int, shared_S: np.ndarray) -> Numbers:
-    """Every inner state has 1 + `num_vines` continuations, siblings among them; all tokens are learnt from.
-
-    Weights are products of 1 over the continuations. Two that leave one state have in common what the state's mean
-    gradient is, whose square `shared_S` is the all-action term of the segment.
-    """
-    num_segments = chain.num_segments
-    steps_S = squared_credit(chain, difference_weights(num_segments))
-    later_S = squared_credit(chain, return_weights(num_segments))
-    left_S, expected_left_S = (np.cumsum(e[::-1])[::-1] for e in (chain.energies, chain.expected_energies))
-    leaving_S = np.maximum(chain.sharers, 1 + num_vines).astype(float)
-    leaving_S[0] = chain.sharers[0]  # the group
-    below_S = error_below(chain, steps_S, leaving_S)
-    weight, square, sampled = 1.0, 0.0, 0.0
-    for j in range(num_segments):
-        share = chain.sharers[j] / leaving_S[j]
-        others = leaving_S[j] - 1
-        baseline = chain.spreads[j] / others if others else 0.0
-        square += (weight * share) ** 2 * (steps_S[j] + below_S[j + 1]) * chain.energies[j]
-        square += weight**2 * share * (1 - share) * later_S[j] * left_S[j]
-        square += weight**2 * share * baseline * (share * chain.expected_energies[j] + (1 - share) * expected_left_S[j])
-        square += weight**2 * (1 - share) * shared_S[j]
-        sampled += (1 / share - 1) * chain.costs[j]
-        weight *= share
-    return square, sampled, sampled
-
-
-def error_below(chain: Chain, steps_S: np.ndarray, leaving_S: np.ndarray) -> np.ndarray:  # [N]
-    """Variance of the mean of what a state's continuations earn, the one that is branched again among them."""
-    errors_N = np.zeros(chain.num_segments + 1)
-    for j in reversed(range(chain.num_segments)):
-        branched = chain.sharers[j] / leaving_S[j]
-        errors_N[j] = (branched * (steps_S[j] + errors_N[j + 1]) + (1 - branched) * chain.spreads[j]) / leaving_S[j]
-    return errors_N
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, o
 from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.intervals import NUM_RESAMPLES, finite
 from vineppo.machine.tables import Row
-from vineppo.methods.train import to_samples
+from vineppo.methods.samples import to_samples
 from vineppo.models.logprobs import reading_dtype, token_logprobs
 from vineppo.report.charts import bars
 from vineppo.types import Sample, UserError

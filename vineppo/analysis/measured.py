@@ -41,9 +41,9 @@ class AnalysisConfig(Config):
     """gradient_variance: disjoint minibatches that the problems are dealt to."""
     num_pilots: int = Field(default=32, ge=2)
     """pays: problems, with one response each whose states are measured."""
-    pilot_vines: int = Field(default=2, ge=2)
+    pilot_vines: int = Field(default=3, ge=2)
     """pays: vines of each of those states."""
-    pilot_forks: int = Field(default=3, ge=1)
+    pilot_forks: int = Field(default=2, ge=1)
     """pays: tokens of each of those responses at which other actions are tried."""
     temperatures: tuple[NonNegativeFloat, ...] = Field(default=(0.0, 0.35, 0.6, 1.0, 1.3), min_length=1)
     last_only: bool = False

@@ -35,6 +35,7 @@ class Chain:
     costs: np.ndarray  # [S] tokens of a vine
     sharers: np.ndarray  # [S] responses of the group that run through the state, this one included
     logprobs: np.ndarray  # [S] of the segments' tokens
+    surprises: np.ndarray  # [S] sum of (1 - p)^2 over the segments' tokens
 
     @property
     def num_segments(self) -> int:
@@ -61,27 +62,38 @@ def squared_credit(chain: Chain, weights_SN: np.ndarray) -> np.ndarray:  # [S]
     return (weights_SN @ chain.all_values) ** 2 - weights_SN**2 @ chain.noise
 
 
-def noise_square(chain: Chain, weights_SN: np.ndarray, covariance_SS: np.ndarray) -> float:
-    """What errors of the values, with this covariance, add to the mean square.
+@dataclass(frozen=True)
+class Noise:
+    """What errors of values, of one covariance, add to the mean of products of weighted values: [S] each.
 
-    Siblings that share a state share the error of its value. As a baseline it meets segments that were drawn apart,
-    whatever these are: their expected energy counts. As an end value it meets the same segment in all of them, so it
-    counts once for each of the siblings.
+    Siblings that share a state share the error of its value. As a baseline it meets segments that were drawn apart. As
+    an end value it meets the same segment in all of them, so it counts once for each of the siblings.
     """
-    later_SS = np.tri(chain.num_segments, k=0).T - np.eye(chain.num_segments)  # [j, i]: i > j
-    after_SS = weights_SN[:, :-1] * later_SS
-    before_SS = weights_SN[:, :-1] * (1 - later_SS)
+
+    before: np.ndarray  # of two values at or before the segment's start
+    after: np.ndarray  # of two values behind it
+    both: np.ndarray  # of one and the other
+
+
+def make_noise(chain: Chain, weights_SN: np.ndarray, covariance_SS: np.ndarray) -> Noise:
+    after_SS = weights_SN[:, :-1] * np.triu(np.ones_like(covariance_SS), 1)  # [j, i]: i > j
+    before_SS = weights_SN[:, :-1] - after_SS
     sharers_SS = np.maximum(chain.sharers[:, None], chain.sharers[None, :])  # of the earlier of two states
-    baselines_S = np.einsum("ji,ik,jk->j", before_SS, covariance_SS, before_SS)
-    ends_S = np.einsum("ji,ik,jk->j", after_SS, covariance_SS * sharers_SS, after_SS)
-    both_S = 2 * np.einsum("ji,ik,jk->j", before_SS, covariance_SS, after_SS)
-    return float(baselines_S @ chain.expected_energies + (ends_S + both_S) @ chain.energies)
+    return Noise(
+        before=np.einsum("ji,ik,jk->j", before_SS, covariance_SS, before_SS),
+        after=np.einsum("ji,ik,jk->j", after_SS, covariance_SS * sharers_SS, after_SS),
+        both=np.einsum("ji,ik,jk->j", before_SS, covariance_SS, after_SS),
+    )
 
 
 def mean_square(chain: Chain, weights_SN: np.ndarray, covariance_SS: np.ndarray | None = None) -> float:
     """sum_j A_j^2 e_j, the response's share of the gradient's mean square; without a covariance, of exact values."""
     exact = float(squared_credit(chain, weights_SN) @ chain.energies)
-    return exact if covariance_SS is None else exact + noise_square(chain, weights_SN, covariance_SS)
+    if covariance_SS is None:
+        return exact
+    noise = make_noise(chain, weights_SN, covariance_SS)
+    # whatever the segment is, a baseline's error is the same: its expected energy counts
+    return exact + float(noise.before @ chain.expected_energies + (noise.after + 2 * noise.both) @ chain.energies)
 
 
 def difference_weights(num_segments: int) -> np.ndarray:  # [S, N]
@@ -103,17 +115,22 @@ def return_weights(num_segments: int) -> np.ndarray:  # [S, N]
     return weights_SN
 
 
-def smoothed_weights(after_S: np.ndarray, before_S: np.ndarray) -> np.ndarray:  # [S, N]
-    """A_j = E_{j+1} - b_j, with E_j = V_j + l_j (E_{j+1} - V_j), E_S = R, and b_j = V_j + m_j (b_{j-1} - V_j)."""
-    num_segments = len(after_S)
-    unit_NN = np.eye(num_segments + 1)
-    ends_NN, bases_SN = unit_NN.copy(), np.zeros((num_segments, num_segments + 1))
-    for j in reversed(range(num_segments)):
-        ends_NN[j] = unit_NN[j] + after_S[j] * (ends_NN[j + 1] - unit_NN[j])
-    bases_SN[0] = unit_NN[0]
-    for j in range(1, num_segments):
-        bases_SN[j] = unit_NN[j] + before_S[j] * (bases_SN[j - 1] - unit_NN[j])
-    return ends_NN[1:] - bases_SN
+def end_weights(gains_S: np.ndarray) -> np.ndarray:  # [S, N]
+    """E_1 .. E_S of E_j = V_j + l_j (E_{j+1} - V_j), E_S = R."""
+    unit_NN = np.eye(len(gains_S) + 1)
+    rows_NN = unit_NN.copy()
+    for j in reversed(range(len(gains_S))):
+        rows_NN[j] = unit_NN[j] + gains_S[j] * (rows_NN[j + 1] - unit_NN[j])
+    return rows_NN[1:]
+
+
+def filter_weights(gains_S: np.ndarray) -> np.ndarray:  # [S, N]
+    """v_0 .. v_{S-1} of v_j = V_j + m_j (v_{j-1} - V_j), v_0 = V_0."""
+    unit_SN = np.eye(len(gains_S), len(gains_S) + 1)
+    rows_SN = unit_SN.copy()
+    for j in range(1, len(gains_S)):
+        rows_SN[j] = unit_SN[j] + gains_S[j] * (rows_SN[j - 1] - unit_SN[j])
+    return rows_SN
 
 
 def own_vines(chain: Chain, num_vines: np.ndarray | float) -> np.ndarray:  # [S, S]

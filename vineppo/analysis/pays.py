@@ -8,9 +8,9 @@ from dataclasses import replace
 from vineppo.analysis.measured import AnalysisConfig, draw_groups
 from vineppo.analysis.pilot import Pilot, sample_pilots, with_alternatives
 from vineppo.analysis.rates import Rates, read_rates
-from vineppo.analysis.result import Result
-from vineppo.analysis.subject import RunCheckpoint, Subject, open_subject
-from vineppo.analysis.verdict import answer, forecast_rows, make_case, position_rows
+from vineppo.analysis.result import Result, plot
+from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
+from vineppo.analysis.verdict import answer, forecast_rows, make_case, position_rows, sample_row
 from vineppo.environment import Environment
 from vineppo.machine.tables import Row
 from vineppo.machine.terminal import echo
@@ -20,20 +20,21 @@ from vineppo.types import Group, UserError
 
 TITLE = "Will measured credit pay?"
 TEXT = (
-    "A forecast for the policy of each run's last checkpoint, from num_pilots problems with group_size responses each, "
-    "pilot_vines vines from every state of the first one, and from what else might have come at pilot_forks of its "
-    "tokens. forecast: the mean square of one response's gradient, the sampled tokens and their product, over "
-    "RLOO's; below 1 an estimator is ahead at equal sampled tokens. cost_in_seconds is the same with the run's own "
-    "speeds of sampling and learning. positions: what share of the reward's variance the segments at a place decide, "
-    "how uncertain their tokens are, and what a vine there brings and costs (noise, tokens); best_k is where VinePPO "
-    "would be cheapest. Intervals: 95 %, bootstrap over problems. Formulas: docs/methods.md."
+    "A forecast for the policy of a checkpoint, from num_pilots problems with group_size responses each, pilot_vines "
+    "vines from every state of the first one and from the likeliest actions at pilot_forks of its tokens. forecast: "
+    "the cost of an estimator is the mean square of one response's gradient times the sampled tokens, over RLOO's: "
+    "below 1 it is ahead at equal sampled tokens. cost_in_seconds takes the run's own speeds of sampling and learning. "
+    "A range lies between a critic that is right and one that knows nothing, a bound is what no estimator of its kind "
+    "can beat. positions: the share of the reward's variance that segments decide, the score energy of their tokens, "
+    "the states whose few vines agreed (settled), and what one vine leaves of noise and takes of tokens; VinePPO is "
+    "cheapest with best_k of them. Intervals: 95 %, bootstrap over problems. Formulas: docs/methods.md."
 )
 ACTIONS_PER_FORK = 2.5
 """A guess, for the estimate of the cost alone."""
 
 
 def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Result:
-    tables: dict[str, list[Row]] = {"forecast": [], "positions": [], "answer": []}
+    tables: dict[str, list[Row]] = {"forecast": [], "positions": [], "sample": [], "answer": []}
     for checkpoint in checkpoints:
         rates = read_rates(checkpoint.run)
         echo(f"{checkpoint.run}: {announce(checkpoint, config, rates)}")
@@ -41,20 +42,25 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
             pilots = draw_pilots(subject, config)
         for name, rows in judge(pilots, rates, config).items():
             tables[name] += [checkpoint.header | row for row in rows]
+    shown = {name: last_checkpoints(tables[name], checkpoints) for name in ("forecast", "positions")}
     charts = {
-        "forecast": bars(
-            "Forecast of the cost at equal sampled tokens, RLOO = 1",
-            [row for row in tables["forecast"] if row["low"] is not None],
+        "forecast": plot(
+            bars,
+            "Forecast of the cost at equal sampled tokens, RLOO = 1, last checkpoints",
+            shown["forecast"],
+            by=("estimator", "method"),
             x="estimator",
             y="cost",
-            ci=True,
+            colour_by="method",
         ),
-        "positions": bars(
-            "Share of the reward's variance that segments decide",
-            tables["positions"],
+        "positions": plot(
+            bars,
+            "Share of the reward's variance that segments decide, last checkpoints",
+            shown["positions"],
+            by=("segments", "method"),
             x="segments",
             y="decides",
-            ci=True,
+            colour_by="method",
         ),
     }
     return Result("pays", TITLE, TEXT, tables, charts)
@@ -98,6 +104,10 @@ def take_pilots(environment: Environment, groups: Sequence[Group], config: Analy
 
 def judge(pilots: Sequence[Pilot], rates: Rates, config: AnalysisConfig) -> dict[str, list[Row]]:
     case = make_case(pilots, rates, config.vines)
-    rows = forecast_rows(case, explained=rates.explained_variance, seed=config.seed)
-    positions = position_rows(pilots, case, seed=config.seed)
-    return {"forecast": rows, "positions": positions, "answer": [{"answer": answer(rows, positions)}]}
+    rows, positions = forecast_rows(case, seed=config.seed), position_rows(pilots, case, seed=config.seed)
+    return {
+        "forecast": rows,
+        "positions": positions,
+        "sample": [sample_row(pilots, case)],
+        "answer": [{"answer": answer(rows, positions)}],
+    }

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vineppo.alternatives import alternatives_table, sampled_logprobs
 from vineppo.analysis.forks import BASELINES, Fork, squares
 from vineppo.analysis.moments import Chain
 from vineppo.credit.states import state_at
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
-from vineppo.rollouts import alternatives_table, sampled_logprobs
 from vineppo.seeding import derive_seed
 from vineppo.types import Completion, Group, Rollout
 
@@ -206,6 +206,7 @@ def make_chain(group: Group, vines: Sequence[Sequence[GradedCompletion]]) -> Cha
         costs=np.array([mean_length([r.completion for r in group]), *(mean_length(v) for v in completions_of(vines))]),
         sharers=np.array([sum(r.token_ids[:b] == rollout.token_ids[:b] for r in group) for b in starts]),
         logprobs=np.add.reduceat(logprobs_L, starts),
+        surprises=np.add.reduceat(masked(rollout, (1 - np.exp(logprobs_L)) ** 2), starts),
     )
 
 

@@ -23,6 +23,7 @@ class Rates:
     length: float | None  # tokens of a response
     num_segments: float | None
     explained_variance: float | None  # of the run's critic, last
+    square_left: float | None  # of RLOO's mean square behind a critic that vines teach, last
 
     def seconds(self, num_policy: float, num_vine: float, num_trained: float) -> float | None:
         """Of tokens that are sampled as responses, sampled as vines, and learnt from."""
@@ -31,7 +32,7 @@ class Rates:
         return num_policy / self.policy + num_vine / (self.vine or self.policy) + num_trained * self.update
 
 
-UNKNOWN = Rates(None, None, None, None, None, None)
+UNKNOWN = Rates(*(None,) * 7)
 
 
 def read_rates(run: Path) -> Rates:
@@ -50,6 +51,7 @@ def read_rates(run: Path) -> Rates:
         length=ratio(trained, num_responses),
         num_segments=last(metrics, "rollouts/segments_mean"),
         explained_variance=last(metrics, "critic/explained_variance"),
+        square_left=last(metrics, "credit/square_left"),
     )
 
 

@@ -9,17 +9,23 @@ import numpy as np
 
 from vineppo.analysis import forecast
 from vineppo.analysis.forecast import Allocation, Forecast
+from vineppo.analysis.forecast_tree import tree
+from vineppo.analysis.forecast_vines import vines
 from vineppo.analysis.forks import BASELINES
 from vineppo.analysis.moments import Chain, difference_weights, padded, squared_credit
 from vineppo.analysis.pilot import Pilot
 from vineppo.analysis.rates import Rates
+from vineppo.credit.tree import TreeConfig
+from vineppo.credit.vines import VinesConfig
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 
 MAX_POSITIONS = 12
 BASE = "rloo"
 BOUNDS = ("exact values", "exact, best baseline", "exact, all actions")
-TRAINABLE = "formula"
+WITHOUT_VINES = (BASE, "grpo")
+KINDS = {BASE: "formula", "grpo": "formula", "vines K=1": "approximation", "tree K=1": "approximation"}
+"""Of those that train as they stand: whether the forecast is exact, but for scores that are not orthogonal."""
 Found = Mapping[str, float | None]
 
 
@@ -39,8 +45,8 @@ def make_case(pilots: Sequence[Pilot], rates: Rates, num_vines: Sequence[int]) -
         BASE: forecast.rloo(pilots),
         "grpo": forecast.grpo(pilots),
         **{f"vineppo K={k}": forecast.vineppo(pilots, k) for k in num_vines},
-        "vines K=1": forecast.vines(pilots, 1),
-        "tree K=1": forecast.tree(pilots, 1),
+        "vines K=1": vines(pilots, VinesConfig()),
+        "tree K=1": tree(pilots, TreeConfig()),
         "ppo, right": forecast.exact_baseline(pilots),
         "ppo, ignorant": forecast.constant_baseline(pilots),
         **{name: forecast.exact_forks(pilots, baseline) for name, baseline in zip(BOUNDS, BASELINES, strict=True)},
@@ -86,33 +92,29 @@ def column_means(table_nS: np.ndarray, weights: np.ndarray) -> np.ndarray:  # [S
     return weights @ table_nS / weights.sum() if weights.sum() else np.full(table_nS.shape[1], np.nan)
 
 
-def forecast_rows(case: Case, *, explained: float | None, seed: int) -> list[Row]:
-    """What is a formula has a cost and an interval; a range has the two ends between which it lies."""
-    names = [name for name in case.forecasts if not name.startswith("ppo")]
-    keys = ("cost", "variance", "tokens", "cost_in_seconds")
+def forecast_rows(case: Case, *, seed: int) -> list[Row]:
+    """What has a formula has a cost and an interval; a range has the two ends between which it lies."""
+    keys: tuple[str, ...] = ("cost", "variance", "tokens", "cost_in_seconds")
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         found = ratios(case, weights)
-        return np.array(
-            [found[name][key] for name in case.forecasts for key in keys] + [best_allocation(case, weights)]
-        )
+        return np.array([found[name][key] for name in found for key in keys] + [best_allocation(case, weights)])
 
     *numbers, best = bootstrap(statistic, case.problems, seed=seed)
-    by_name = {
-        name: dict(zip(keys, numbers[i * len(keys) : (i + 1) * len(keys)], strict=True))
-        for i, name in enumerate(case.forecasts)
+    starts = range(0, len(numbers), len(keys))
+    by_name: dict[str, Mapping[str, Found]] = {
+        name: dict(zip(keys, numbers[start : start + len(keys)], strict=True))
+        for name, start in zip(case.forecasts, starts, strict=True)
     }
-    rows = [row_of(name, "bound" if name in BOUNDS else TRAINABLE, by_name[name]) for name in names]
-    ranges = [
-        range_row("ppo", by_name["ppo, right"], by_name["ppo, ignorant"], explained),
-        range_row("vine_critic", by_name[BOUNDS[1]], by_name[BASE], explained),
-    ]
-    allocated = {"estimator": "vineppo, best K", "kind": "bound", "cost": best["estimate"], **ends(best)}
+    best_k = {"estimator": "vineppo, best K", "kind": "bound", "cost": best["estimate"], **ends(best)}
+    rates = case.rates
     return [
-        *(row for row in rows if row["kind"] == TRAINABLE),
-        allocated,
-        *ranges,
-        *(r for r in rows if r["kind"] == "bound"),
+        *(row_of(name, kind, by_name[name]) for name, kind in KINDS.items() if name in by_name),
+        *(row_of(name, "formula", found) for name, found in by_name.items() if name.startswith("vineppo")),
+        best_k,
+        range_row("ppo", by_name["ppo, right"], by_name["ppo, ignorant"], explained=rates.explained_variance),
+        range_row("vine_critic", by_name[BOUNDS[1]], by_name[BASE], cost=rates.square_left),
+        *(row_of(name, "bound", by_name[name]) for name in BOUNDS),
     ]
 
 
@@ -125,11 +127,19 @@ def ends(found: Found) -> Row:
     return {"low": found["low"], "high": found["high"]}
 
 
-def range_row(name: str, right: Mapping[str, Found], ignorant: Mapping[str, Found], explained: float | None) -> Row:
-    """From a critic that is always right to one that explains nothing; in between by the variance it explained."""
+def range_row(
+    name: str,
+    right: Mapping[str, Found],
+    ignorant: Mapping[str, Found],
+    *,
+    explained: float | None = None,
+    cost: float | None = None,
+) -> Row:
+    """From a critic that is always right to one that explains nothing. Where the run had one, `cost` is what it left,
+    or lies as far between the two as the variance it explained."""
     best, worst = right["cost"]["estimate"], ignorant["cost"]["estimate"]
-    known = explained is not None and best is not None and worst is not None
-    cost = worst + max(0.0, min(1.0, explained)) * (best - worst) if known else None
+    if explained is not None and best is not None and worst is not None:
+        cost = worst + max(0.0, min(1.0, explained)) * (best - worst)
     bounds = [end for found in (right, ignorant) for end in ends(found["cost"]).values() if end is not None]
     low, high = (min(bounds), max(bounds)) if bounds else (None, None)
     return {"estimator": name, "kind": "range", "cost": cost, "low": low, "high": high, "tokens": 1.0}
@@ -174,47 +184,59 @@ def settled_share(chains: Sequence[Chain], places: Sequence[slice]) -> float | N
     return float(np.mean([spread == 0 for spread in spreads])) if spreads else None
 
 
+def sample_row(pilots: Sequence[Pilot], case: Case) -> Row:
+    """What was sampled, and the numbers that all others are ratios of: W and B of docs/methods.md."""
+    rewards = [rollout.reward for pilot in pilots for rollout in pilot.group]
+    return {
+        "problems": len(pilots),
+        "responses": len(rewards),
+        "vines": sum(pilot.num_vines for pilot in pilots),
+        "length": float(case.lengths.mean()),
+        "reward": float(np.mean(rewards)),
+        "variance_within_problems": float(np.mean([np.var([r.reward for r in p.group], ddof=1) for p in pilots])),
+        "square_rloo": float(case.forecasts[BASE].squares.mean()),
+        "square_exact": float(case.forecasts[BOUNDS[0]].squares.mean()),
+        "tried_mass": float(np.mean([pilot.fork_mass for pilot in pilots])),
+    }
+
+
 def answer(rows: Sequence[Row], positions: Sequence[Row]) -> str:
     """One sentence; where the interval reaches across 1 it says so."""
-    by_name = {row["estimator"]: row for row in rows}
-    cut = f"measured credit can cut the variance here by {span(by_name[BOUNDS[0]])} with V as baseline"
-    cut += f" and by at most {span(by_name[BOUNDS[2]])} with the best one"
-    return f"{cut}; {recommend(rows)}{worth_measuring(positions)}"
+    with_value, *_, all_actions = (next(row for row in rows if row["estimator"] == name) for name in BOUNDS)
+    if all_actions["cost"] is None:
+        return "unknown: all responses to a problem earn the same, so there is nothing to give credit for"
+    most = f"at most {cut(all_actions)} ({cut(with_value)} with V as baseline)"
+    advice = f"recommended: {recommend(rows)}{worth_measuring(positions)}"
+    return f"measured credit can cut the variance here by {most}; {advice}"
 
 
-def span(row: Row) -> str:
-    """What is left, turned round: 1 - x."""
-    if row["cost"] is None:
-        return "an unknown share"
-    interval = "" if row["low"] is None else f" [{cut_of(row['high'])}, {cut_of(row['low'])}]"
-    return f"{cut_of(row['cost'])}{interval}"
-
-
-def cut_of(left: float) -> str:
-    return f"{1 - left:.0%}"
+def cut(row: Row) -> str:
+    """1 - what is left, with its interval."""
+    shares = [row["cost"], row["high"], row["low"]]
+    cost, low, high = (None if left is None else f"{1 - left:.0%}" for left in shares)
+    return f"{cost} [{low}, {high}]" if low and high else f"{cost}"
 
 
 def recommend(rows: Sequence[Row]) -> str:
-    """By cost at equal sampled tokens, among those that train and have a formula."""
-    vines = [
-        r for r in rows if r["kind"] == TRAINABLE and r["estimator"] not in (BASE, "grpo") and r["low"] is not None
+    """By cost at equal sampled tokens, among those that have a formula and take vines."""
+    dear = [
+        row for row in rows if row["kind"] in ("formula", "approximation") and row["estimator"] not in WITHOUT_VINES
     ]
-    if not vines:
-        return "recommended: unknown, as no interval could be had; raise num_pilots"
-    best = min(vines, key=lambda row: row["cost"])
-    numbers = f"{best['estimator']} costs {best['cost']:.2f} [{best['low']:.2f}, {best['high']:.2f}] of RLOO's tokens"
+    best = min((row for row in dear if row["high"] is not None), key=lambda row: row["cost"], default=None)
+    if best is None:
+        return "unknown, as there is no interval"
+    takes = f"{best['cost']:.2f} [{best['low']:.2f}, {best['high']:.2f}] times RLOO's tokens"
     critic = next(row for row in rows if row["estimator"] == "vine_critic")
-    learns = "" if critic["low"] is None else f"; vine_critic, should its critic learn, down to {critic['low']:.2f}"
+    learnt = f"; vine_critic takes between {critic['low']:.2f} and 1, as its critic learns"
     if best["high"] < 1:
-        return f"recommended: {best['estimator']} ({numbers}{learns})"
+        return f"{best['estimator']}, which takes {takes} for the same noise{learnt}"
     if best["low"] > 1:
-        return f"recommended: rloo or grpo, which compare whole responses ({numbers}{learns})"
-    return f"recommended: unknown ({numbers}{learns}); raise num_pilots to know more"
+        return f"rloo or grpo, which compare whole responses ({best['estimator']} takes {takes}){learnt}"
+    return f"unknown ({best['estimator']} takes {takes}; raise num_pilots){learnt}"
 
 
 def worth_measuring(positions: Sequence[Row]) -> str:
     ranked = [row for row in positions if row["best_k"] is not None]
     if not ranked:
         return ""
-    best = max(ranked, key=lambda row: row["best_k"])
-    return f"; a vine is worth most at segment {best['segments']}"
+    return f"; a vine is worth most at segment {max(ranked, key=lambda row: row['best_k'])['segments']}"

@@ -256,7 +256,7 @@ def add_exact(subparsers: argparse._SubParsersAction) -> None:
         help="one world, in detail; may be given again (default: all)",
     )  # fmt: skip
     parser.add_argument("--seed", type=seed, default=0, help="same seed, same numbers (default: 0)")
-    parser.add_argument("--batches", type=int, default=100, help="of 8 rollouts per prompt (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=50, help="of 8 rollouts per prompt (default: %(default)s)")
     parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--figures", type=path_name, metavar="DIR", help="also draw a figure of each world into DIR")
     parser.set_defaults(run=commands.run_exact)

@@ -3,22 +3,21 @@
 One estimator per file. common.py has what they share, advantages.py the formulas of comparison within a group.
 """
 
+from vineppo.credit.config import TreeConfig, VineCriticConfig, VinesConfig
 from vineppo.credit.grpo import GRPO
 from vineppo.credit.potential import Potential
 from vineppo.credit.ppo import PPO
 from vineppo.credit.rloo import RLOO
-from vineppo.credit.tree import TreeCredit
-from vineppo.credit.vine_critic import VineCritic
 from vineppo.credit.vineppo import VinePPO
-from vineppo.credit.vines import Vines
+from vineppo.parts import Deferred
 
 CREDIT = {
     "vineppo": VinePPO,
     "ppo": PPO,
     "grpo": GRPO,
     "rloo": RLOO,
-    "tree": TreeCredit,
+    "tree": Deferred(TreeConfig, "vineppo.credit.tree:TreeCredit"),
     "potential": Potential,
-    "vine_critic": VineCritic,
-    "vines": Vines,
+    "vine_critic": Deferred(VineCriticConfig, "vineppo.credit.vine_critic:VineCritic"),
+    "vines": Deferred(VinesConfig, "vineppo.credit.vines:Vines"),
 }

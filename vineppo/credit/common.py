@@ -36,7 +36,7 @@ class CreditContext:
     policy: Any = None
     """The model that trains, to be read as it stands: never changed, never kept."""
     total_steps: int = 1
-    """Optimizer steps of the whole run as planned: with no prompt left out and no extra rollout."""
+    """Optimizer steps of the whole run as planned: with no prompt left out. Extra rollouts add none."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Of models that an estimator loads besides."""

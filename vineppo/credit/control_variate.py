@@ -32,8 +32,8 @@ from functools import cached_property
 
 import numpy as np
 
+from vineppo.alternatives import alternatives_table, sampled_logprobs
 from vineppo.credit.advantages import leave_one_out
-from vineppo.rollouts import alternatives_table, sampled_logprobs
 from vineppo.types import Group, Rollout
 
 PARTS = ("later_luck", "sibling_luck", "prompt", "progress", "best")

@@ -11,14 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from math import prod
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from vineppo.config import Named
 from vineppo.credit.branching import (
     Baselines,
     Branch,
@@ -32,63 +28,15 @@ from vineppo.credit.branching import (
     tree_weights,
 )
 from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.config import TreeConfig
 from vineppo.credit.fitted_baseline import NUM_CONSTANTS, Evidence, of_others, squared_score
 from vineppo.credit.growing import grow
-from vineppo.credit.states import StatesConfig, check_states, state_boundaries
+from vineppo.credit.states import check_states, state_boundaries
 from vineppo.machine.files import read_json, write_json
 from vineppo.types import Assigned, Credit, ExtraRollout, Group, Rollout, UserError
 
-NumVines = Annotated[int, Field(ge=0)]
-
-MAX_LEAVES = 4096
-"""Of one rollout's tree."""
 STATE_FILE = "baseline.json"
 NO_FIT = np.zeros(NUM_CONSTANTS)
-
-
-class TreeConfig(Named):
-    compares_group: ClassVar[bool] = True
-    weighs_tokens: ClassVar[bool] = True
-    name: str = "tree"
-    num_vines: NumVines | tuple[NumVines, ...] = 1
-    """Continuations (K) of a state besides the first one: the same at every state behind the prompt, or those of the
-    first, second, .. of them, and none of later ones. Siblings that come by a state count among them."""
-    shape: Literal["vines", "tree"] = "vines"
-    """Whether only rollouts have vines, or vines have vines too."""
-    train: Literal["all", "first"] = "all"
-    """Which tokens of a vine are learnt from: all, or those up to the next state."""
-    states: StatesConfig = StatesConfig()
-    """Which states of a response are counted; all kinds are stopping times."""
-    baseline_prior: float = Field(default=6.0, ge=0)
-    """How many siblings the mean return elsewhere counts for, in the mean return of siblings that is the baseline."""
-    fit_baseline: bool = True
-    """Stretch, shift and mix baselines by constants that other groups and earlier iterations show to vary least."""
-
-    @model_validator(mode="after")
-    def trees_are_finite(self) -> TreeConfig:
-        if self.shape == "vines":
-            return self
-        if isinstance(self.num_vines, int):
-            raise ValueError(
-                'shape = "tree" with one number of vines for all states has no end; give num_vines as a list, '
-                "of the first, second, .. state"
-            )
-        if prod(1 + k for k in self.num_vines) > MAX_LEAVES:
-            raise ValueError(f"num_vines = {list(self.num_vines)} makes a tree of more than {MAX_LEAVES} responses")
-        if self.train == "first":
-            raise ValueError('train = "first" learns nothing from vines of vines; it goes with shape = "vines"')
-        return self
-
-    @property
-    def depth(self) -> int | None:
-        """States of a vine that may have vines; None: only rollouts have."""
-        return sum(map(bool, self.num_vines)) if self.shape == "tree" and isinstance(self.num_vines, tuple) else None
-
-    def vines_at(self, number: int) -> int:
-        """K of state `number`, from 1: the prompt is number 0 and has the group."""
-        if isinstance(self.num_vines, int):
-            return self.num_vines
-        return self.num_vines[number - 1] if number <= len(self.num_vines) else 0
 
 
 @dataclass(frozen=True)

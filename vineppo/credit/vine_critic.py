@@ -11,18 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from vineppo.config import Named
 from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.config import VineCriticConfig
 from vineppo.credit.control_variate import PARTS, JudgedGroup, Squares, read, without_each
+from vineppo.credit.states import state_boundaries
 from vineppo.environment import State
-from vineppo.learner.config import ActionCriticConfig
 from vineppo.machine.files import read_json, write_json
-from vineppo.models import RewardModelConfig
 from vineppo.protocols import ActionCritic
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, UserError
@@ -31,33 +28,6 @@ STATE_FILE = "trust.json"
 FORK = 0.9
 """A token is decided at a fork if no token was likelier than this."""
 NUM_BINS = 10
-
-
-class VineCriticConfig(Named):
-    compares_group: ClassVar[bool] = True
-    needs_alternatives: ClassVar[bool] = True
-    name: str = "vine_critic"
-    baseline: Literal["best", "value"] = "best"
-    """best: towards the baseline of least variance at each state. value: not beyond the critic's value of the state."""
-    control_variate: bool = True
-    """Whether the luck that the critic sees in what follows a token is taken off; false leaves a baseline."""
-    num_vines: int = Field(default=0, ge=0)
-    """Continuations of every measured state (K). The critic learns from their rewards as from rollouts'."""
-    critic: ActionCriticConfig = ActionCriticConfig()
-    reward_model: RewardModelConfig | None = None
-    """A frozen one in place of the critic that learns; the knobs of `critic` then are of no use."""
-
-    @model_validator(mode="after")
-    def vines_teach(self) -> VineCriticConfig:
-        if self.reward_model and self.num_vines:
-            raise ValueError("a reward_model is frozen, and would learn nothing from vines; leave out num_vines")
-        return self
-
-    @property
-    def parts(self) -> list[str]:
-        """Those that a constant is fitted for."""
-        left_out = set() if self.control_variate else {"later_luck", "sibling_luck"}
-        return [part for part in PARTS if part not in left_out | ({"best"} if self.baseline == "value" else set())]
 
 
 @dataclass(frozen=True)
@@ -73,10 +43,11 @@ class VineCritic:
 
     def __init__(self, config: VineCriticConfig, context: CreditContext, *, critic: ActionCritic | None = None):
         """With a critic that is there already, or with a new one on the context's policy."""
-        if context.environment.params.num_alternatives < 2:
+        num_alternatives = context.environment.params.num_alternatives
+        if num_alternatives < 2:
             raise UserError(
-                f"sampling.num_alternatives = {context.environment.params.num_alternatives}: credit {config.name} "
-                "weighs each token against those that might have come; set it to 2 or more, such as 8"
+                f"sampling.num_alternatives = {num_alternatives}: {config.name} weighs each token against those that "
+                "might have come; set it to 2 or more, or leave it out for 8"
             )
         self.config = config
         self.environment = context.environment
@@ -92,23 +63,23 @@ class VineCritic:
         judged = [JudgedGroup(group, [next(readings) for _ in group]) for group in groups]
         trusts = [self.trust(others) for others in without_each([one.squares for one in judged])]
         credits = [make_credits(*pair) for pair in zip(judged, trusts, strict=True)]
-        self._pending = Pending(
-            [*rollouts, *self.vines(rollouts, seed)], sum((one.squares for one in judged), Squares.none())
-        )
-        return Assigned(credits, trust_metrics(judged, trusts) | critic_metrics(judged) | credit_metrics(credits))
+        vines = self.vines(rollouts, seed)
+        self._pending = Pending([*rollouts, *vines], sum((one.squares for one in judged), Squares.none()))
+        metrics = trust_metrics(judged, trusts) | critic_metrics(judged) | credit_metrics(credits)
+        return Assigned(credits, metrics | (vine_metrics(vines) if self.config.num_vines else {}))
 
     def trust(self, others: Squares) -> np.ndarray:
         """In the parts, by what is known without the group that it is for."""
         if not self.num_iterations:
             return np.zeros(len(PARTS))
-        return (self.squares.decayed() + others).trust(self.config.parts)
+        return (self.squares.decayed() + others).trust(parts_of(self.config))
 
     def vines(self, rollouts: Sequence[Rollout], seed: int) -> list[Rollout]:
         if not self.config.num_vines:
             return []
         states = {}
         for rollout in rollouts:
-            for boundary in rollout.boundaries[1:-1]:  # siblings are the vines of the prompt
+            for boundary in state_boundaries(rollout, self.config.states)[1:-1]:  # the prompt has its siblings
                 state = State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
                 states[rollout.problem.id, state.prefix_ids] = state, rollout.max_new_tokens - boundary
         vines = self.environment.branch(
@@ -157,10 +128,17 @@ class VineCritic:
         self.critic.load(folder / "critic")
         trust = read_json(path)
         try:
-            self.squares = Squares(np.array(trust["products"], dtype=np.float64), float(trust["num_rollouts"]))
+            products_CC = np.array(trust["products"], dtype=np.float64).reshape(self.squares.products_CC.shape)
+            self.squares = Squares(products_CC, float(trust["num_rollouts"]))
             self.num_iterations = int(trust["num_iterations"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
+
+
+def parts_of(config: VineCriticConfig) -> list[str]:
+    """Those that a constant is fitted for."""
+    left_out = set() if config.control_variate else {"later_luck", "sibling_luck"}
+    return [part for part in PARTS if part not in left_out | ({"best"} if config.baseline == "value" else set())]
 
 
 def make_critic(config: VineCriticConfig, context: CreditContext) -> ActionCritic:
@@ -193,6 +171,11 @@ def trust_metrics(judged: Sequence[JudgedGroup], trusts: Sequence[np.ndarray]) -
     return {f"credit/trust_{part}": float(mean) for part, mean in zip(PARTS, means, strict=True)} | {
         "credit/square_left": left
     }
+
+
+def vine_metrics(vines: Sequence[Rollout]) -> dict[str, float]:
+    num_truncated = sum(vine.completion.finish_reason == "length" for vine in vines)
+    return {"credit/num_vines": len(vines), "credit/num_vines_truncated": num_truncated}
 
 
 def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:

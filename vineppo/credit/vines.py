@@ -13,49 +13,19 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
-from pydantic import Field, model_validator
-
-from vineppo.config import Named
 from vineppo.credit.allocation import squared_scores
 from vineppo.credit.common import CreditContext, advantage_metrics, broadcast_to_tokens, value_metrics
+from vineppo.credit.config import VinesConfig
 from vineppo.credit.pooling import Node, by_depth, make_paths, unique
 from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values, segment_advantages
-from vineppo.credit.states import StatesConfig, check_states, state_boundaries
+from vineppo.credit.states import check_states, state_boundaries
 from vineppo.credit.worth import num_worthwhile, weight_of
 from vineppo.machine.files import read_json, write_json
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, Sample, UserError, ValueEstimate
 
 STATE_FILE = "vines.json"
-
-
-class VinesConfig(Named):
-    name: str = "vines"
-    num_vines: int = Field(default=2, ge=0)
-    """Most continuations of a state (K); with 0 the rewards of siblings are all that is measured."""
-    states: StatesConfig = StatesConfig()
-    allocation: Literal["worthwhile", "lacking", "even"] = "worthwhile"
-    """Which states have vines. worthwhile: where these take more variance off than further responses for the same
-    tokens would, by what earlier iterations found. lacking: where fewer than K other responses run through, so many as
-    are lacking. even: all, K each."""
-    gae_lambda: float | None = Field(default=None, ge=0, le=1)
-    """Generalised advantage estimation over the measured values. By default gains are fitted to earlier iterations."""
-    baseline: Literal["fitted", "value"] = "fitted"
-    """value: V itself. fitted: the linear function of it that had the least gradient variance in earlier iterations."""
-    skip_settled: int = Field(default=1, ge=1)
-    """Behind a state whose vines all earned the same, measure only every so many-th state; 1 measures all."""
-
-    @property
-    def compares_group(self) -> bool:
-        return self.num_vines == 0
-
-    @model_validator(mode="after")
-    def two_vines_can_agree(self) -> VinesConfig:
-        if self.skip_settled > 1 and self.num_vines < 2:
-            raise ValueError("skip_settled asks whether a state's vines agree; give num_vines at least 2")
-        return self
 
 
 class Vines:

@@ -18,8 +18,6 @@ All of this is known before s_j or counts what runs through it; what anybody ear
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from vineppo.credit.pooling import Node
 from vineppo.credit.smoothing import Gains
 
@@ -39,14 +37,24 @@ def num_worthwhile(gains: Gains, node: Node, most: int) -> int:
     if noise is None or not gains.num_tokens:
         return 0
     price = gains.total.square / gains.num_tokens * sums.tokens_left / sums.count
-    first = len(node.passing)
-    errors = [shared_error(*noise, len(node.rollouts), num) for num in range(first, most + 1)]
-    gained = [node.weight * (before - after) for before, after in pairwise(errors)]
-    return next((num for num, gain in enumerate(gained) if gain <= price), len(gained))
+    return count_worthwhile(node.weight, price, noise, len(node.rollouts), len(node.passing), most)
 
 
-def shared_error(variance: float, error: float, num_rollouts: int, num_vines: int) -> float:
-    """m^2 / (m/D + k/v): of the sum of their E_j over the responses that run through a state."""
+def count_worthwhile(
+    weight: float, price: float, noise: tuple[float, float], num_rollouts: float, num_passing: float, most: int
+) -> int:
+    """`noise` is v and D, `price` c W / T; numbers may be expected ones."""
+    variance, error = noise
     if not variance or not error:
-        return 0.0
-    return num_rollouts**2 / (num_rollouts / error + num_vines / variance)
+        return 0
+
+    def shared_error(num_vines: float) -> float:
+        return num_rollouts**2 / (num_rollouts / error + num_vines / variance)
+
+    num = 0
+    while num_passing + num + 1 <= most:
+        before, after = (shared_error(num_passing + num + more) for more in (0, 1))
+        if weight * (before - after) <= price:
+            break
+        num += 1
+    return num

@@ -24,7 +24,7 @@ from vineppo.exact.known import exact_advantages
 from vineppo.exact.methods import GROUP_SIZE, Row, rows_of
 from vineppo.exact.play import Cuts, make_environment
 from vineppo.exact.world import END, World
-from vineppo.methods.train import to_samples
+from vineppo.methods.samples import to_samples
 from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.rollouts import SamplingConfig, make_rollout, sample_groups
 from vineppo.seeding import derive_seed
@@ -247,9 +247,9 @@ def yardstick_gradient(world: World, groups: Sequence[Group]) -> np.ndarray:  # 
     return world.policy_gradient([(text, exact_advantages(world, text), 1 / len(texts)) for text in texts])
 
 
-def measure_world(world: World, num_batches: int, seed: int) -> dict[str, Any]:
-    """All rows of one world on the same batches; what goes into the JSON file."""
-    methods = make_methods(world)
+def measure_world(world: World, num_batches: int, seed: int, rows: Sequence[Row] | None = None) -> dict[str, Any]:
+    """All rows of one world, or these, on the same batches; what goes into the JSON file."""
+    methods = make_methods(world, rows)
     tallies, yardstick = run(world, methods, num_batches, seed)
     baseline = Summary(methods[0], tallies[0], yardstick)
     summaries = [Summary(method, tally, yardstick) for method, tally in zip(methods, tallies, strict=True)]

@@ -18,13 +18,15 @@ from vineppo.credit.potential import Potential, PotentialConfig
 from vineppo.credit.ppo import PPO, PPOConfig
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.tree import TreeConfig, TreeCredit
+from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.exact.chain import CHAINS
+from vineppo.exact.critics import BootstrappedCredit, KnownActionCritic, TableCritic
 from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
 from vineppo.exact.play import Cuts
 from vineppo.exact.world import World
 from vineppo.models import RewardModelConfig
-from vineppo.protocols import CreditEstimator
+from vineppo.protocols import ActionCritic, CreditEstimator
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
 from vineppo.tasks.paper_segments import cut_before_lines
@@ -33,7 +35,7 @@ from vineppo.types import Assigned, Group, Rollout
 GROUP_SIZE = 8
 CRITIC_ERROR = 0.2
 SMALL = ("language", "fatal-8", "repair-8")
-"""Worlds in which many vines from every state are affordable."""
+"""Worlds in which rows run that are dear, or that vary others."""
 UNPAID = ("language", *(chain.name for chain in CHAINS if not chain.pays))
 """Worlds whose rewards are 0 and 1."""
 
@@ -100,7 +102,7 @@ def ppo_row(gae_lambda: float, error: float) -> Row:
 
 def potential_row(error: float) -> Row:
     def make(world: World, context: CreditContext) -> Potential:
-        config = PotentialConfig(reward_model=RewardModelConfig(path="none"), states="tokens")
+        config = PotentialConfig(reward_model=RewardModelConfig(path="none"))
         return Potential(config, reward_model=cast(Any, KnownPotential(world, error)))
 
     def expected(world: World, potential: Potential) -> Expected:
@@ -146,9 +148,13 @@ def unmerged_row(name: str, *, worlds: Container[str], **config: Any) -> Row:
     )
 
 
-def tree_row(name: str, *, worlds: Container[str] | None = None, **config: Any) -> Row:
+def tree_row(name: str, *, worlds: Container[str] | None = None, num_alternatives: int = 0, **config: Any) -> Row:
     """Its baselines are fitted on earlier batches."""
-    return Row(name, lambda _, context: TreeCredit(TreeConfig(**config), context), worlds=worlds, num_warmup=10)
+
+    def make(_: World, context: CreditContext) -> TreeCredit:
+        return TreeCredit(TreeConfig(**config), context)
+
+    return Row(name, make, worlds=worlds, num_alternatives=num_alternatives, num_warmup=10)
 
 
 class Unmerged:
@@ -163,6 +169,23 @@ class Unmerged:
             for p, group in enumerate(groups)
         ]
         return Assigned(credits, {})
+
+
+def critic_row(
+    name: str,
+    critic: Callable[[World], ActionCritic],
+    *,
+    gae_lambda: float | None = None,
+    worlds: Container[str] | None = None,
+    **config: Any,
+) -> Row:
+    """After it has learnt from five batches. exhaustive.py has its bias."""
+
+    def make(world: World, context: CreditContext) -> CreditEstimator:
+        estimator = VineCritic(VineCriticConfig(**config), context, critic=critic(world))
+        return estimator if gae_lambda is None else BootstrappedCredit(estimator, gae_lambda)
+
+    return Row(name, make, worlds=worlds, num_alternatives=VineCriticConfig.num_alternatives, num_warmup=5)
 
 
 GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False))
@@ -190,4 +213,20 @@ ROWS = [
     vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
     vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
     vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
+    critic_row("critic", TableCritic),
+    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
+    critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
+    critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
+    critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
+    tree_row("Tree K=0: RLOO, fitted", num_vines=0),
+    tree_row("Tree K=1", num_vines=1),
+    tree_row("Tree K=1, every 2nd", num_vines=1, states={"every": 2}),
+    tree_row("Tree K=1, every 2nd fork", num_vines=1, states={"kind": "forks", "every": 2}, num_alternatives=1),
+    tree_row("Tree K=1, first segments", num_vines=1, train="first", worlds=SMALL),
+    tree_row("Tree K=9, first segments", num_vines=9, train="first", worlds=("language",)),
+    tree_row("Tree K=1 at s_4, 2 at s_6", num_vines=(0, 0, 0, 1, 0, 2), worlds=SMALL),
+    tree_row("Tree 8 x 8", num_vines=(0, 0, 0, 7), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 4 x 4", num_vines=(0, 3, 0, 3), shape="tree", worlds=SMALL),
+    tree_row("Tree 8 x 2 x 2 x 2 x 2", num_vines=(1, 1, 1, 1), shape="tree", worlds=SMALL),
 ]

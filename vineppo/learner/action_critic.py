@@ -3,7 +3,8 @@
 It reads what the model knows: the hidden state before the token, the token's output embedding and its probability, and
 learns by binary cross-entropy from the rewards of responses, at the tokens that were sampled. Rewards outside of [0, 1]
 widen the range that the head's sigmoid spans: it reaches over all rewards seen so far.
-Shapes: N tokens of a batch, M likeliest of each, U distinct ones, H the model's width, W the head's.
+Shapes: N states before tokens, K pairs of a state and a token, U distinct tokens, H the model's width, W the head's;
+L tokens of a response, M likeliest of each.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vineppo.alternatives import alternatives_table, sampled_logprobs
 from vineppo.batch import Batch, collate, microbatches, num_tokens
 from vineppo.learner.config import ActionCriticConfig
 from vineppo.learner.objective import Loss, Sum
 from vineppo.learner.optimizer_step import OptimizerStep
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.logprobs import read_hidden, reading_dtype
-from vineppo.rollouts import alternatives_table, sampled_logprobs
 from vineppo.types import Rollout, Sample, UserError, make_sample
 
 STATE_FILE = "critic.pt"
@@ -48,16 +49,17 @@ class ActionHead(nn.Module):
     def forward(
         self,
         hidden_NH: torch.Tensor,
+        states_K: torch.Tensor,  # which of them each pair has
         embeddings_UH: torch.Tensor,
-        index_NM: torch.Tensor,  # into the embeddings
-        logprobs_NM: torch.Tensor,
+        tokens_K: torch.Tensor,  # which of them each pair has
+        logprobs_K: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits [N, M]."""
-        logprobs_NM = logprobs_NM.clamp(min=LEAST_LOGPROB)
-        state_N1W = self.state(normalize(hidden_NH))[:, None]
-        token_NMW = self.token(normalize(embeddings_UH))[index_NM]
-        certainty_NMW = self.certainty(torch.stack((logprobs_NM, logprobs_NM.exp()), dim=-1))
-        return self.out(F.gelu(self.inner(F.gelu(state_N1W + token_NMW + certainty_NMW)))).squeeze(-1)
+        """Logits [K] of pairs of a state and a token."""
+        logprobs_K = logprobs_K.clamp(min=LEAST_LOGPROB)
+        state_KW = self.state(normalize(hidden_NH))[states_K]
+        token_KW = self.token(normalize(embeddings_UH))[tokens_K]
+        certainty_KW = self.certainty(torch.stack((logprobs_K, logprobs_K.exp()), dim=-1))
+        return self.out(F.gelu(self.inner(F.gelu(state_KW + token_KW + certainty_KW)))).squeeze(-1)
 
 
 def normalize(vectors: torch.Tensor) -> torch.Tensor:
@@ -108,11 +110,19 @@ class HeadCritic:
             chosen = [samples[i] for i in indices]
             parts = self._hidden(self._collate(chosen)).split([sample.num_actions for sample in chosen])
             for i, hidden_LH in zip(indices, parts, strict=True):
-                ids_LM, logprobs_LM = map(torch.from_numpy, alternatives_table(rollouts[i].completion))
-                probs_LM = self._logits(hidden_LH, ids_LM, logprobs_LM).double().sigmoid()
-                lowest, highest = self.model.lowest, self.model.highest
-                values[i] = (lowest + (highest - lowest) * probs_LM).cpu().numpy()
+                values[i] = self._along(hidden_LH, *alternatives_table(rollouts[i].completion))
         return values
+
+    def _along(self, hidden_LH: torch.Tensor, ids_LM: np.ndarray, logprobs_LM: np.ndarray) -> np.ndarray:  # [L, M]
+        """Of the pairs that there are; 0 elsewhere."""
+        there_LM = np.isfinite(logprobs_LM)
+        states_K, ids_K, logprobs_K = map(
+            torch.from_numpy, (there_LM.nonzero()[0], ids_LM[there_LM], logprobs_LM[there_LM])
+        )
+        probs_K = self._logits(hidden_LH, states_K, ids_K, logprobs_K).double().sigmoid().cpu().numpy()
+        values_LM = np.zeros(there_LM.shape)
+        values_LM[there_LM] = float(self.model.lowest) + float(self.model.highest - self.model.lowest) * probs_K
+        return values_LM
 
     def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
         """`num_epochs` passes. Metrics are means over the steps; numbers of steps are sums."""
@@ -135,20 +145,25 @@ class HeadCritic:
         """`num_actions` is the whole minibatch's."""
         batch = self._collate(microbatch, columns=("sampling_logprobs", "returns"))
         tokens_N, logprobs_N = batch.target_ids_BT[batch.action_mask_BT], batch.columns["sampling_logprobs"]
-        logits_N = self._logits(self._hidden(batch), tokens_N[:, None], logprobs_N[:, None]).squeeze(-1)
+        states_N = torch.arange(len(tokens_N), device=tokens_N.device)
+        logits_N = self._logits(self._hidden(batch), states_N, tokens_N, logprobs_N)
         span = (self.model.highest - self.model.lowest).to(logits_N.dtype)
         targets_N = (batch.columns["returns"] - self.model.lowest.to(logits_N.dtype)) / span
         loss = F.binary_cross_entropy_with_logits(logits_N, targets_N, reduction="sum") / num_actions
         return Loss(loss, {"critic/loss": Sum(loss)})
 
-    def _logits(self, hidden_NH: torch.Tensor, ids_NM: torch.Tensor, logprobs_NM: torch.Tensor) -> torch.Tensor:
-        tokens_U, index_NM = ids_NM.to(hidden_NH.device).unique(return_inverse=True)
-        embeddings_UH = self.policy.get_output_embeddings().weight[tokens_U]
+    def _logits(
+        self, hidden_NH: torch.Tensor, states_K: torch.Tensor, ids_K: torch.Tensor, logprobs_K: torch.Tensor
+    ) -> torch.Tensor:
+        distinct_U, tokens_K = ids_K.to(hidden_NH.device).unique(return_inverse=True)
+        embeddings_UH = self.policy.get_output_embeddings().weight[distinct_U]
         if self.model.backbone is None:
             embeddings_UH = embeddings_UH.detach()
         with self.optimizer_step.autocast():
-            logits_NM = self.model.head(hidden_NH, embeddings_UH, index_NM, logprobs_NM.to(hidden_NH))
-        return logits_NM if logits_NM.dtype == torch.float64 else logits_NM.float()
+            logits_K = self.model.head(
+                hidden_NH, states_K.to(hidden_NH.device), embeddings_UH, tokens_K, logprobs_K.to(hidden_NH)
+            )
+        return logits_K if logits_K.dtype == torch.float64 else logits_K.float()
 
     def _hidden(self, batch: Batch) -> torch.Tensor:  # [N, H]
         trains = torch.is_grad_enabled() and self.model.backbone is not None

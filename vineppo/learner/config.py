@@ -80,9 +80,9 @@ class ActionCriticConfig(OptimizerStepConfig):
     backbone: Literal["policy", "own"] = "policy"
     """policy: a small head on the hidden states of the policy as it trains, at the price of its forward passes.
     own: a copy of the initial policy below the head, trained with it."""
-    width: int = Field(default=256, ge=1)
+    width: int = Field(default=128, ge=1)
     """Of the head's hidden layers."""
-    num_epochs: int = Field(default=2, ge=1)
+    num_epochs: int = Field(default=1, ge=1)
     """Passes over an iteration's responses, vines included."""
     minibatch_size: int = Field(default=8, ge=1)
     """Responses per optimizer step."""

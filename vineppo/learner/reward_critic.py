@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vineppo.alternatives import alternatives_table
 from vineppo.models.branches import Branched, check_branches, read_branches
 from vineppo.models.reward_model import RewardModel
-from vineppo.rollouts import alternatives_table
 from vineppo.types import Rollout
 
 CERTAIN, IMPOSSIBLE = 0.99, 0.01

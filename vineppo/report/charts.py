@@ -47,7 +47,7 @@ def points(
     log: bool = False,
 ) -> Chart:
     """y against x, one point per row; `diagonal` draws y = x between two values; with `log` both axes are."""
-    scale = {"scale": {"type": "log"}} if log else {}
+    scale: dict[str, Any] = {"scale": {"type": "log"}} if log else {}
     axes = {"x": field(x, "quantitative", **scale), "y": field(y, "quantitative", **scale)}
     cloud = {
         "mark": {"type": "point", "filled": True, "opacity": 0.45, "tooltip": True},

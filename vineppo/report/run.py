@@ -8,7 +8,7 @@ from typing import Any
 from vineppo.methods import METHODS
 from vineppo.report.charts import Chart, bars, lines
 
-ESTIMATORS = {"vineppo": "VinePPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
+ESTIMATORS = {"vineppo": "VinePPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "vine_critic": "RLOO with a critic"}
 NOTES = {
     "VinePPO": "V of a state is the mean reward of its vines, continuations sampled from there; "
     "a segment's advantage is how much it changed V.",

@@ -1,0 +1,86 @@
+"""The tables and the figure of docs/credit.md, from benchmarks/results/exact.json and estimators-cpu.json.
+
+python benchmarks/figures.py --write, and python benchmarks/figures_credit.py for the figure
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from figures import ROOT, load, short
+from figures_exact import FILE, ratio, row_of, table
+
+from vineppo.report.charts import dots, save_figure
+
+SHOWN = {
+    "VinePPO K=1": "`vineppo`, K = 1",
+    "VinePPO K=9": "`vineppo`, K = 9",
+    "vines K=1": "`vines`, K = 1",
+    "vines K=0": "`vines`, siblings alone",
+    "Tree K=1, every 2nd": "`tree`, K = 1, every 2nd state",
+    "Tree 8 x 8": "`tree`, 8 x 8",
+    "critic": "`vine_critic`",
+    "critic, vines K=1": "`vine_critic`, K = 1",
+    "critic upside down": "`vine_critic`, a critic that is wrong on purpose",
+    "exact Q, best baseline": "all values known, for nothing",
+}
+"""Rows of `vineppo exact`, and what a practitioner calls them."""
+FIGURE = ROOT / "docs" / "credit.svg"
+
+
+def by_world() -> str:
+    worlds = load(FILE)["worlds"]
+    names = [name for name in SHOWN if any(row_of(world, name) for world in worlds)]
+    return table(
+        ["estimator", *(world["name"] for world in worlds)],
+        ([SHOWN[name], *(cell(row_of(world, name)) for world in worlds)] for name in names),
+    )
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    return ratio(row["variance_at_equal_sampled"]).partition(" ")[0] if row else ""
+
+
+def by_cost() -> str:
+    """Seconds of an iteration, tokens, and memory beyond the policy's own."""
+    rows = load("estimators-cpu.json")["estimators"]
+    return table(
+        ["estimator", "seconds", "of GRPO's", "sampled tokens", "critic, MiB"],
+        (
+            [
+                name,
+                "{median:.2f} [{min:.2f}, {max:.2f}]".format(**row["seconds"]["total"]),
+                short(row["over_grpo"], 2),
+                f"{sum(row['tokens'].values()):,.0f}",
+                f"{critic_mb(row['memory_mb']):.1f}",
+            ]
+            for name, row in rows.items()
+        ),
+    )
+
+
+def critic_mb(memory: dict[str, float]) -> float:
+    return sum(mb for name, mb in memory.items() if name.startswith("critic"))
+
+
+def draw() -> None:
+    rows = [
+        {
+            "estimator": called.replace("`", ""),
+            "world": world["name"],
+            "variance": value,
+            "low": value / math.exp(2 * se / value),
+            "high": value * math.exp(2 * se / value),
+        }
+        for name, called in SHOWN.items()
+        for world in load(FILE)["worlds"]
+        if (row := row_of(world, name))
+        for value, se in [row["variance_at_equal_sampled"].values()]
+    ]
+    title = "Variance of the policy gradient at equal sampled tokens, RLOO = 1"
+    save_figure(dots(title, rows, x="variance", y="estimator", by="world"), FIGURE)
+
+
+if __name__ == "__main__":
+    draw()
