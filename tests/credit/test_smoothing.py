@@ -18,7 +18,7 @@ def make_trail(rng: random.Random, num_states: int, *, reward: float | None = No
     pools = [[rng.random() for _ in range(rng.randint(1, 4))] for _ in range(num_states)]
     pools = [pool if j == 0 or rng.random() >= empty else [] for j, pool in enumerate(pools)]
     scores = [rng.random() for _ in range(num_states)]
-    return Trail(pools, pools, rng.random() if reward is None else reward, scores)
+    return Trail(pools, pools, rng.random() if reward is None else reward, scores, [3] * num_states)
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.95, 1.0])
@@ -34,9 +34,8 @@ def test_a_state_without_rewards_joins_its_neighbours():
     for seed in range(20):
         trail = make_trail(random.Random(seed), 6, empty=0.5)
         filled = [j for j, pool in enumerate(trail.pools) if pool]
-        without = Trail(
-            [trail.pools[j] for j in filled], [trail.pools[j] for j in filled], trail.reward, [0.0] * len(filled)
-        )
+        pools = [trail.pools[j] for j in filled]
+        without = Trail(pools, pools, trail.reward, [0.0] * len(filled), [1] * len(filled))
         fewer = segment_advantages(without, Gains())
         lengths = [b - a for a, b in pairwise([*filled, 6])]
         expected = [advantage for advantage, length in zip(fewer, lengths, strict=True) for _ in range(length)]
@@ -44,7 +43,7 @@ def test_a_state_without_rewards_joins_its_neighbours():
 
 
 def test_before_anything_is_known_a_neighbour_is_worth_one_reward():
-    trail = Trail([[0.5], [1.0, 0.0, 1.0], [0.25]], [[0.5], [1.0, 0.0, 1.0], [0.25]], 1.0, [1.0] * 3)
+    trail = Trail([[0.5], [1.0, 0.0, 1.0], [0.25]], [[0.5], [1.0, 0.0, 1.0], [0.25]], 1.0, [1.0] * 3, [3, 2, 1])
     ends = end_values(trail, Gains())
     assert ends == pytest.approx([(2 + (0.25 + 1) / 2) / 4, (0.25 + 1) / 2, 1])
     assert filtered_values(trail, Gains()) == pytest.approx([0.5, (2 + 0.5) / 4, (0.25 + 2.5 / 4) / 2])
@@ -53,12 +52,12 @@ def test_before_anything_is_known_a_neighbour_is_worth_one_reward():
 def test_the_fitted_baseline_is_the_weighted_least_squares_line():
     rng = random.Random(3)
     trails = [make_trail(rng, 1) for _ in range(300)]
-    gains = Gains().learn(trails)
+    gains = Gains().learn(trails, 100)
     values, ends, weights = zip(*((fmean(t.pools[0]), t.reward, t.squared_scores[0]) for t in trails), strict=True)
     slope, intercept = np.polyfit(values, ends, 1, w=np.sqrt(weights))
     for value in (0.0, 0.3, 1.0):
         assert gains.baseline(0, value) == pytest.approx(intercept + slope * value)
-    assert Gains(fits_baseline=False).learn(trails).baseline(0, 0.3) == 0.3
+    assert Gains(fits_baseline=False).learn(trails, 100).baseline(0, 0.3) == 0.3
 
 
 def test_fitted_gains_are_those_of_the_known_errors():
@@ -68,10 +67,10 @@ def test_fitted_gains_are_those_of_the_known_errors():
     def trail() -> Trail:
         value = rng.choice([0.25, 0.75])
         pools = [[0.5], [float(rng.random() < value) for _ in range(2)]]
-        return Trail(pools, pools, float(rng.random() < value), [1.0, 1.0])
+        return Trail(pools, pools, float(rng.random() < value), [1.0, 1.0], [2, 1])
 
     num = 40_000
-    gains = Gains().learn(trail() for _ in range(num))
+    gains = Gains().learn((trail() for _ in range(num)), 0)
     sums = gains.positions[1]
     # the variance of R^2 - V^ R and of E^2 - V^ R, numbers within [-1, 1], is at most 1
     assert sums.variance / sums.count == pytest.approx(3 / 16, abs=4 / math.sqrt(num))
@@ -81,19 +80,20 @@ def test_fitted_gains_are_those_of_the_known_errors():
 
 
 def test_where_rewards_do_not_vary_there_is_nothing_to_smooth():
-    trails = [Trail([[1.0], [1.0]], [[1.0], [1.0]], 1.0, [0.5, 0.5])] * 10
-    assert Gains().learn(trails).after(1, 1) == 0.0
+    trails = [Trail([[1.0], [1.0]], [[1.0], [1.0]], 1.0, [0.5, 0.5], [2, 1])] * 10
+    assert Gains().learn(trails, 100).after(1, 1) == 0.0
 
 
 def test_positions_that_few_reach_follow_the_others_and_old_iterations_fade():
     rng = random.Random(5)
     long, short = [make_trail(rng, 5)], [make_trail(rng, 2) for _ in range(200)]
-    gains = Gains().learn([*long, *short])
+    gains = Gains().learn([*long, *short], 1000)
     assert [round(sums.count) for sums in gains.positions] == [201, 201, 1, 1, 1]
     total = [sum(column) for column in zip(*gains.positions, strict=True)]
     prior = [16 / total[0] * number for number in total]
-    assert gains._at(4) == pytest.approx([own + more for own, more in zip(gains.positions[4], prior, strict=True)])
-    assert gains._at(9) == pytest.approx(prior)
-    later = gains.learn(short)
+    assert gains.at(4) == pytest.approx([own + more for own, more in zip(gains.positions[4], prior, strict=True)])
+    assert gains.at(9) == pytest.approx(prior)
+    later = gains.learn(short, 500)
     assert later.positions[4] == pytest.approx(Sums().plus(gains.positions[4], 0.8))
+    assert later.num_tokens == 500 + 0.8 * 1000
     assert later.positions[0].count == pytest.approx(200 + 0.8 * 201)

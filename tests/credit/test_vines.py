@@ -11,22 +11,23 @@ import pytest
 from coin_walk import make_environment
 from tiny import METHODS, START, recipe_of
 
+from vineppo.credit.allocation import squared_scores
 from vineppo.credit.common import CreditContext
 from vineppo.credit.pooling import Node, by_depth, make_paths
 from vineppo.credit.rloo import RLOO, RLOOConfig
-from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values
+from vineppo.credit.smoothing import Gains, Sums, Trail, add_up, filtered_values
 from vineppo.credit.states import StatesConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
-from vineppo.credit.vines import Vines, VinesConfig, squared_scores, surprise
+from vineppo.credit.vines import Vines, VinesConfig, score_segments
 from vineppo.exact.exhaustive import exact_bias
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.types import Group, UserError
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 KNOWN = (
-    Sums(5.0, 0.1, 0.3, 2.0, 0.9, 0.7, 0.5, 0.4),
-    Sums(4.0, 0.2, 0.1, 1.0, 0.3, 0.2, 0.6, 0.3),
-    Sums(3.0, 0.2, 0.4, 1.0, 0.3, 0.4, 0.6, 0.3),
+    Sums(5.0, 16.0, 4.0, 0.3, 0.6, 0.5, 2.0, 0.9, 0.7, 0.5, 0.4),
+    Sums(4.0, 9.0, 2.0, 0.4, 0.5, 0.1, 1.0, 0.3, 0.2, 0.6, 0.3),
+    Sums(3.0, 4.0, 2.0, 0.2, 0.4, 0.1, 1.0, 0.3, 0.4, 0.6, 0.3),
 )
 """Statistics as an earlier iteration might have left them."""
 EXACT = 1e-12
@@ -45,13 +46,15 @@ def groups(environment) -> list[Group]:
 def make(environment, *, learnt: bool = True, **config) -> Vines:
     estimator = Vines(VinesConfig(**config), CreditContext(environment))
     if learnt:
-        estimator.gains = replace(estimator.gains, positions=KNOWN)
+        estimator.gains = replace(estimator.gains, positions=KNOWN, num_tokens=100.0)
     return estimator
 
 
 def measure(estimator: Vines, groups: list[Group]) -> list[list[Node]]:
     rollouts = [rollout for group in groups for rollout in group]
     paths = make_paths(rollouts, [estimator.boundaries(rollout) for rollout in rollouts])
+    for rollout, path in zip(rollouts, paths, strict=True):
+        score_segments(path, squared_scores(rollout))
     estimator.measure(paths, seed=3)
     return paths
 
@@ -59,7 +62,7 @@ def measure(estimator: Vines, groups: list[Group]) -> list[list[Node]]:
 # What credit may not depend on
 
 
-@pytest.mark.parametrize("config", [{"num_vines": 0}, {}, {"num_vines": 3, "skip_settled": 2, "min_surprise": 0.0}])
+@pytest.mark.parametrize("config", [{"num_vines": 0}, {}, {"num_vines": 3, "skip_settled": 2, "allocation": "even"}])
 def test_no_reward_changes_its_own_baseline_nor_what_is_sampled(environment, groups, config):
     """V^ of the states, as a rollout sees them, is the same if it earns something else; that of siblings is not."""
     estimator = make(environment, **config)
@@ -74,7 +77,9 @@ def test_no_reward_changes_its_own_baseline_nor_what_is_sampled(environment, gro
         assert own[1].values != same[1].values
 
 
-@pytest.mark.parametrize("config", [{"num_vines": 0}, {"num_vines": 2}, {"num_vines": 2, "top_up": False}])
+@pytest.mark.parametrize(
+    "config", [{"num_vines": 0}, {"num_vines": 2}, {"allocation": "lacking"}, {"allocation": "even"}]
+)
 def test_permuting_rollouts_permutes_credits(environment, groups, config):
     estimator = make(environment, **config)
     straight = estimator.assign(groups, seed=3).credits
@@ -95,17 +100,17 @@ def test_statistics_are_used_after_the_iteration_that_left_them(environment, gro
 # What is sampled
 
 
-def test_top_up_samples_what_is_lacking_at_least(environment, groups):
-    paths = measure(make(environment, num_vines=3, min_surprise=0.0), groups)
+def test_as_many_vines_as_other_responses_are_lacking(environment, groups):
+    paths = measure(make(environment, num_vines=3, allocation="lacking"), groups)
     for node in {node for path in paths for node in path}:
         others = len(node.rollouts) - 1 + len(node.passing)
         assert len(node.vines) == max(0, 3 - others)
 
 
-def test_without_top_up_every_state_has_its_vines_but_a_prompt_with_siblings(environment, groups):
-    paths = measure(make(environment, num_vines=2, top_up=False, min_surprise=0.0), groups)
+def test_every_state_has_its_vines_but_a_prompt_with_siblings(environment, groups):
+    paths = measure(make(environment, num_vines=2, allocation="even"), groups)
     assert all(len(node.vines) == 2 * bool(node.above) for path in paths for node in path)
-    alone = measure(make(environment, num_vines=2, top_up=False), [[groups[0][0]]])
+    alone = measure(make(environment, num_vines=2), [[groups[0][0]]])
     assert len(alone[0][0].vines) == 2
 
 
@@ -114,7 +119,7 @@ def test_the_vines_are_those_of_vineppo(environment, groups):
     estimates = [
         credit.estimates
         for estimator in (
-            make(environment, num_vines=2, top_up=False, min_surprise=0.0),
+            make(environment, num_vines=2, allocation="even"),
             VinePPO(VinePPOConfig(num_vines=2), CreditContext(environment)),
         )
         for credits in estimator.assign(groups, seed=3).credits
@@ -127,33 +132,45 @@ def test_the_vines_are_those_of_vineppo(environment, groups):
             assert (mine.rewards[:2], mine.texts) == (theirs.rewards, theirs.texts)
 
 
-def test_vines_are_sampled_behind_surprises_only(environment, groups):
-    """A token of the walk has p = .45, .35 or .2 wherever it stands."""
-    paths = measure(make(environment, num_vines=1, top_up=False, min_surprise=0.7), groups)
-    squares = {"u": 0.55**2, "d": 0.65**2, "<eos>": 0.8**2}
-    seen = set()
-    for rollout, path in zip([r for group in groups for r in group], paths, strict=True):
-        tokens = environment.tokenizer.convert_ids_to_tokens(list(rollout.token_ids))
+def test_vines_are_sampled_where_they_take_off_more_than_their_tokens_would(environment, groups):
+    """By formulas written out for one state: the first vine of a response that is alone there."""
+    estimator = make(environment, num_vines=1)
+    gains = estimator.gains = replace(estimator.gains, num_tokens=10.0)
+    paths = measure(estimator, groups)
+    sampled = set()
+    for path in paths:
         for above, node in pairwise(path):
-            start, end = len(above.state.response_ids), len(node.state.response_ids)
-            expected = sum(squares[token] for token in tokens[start:end])
-            assert surprise(node) == pytest.approx(expected, abs=1e-5)
-            assert len(node.vines) == (expected >= 0.7)
-            seen.add(len(node.vines))
-    assert seen == {0, 1}
+            if len(node.rollouts) == 1 and not node.passing:
+                variance, error = gains.noise(node.depth) or (0.0, 0.0)
+                takes_off = node.weight * (error - 1 / (1 / error + 1 / variance))
+                position, total = gains.at(node.depth), add_up(gains.positions)
+                others = len(above.rollouts) - 1 + len(above.passing) + len(above.vines)
+                gain = gains.after(above.depth, others)
+                assert node.weight == pytest.approx(node.score + gain**2 * above.weight)
+                worth = takes_off > total.square / 10.0 * position.tokens_left / position.count
+                assert len(node.vines) == worth
+                sampled.add(worth)
+    assert sampled == {True, False}
 
 
-def test_tokens_of_the_environment_are_no_surprise(groups):
-    rollout = max(groups[0], key=lambda rollout: len(rollout.token_ids))
-    masked = replace(rollout, action_mask=(False, *[True] * (len(rollout.token_ids) - 1)))
-    before, after = (squared_scores(r, (0, 1, len(r.token_ids))) for r in (rollout, masked))
-    assert before[0] > after[0] == 0
-    assert before[1] == after[1]
+def test_before_anything_is_known_vines_are_worth_nothing_but_to_a_response_alone(environment, groups):
+    assert make(environment, learnt=False).assign(groups, seed=3).metrics["credit/num_vines"] == 0
+    assert make(environment, learnt=False).assign([groups[0][:1]], seed=3).metrics["credit/num_vines"] == 2
+
+
+def test_tokens_of_the_environment_have_no_score(environment, groups):
+    rollout = max(groups[0], key=lambda rollout: rollout.num_segments)
+    first = rollout.boundaries[1]
+    masked = replace(rollout, action_mask=tuple(t >= first for t in range(len(rollout.token_ids))))
+    for one, scored in ((rollout, True), (masked, False)):
+        (path,) = make_paths([one], [one.boundaries])
+        score_segments(path, squared_scores(one))
+        assert (path[1].score > 0) == scored
 
 
 @pytest.mark.parametrize("num", [2, 3])
 def test_settled_states_are_skipped_and_checked_again(environment, groups, num):
-    paths = measure(make(environment, num_vines=2, skip_settled=num, min_surprise=0.0, top_up=False), groups)
+    paths = measure(make(environment, num_vines=2, skip_settled=num, allocation="even"), groups)
     skipped = 0
     for path in paths:
         last = path[0]
@@ -178,9 +195,9 @@ def test_layers_above_are_sampled_before_those_below(environment, groups):
 
     environment.engine.generate = counted
     try:
-        measure(make(environment, num_vines=2, top_up=False, min_surprise=0.0), groups)
+        measure(make(environment, num_vines=2, allocation="even"), groups)
         assert len(calls) == 1
-        paths = measure(make(environment, num_vines=2, min_surprise=0.0), groups)
+        paths = measure(make(environment, num_vines=2, allocation="lacking"), groups)
     finally:
         environment.engine.generate = finish
     layers = [sum(len(node.vines) for node in layer) for layer in by_depth(paths)]
@@ -205,14 +222,14 @@ def test_values_are_the_filtered_means_of_the_pools(environment, groups):
             assert credit.values
             assert credit.estimates
             pools = [estimate.rewards for estimate in credit.estimates]
-            trail = Trail(pools, pools, rollout.reward, [0.0] * len(pools))
+            trail = Trail(pools, pools, rollout.reward, [0.0] * len(pools), [1] * len(pools))
             assert credit.values == (*filtered_values(trail, Gains()), rollout.reward)
             assert credit.values[0] == fmean(pools[0])
 
 
 def test_metrics_count_what_was_sampled(environment, groups):
     before = environment.engine.usage["vine"]
-    metrics = make(environment, num_vines=2, min_surprise=0.0).assign(groups, seed=3).metrics
+    metrics = make(environment, num_vines=2, allocation="lacking").assign(groups, seed=3).metrics
     assert environment.engine.usage["vine"] > before
     assert metrics["credit/num_vines"] + metrics["credit/num_vines_spared"] == 2 * metrics["credit/num_states_merged"]
     assert metrics["credit/num_states_skipped"] == 0
@@ -257,7 +274,7 @@ def after_breaks(text: str) -> list[int]:
 def bias(estimator: type[Vines] = Vines, *, group_size: int = 2, **config: Any) -> float:
     def make_estimator(environment) -> Vines:
         vines = estimator(VinesConfig.model_validate({"states": EVERY_TOKEN} | config), CreditContext(environment))
-        vines.gains = replace(vines.gains, positions=KNOWN)
+        vines.gains = replace(vines.gains, positions=KNOWN, num_tokens=100.0)
         return vines
 
     return exact_bias(make_estimator, group_size=group_size, cut=after_breaks)
@@ -266,21 +283,19 @@ def bias(estimator: type[Vines] = Vines, *, group_size: int = 2, **config: Any) 
 @pytest.mark.parametrize(
     ("group_size", "config"),
     [
-        (2, {}),
         (1, {}),
-        (2, {"states": StatesConfig()}),
-        (2, {"states": StatesConfig(kind="rare", threshold=0.65)}),
         (2, {"num_vines": 0}),
         (3, {"num_vines": 0}),
         (3, {"num_vines": 0, "baseline": "value"}),
         (2, {"num_vines": 0, "gae_lambda": 0.5}),
-        (2, {"min_surprise": 0.0}),
-        (2, {"min_surprise": 0.0, "top_up": False}),
-        (1, {"min_surprise": 0.0, "top_up": False, "gae_lambda": 0.0, "baseline": "value"}),
-        (1, {"min_surprise": 0.0, "gae_lambda": 0.5, "baseline": "value"}),
-        (1, {"num_vines": 2, "min_surprise": 0.3}),
-        (1, {"num_vines": 2, "min_surprise": 0.0, "skip_settled": 2}),
-        (1, {"num_vines": 2, "min_surprise": 0.3, "skip_settled": 3, "gae_lambda": 0.5}),
+        (2, {"num_vines": 1}),
+        (2, {"num_vines": 1, "states": StatesConfig()}),
+        (2, {"num_vines": 1, "states": StatesConfig(kind="rare", threshold=0.65)}),
+        (2, {"num_vines": 1, "allocation": "lacking"}),
+        (2, {"num_vines": 1, "allocation": "even"}),
+        (1, {"num_vines": 1, "allocation": "even", "gae_lambda": 0.0, "baseline": "value"}),
+        (1, {"num_vines": 1, "allocation": "lacking", "gae_lambda": 0.5, "baseline": "value"}),
+        (1, {"num_vines": 2, "allocation": "even", "skip_settled": 2}),
     ],
     ids=str,
 )
@@ -289,14 +304,14 @@ def test_the_expected_gradient_is_the_true_one(group_size, config):
 
 
 class OwnRewardInBaseline(Vines):
-    def trail(self, rollout, nodes):
-        trail = super().trail(rollout, nodes)
+    def trail(self, rollout, nodes, scores):
+        trail = super().trail(rollout, nodes, scores)
         return replace(trail, pools=[[*pool, rollout.reward] for pool in trail.pools])
 
 
 class EndsWithRewardsThatDecided(Vines):
-    def trail(self, rollout, nodes):
-        trail = super().trail(rollout, nodes)
+    def trail(self, rollout, nodes, scores):
+        trail = super().trail(rollout, nodes, scores)
         return replace(trail, end_pools=trail.pools)
 
 
@@ -312,8 +327,8 @@ class MoreVinesUnlessTheFirstTwoAgree(Vines):
 class GainByWhatFollows(Vines):
     """V^_j mixed with V^_{j+1} by the size of the later pool: siblings run through where they are likely to be good."""
 
-    def trail(self, rollout, nodes):
-        trail = super().trail(rollout, nodes)
+    def trail(self, rollout, nodes, scores):
+        trail = super().trail(rollout, nodes, scores)
         pools = [*trail.end_pools, [rollout.reward]]
         mixed = [[*mine, *later] if mine else mine for mine, later in pairwise(pools)]
         return replace(trail, end_pools=mixed)
@@ -323,8 +338,12 @@ class GainByWhatFollows(Vines):
     ("estimator", "group_size", "config"),
     [
         (OwnRewardInBaseline, 2, {"num_vines": 0, "baseline": "value"}),
-        (EndsWithRewardsThatDecided, 1, {"num_vines": 2, "min_surprise": 0.0, "skip_settled": 3}),
-        (MoreVinesUnlessTheFirstTwoAgree, 1, {"num_vines": 1, "min_surprise": 0.0, "gae_lambda": 0.0}),
+        (EndsWithRewardsThatDecided, 1, {"num_vines": 2, "allocation": "even", "skip_settled": 3}),
+        (
+            MoreVinesUnlessTheFirstTwoAgree,
+            1,
+            {"num_vines": 1, "allocation": "even", "gae_lambda": 0.0, "states": StatesConfig()},
+        ),
         (GainByWhatFollows, 2, {"num_vines": 0}),
     ],
 )

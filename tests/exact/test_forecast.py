@@ -55,26 +55,33 @@ def fork_square(state):
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_vines(group_size):
     """Before the first fit: every neighbour is worth one reward of the pool."""
-    config = VinesConfig(num_vines=1, min_surprise=0.0)
+    config = VinesConfig(num_vines=1, allocation="lacking")
 
     def forecast(rollout, group):
         chain = exact_chain(rollout, group)
-        _, num_rewards_S = forecast_vines.top_up(chain, config)
         ones = np.ones(chain.num_segments)
-        return plain(forecast_vines.products(chain, num_rewards_S, ones, ones))
+        plan = forecast_vines.Plan.make(chain, forecast_vines.wanted(chain, config, 0.0, ones, ones))
+        return plain(forecast_vines.products(chain, plan.num_rewards_S, ones, ones))
 
     measured, predicted = squares_of(lambda e: Vines(config, CreditContext(e)), forecast, group_size)
     assert predicted == pytest.approx(measured - (group_size - 1) * SIGNAL, rel=NEAR)
 
 
-def test_a_state_has_as_many_rewards_as_it_shall_have_or_no_vine():
+def plan_of(chain, price=0.0, **config):
+    ones = np.ones(chain.num_segments)
+    return forecast_vines.Plan.make(chain, forecast_vines.wanted(chain, VinesConfig(**config), price, ones, ones))
+
+
+def test_a_state_has_as_many_rewards_as_it_lacks_or_vines_as_are_worth_it():
     for (group,), _, _ in enumerate_groups(lambda environment: RLOO(RLOOConfig()), 2):
         chain = exact_chain(group[0], group)
-        new_S, num_rewards_S = forecast_vines.top_up(chain, VinesConfig(num_vines=2, min_surprise=0.0))
-        assert (num_rewards_S > 2 - 1e-9).all()
-        assert new_S[0] == 1  # the sibling is the other
-        few_S, _ = forecast_vines.top_up(chain, VinesConfig(num_vines=2, min_surprise=9.0))
-        assert not few_S[1:].any()
+        lacking = plan_of(chain, num_vines=2, allocation="lacking")
+        assert (lacking.num_rewards_S > 2 - 1e-9).all()
+        assert lacking.new_S[0] == 1  # the sibling is the other
+        even = plan_of(chain, num_vines=2, allocation="even")
+        assert even.new_S.tolist() == [0] + [2] * (chain.num_segments - 1)
+        assert not plan_of(chain, price=9.0, num_vines=2).new_S.any()
+        assert plan_of(chain, num_vines=2).new_S[1:2].tolist() == [2] * (chain.num_segments > 1)
 
 
 def test_the_fit_is_least_squares_over_the_others():

@@ -6,7 +6,9 @@ applied to, or the forecast would be too good. Who passes through a state enters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,36 +25,81 @@ from vineppo.analysis.moments import (
     squared_credit,
 )
 from vineppo.analysis.pilot import Pilot
-from vineppo.credit.vines import VinesConfig
+from vineppo.credit.config import VinesConfig
+from vineppo.credit.worth import count_worthwhile
 
 FEW = 1e-9
 """Rewards where there are none: a value that has no weight."""
 
 
 def vines(pilots: Sequence[Pilot], config: VinesConfig) -> Forecast:
+    """Where vines shall be worth their tokens, these are compared with what the same without vines would cost."""
     chains = [pilot.chain for pilot in pilots]
-    topped = [top_up(chain, config) for chain in chains]
-    spread_S, error_S = fit_gains(chains, [num_rewards_S for _, num_rewards_S in topped])
-    longest = len(spread_S)
-    sums_nS6 = np.zeros((len(chains), longest, 6))
-    for chain, (_, num_rewards_S), sums_S6 in zip(chains, topped, sums_nS6, strict=True):
-        sums_S6[: chain.num_segments] = products(chain, num_rewards_S, spread_S, error_S)
+    plans = [Plan.make(chain, lambda state: 0.0) for chain in chains]
+    spread_S, error_S = fit_gains(chains, [plan.num_rewards_S for plan in plans])
+    if config.num_vines:
+        squares = forecast(chains, plans, spread_S, error_S).squares
+        price = float(squares.sum()) / sum(chain.num_tokens for chain in chains)
+        plans = [Plan.make(chain, wanted(chain, config, price, spread_S, error_S)) for chain in chains]
+        spread_S, error_S = fit_gains(chains, [plan.num_rewards_S for plan in plans])
+    return forecast(chains, plans, spread_S, error_S)
+
+
+def forecast(chains: Sequence[Chain], plans: Sequence[Plan], spread_S: np.ndarray, error_S: np.ndarray) -> Forecast:
+    sums_nS6 = np.zeros((len(chains), len(spread_S), 6))
+    for chain, plan, sums_S6 in zip(chains, plans, sums_nS6, strict=True):
+        sums_S6[: chain.num_segments] = products(chain, plan.num_rewards_S, spread_S, error_S)
     return Forecast(
         squares=squares_left(sums_nS6),
-        vine_tokens=np.array([(new @ (c.costs / c.sharers)) for c, (new, _) in zip(chains, topped, strict=True)]),
+        vine_tokens=np.array([plan.new_S @ (c.costs / c.sharers) for c, plan in zip(chains, plans, strict=True)]),
         extra_trained=np.zeros(len(chains)),
     )
 
 
-def top_up(chain: Chain, config: VinesConfig) -> tuple[np.ndarray, np.ndarray]:  # [S], [S]
-    """New vines of every state, and rewards in its pool: those of siblings and of passing vines too."""
-    new_S, num_rewards_S = np.zeros(chain.num_segments), np.zeros(chain.num_segments)
-    for j in range(chain.num_segments):
-        passing = chain.sharers[j] - 1 + new_S @ chain.passing[:, j]
-        if j == 0 or chain.surprises[j - 1] >= config.min_surprise:
-            new_S[j] = max(0.0, config.num_vines - passing)
-        num_rewards_S[j] = passing + new_S[j]
-    return new_S, num_rewards_S
+@dataclass(frozen=True)
+class Plan:
+    new_S: np.ndarray  # vines of every state
+    num_rewards_S: np.ndarray  # in its pool: those of siblings and of passing vines too
+
+    @classmethod
+    def make(cls, chain: Chain, num_wanted: Callable[[PlannedState], float]) -> Plan:
+        new_S, num_rewards_S = np.zeros(chain.num_segments), np.zeros(chain.num_segments)
+        for j in range(chain.num_segments):
+            others, passing = chain.sharers[j] - 1, float(new_S @ chain.passing[:, j])
+            new_S[j] = num_wanted(PlannedState(j, others, passing, num_rewards_S[j - 1] if j else 0.0))
+            num_rewards_S[j] = others + passing + new_S[j]
+        return cls(new_S, num_rewards_S)
+
+
+class PlannedState(NamedTuple):
+    j: int
+    num_siblings: float
+    num_passing: float
+    num_above: float  # rewards in the pool of the state above
+
+
+def wanted(
+    chain: Chain, config: VinesConfig, price: float, spread_S: np.ndarray, error_S: np.ndarray
+) -> Callable[[PlannedState], float]:
+    """As credit.vines.Vines.num_wanted; `price` is of a token."""
+    weight = 0.0
+
+    def num_wanted(state: PlannedState) -> float:
+        nonlocal weight
+        j, most = state.j, config.num_vines
+        if config.allocation == "lacking":
+            return max(0.0, most - state.num_siblings - state.num_passing)
+        if j == 0:
+            return 0 if state.num_siblings > 0 else most
+        if config.allocation == "even":
+            return most
+        passed_on = gain(spread_S[j - 1], max(state.num_above, FEW), error_S[j - 1])
+        weight = float(chain.energies[j - 1] + passed_on**2 * weight)
+        noise = float(spread_S[j]), float(error_S[j])
+        num_rollouts = state.num_siblings + 1
+        return count_worthwhile(weight, price * chain.costs[j], noise, num_rollouts, state.num_passing, most)
+
+    return num_wanted
 
 
 def fit_gains(chains: Sequence[Chain], num_rewards: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

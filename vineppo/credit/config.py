@@ -20,13 +20,13 @@ MAX_LEAVES = 4096
 
 class VinesConfig(Named):
     name: str = "vines"
-    num_vines: int = Field(default=1, ge=0)
-    """Continuations per state (K); with 0 the rewards of siblings are all that is measured."""
+    num_vines: int = Field(default=2, ge=0)
+    """Most continuations of a state (K); with 0 the rewards of siblings are all that is measured."""
     states: StatesConfig = StatesConfig()
-    top_up: bool = True
-    """Whether other responses that run through a state count among its K."""
-    min_surprise: float = Field(default=0.25, ge=0)
-    """Vines only from states behind a segment with at least this sum of (1 - p)^2 over its tokens; 0: from all."""
+    allocation: Literal["worthwhile", "lacking", "even"] = "worthwhile"
+    """Which states have vines. worthwhile: where these take more variance off than further responses for the same
+    tokens would, by what earlier iterations found. lacking: where fewer than K other responses run through, so many as
+    are lacking. even: all, K each."""
     gae_lambda: float | None = Field(default=None, ge=0, le=1)
     """Generalised advantage estimation over the measured values. By default gains are fitted to earlier iterations."""
     baseline: Literal["fitted", "value"] = "fitted"

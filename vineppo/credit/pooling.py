@@ -27,6 +27,8 @@ class Node:
     vines: list[GradedCompletion] = field(default_factory=list)
     passing: list[float] = field(default_factory=list)  # rewards of vines of states above that run through it
     is_skipped: bool = False
+    score: float = 0.0  # squared length of grad log pi over the segment that leads to it
+    weight: float = 0.0  # what an error of its value counts in the gradient (worth.py)
 
     @property
     def vine_rewards(self) -> list[float]:
@@ -96,9 +98,13 @@ def key_at(rollout: Rollout, boundary: int) -> object:
     return rollout.problem.id, rollout.prompt_ids + rollout.token_ids[:boundary], rollout.max_new_tokens
 
 
+def unique(paths: Sequence[Sequence[Node]]) -> list[Node]:
+    return list(dict.fromkeys(node for path in paths for node in path))
+
+
 def by_depth(paths: Sequence[Sequence[Node]]) -> list[list[Node]]:
     """All nodes once, in layers: a node's layer is the number of states above it."""
     layers: dict[int, list[Node]] = {}
-    for node in dict.fromkeys(node for path in paths for node in path):
+    for node in unique(paths):
         layers.setdefault(node.depth, []).append(node)
     return [layers[depth] for depth in sorted(layers)]

@@ -38,15 +38,19 @@ class Trail:
     end_pools: Sequence[Pool]  # [S] the same, without rewards that decided which states are measured
     reward: float
     squared_scores: Sequence[float]  # [S]
+    num_tokens_left: Sequence[int]  # [S]
 
 
 class Sums(NamedTuple):
     """Over the responses that have a segment j."""
 
     count: float = 0.0
+    tokens_left: float = 0.0
+    measured: float = 0.0  # those with rewards in the pool of s_j; the next two are over these
     variance: float = 0.0  # of one reward given s_j: R^2 - V^_j R
     error: float = 0.0  # of E_{j+1} as V(s_j): E_{j+1}^2 - V^_j R, since R and V^_j are independent given s_j
-    weight: float = 0.0  # w, the segment's squared score; the rest are w v_j, w v_j^2, w E_{j+1} and w v_j E_{j+1}
+    square: float = 0.0  # w A_j^2, with w the segment's squared score
+    weight: float = 0.0  # w; and w v_j, w v_j^2, w E_{j+1}, w v_j E_{j+1}
     wv: float = 0.0
     wvv: float = 0.0
     we: float = 0.0
@@ -58,32 +62,32 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Gains:
-    """l, m, alpha and beta."""
+    """l, m, alpha and beta, and the statistics that they are made of."""
 
     gae_lambda: float | None = None
     """l_j, with m_j = 0: generalised advantage estimation. None: l_j is fitted."""
     fits_baseline: bool = True
     """Whether alpha and beta are fitted. Else they are 0 and 1."""
     positions: tuple[Sums, ...] = ()
+    num_tokens: float = 0.0  # sampled for what is in the positions, vines included
 
     def after(self, j: int, num: int) -> float:
         """l_j for a pool of `num` rewards: the least squared error, if E_{j+1} and V^_j err independently.
 
-        Before anything is known of the position, E_{j+1} is worth one reward of the pool.
+        Before anything is known, E_{j+1} is worth one reward of the pool. Without a pool it is all there is.
         """
-        if self.gae_lambda is not None:
+        if self.gae_lambda is not None and num:
             return self.gae_lambda
-        sums = self._at(j)
-        variance, error = (max(0.0, sums.variance), max(0.0, sums.error)) if self.positions else (1.0, 1.0)
-        return variance / (variance + num * error) if variance else 0.0
+        variance, error = self.noise(j) or (1.0, 1.0)
+        return variance / (variance + num * error) if variance and num else float(not num)
 
     def before(self, num: int) -> float:
         """m_j: v_{j-1} is worth one reward of the pool."""
-        return 1 / (1 + num) if self.gae_lambda is None else 0.0
+        return 1 / (1 + num) if self.gae_lambda is None or not num else 0.0
 
     def baseline(self, j: int, value: float) -> float:
         """alpha_j + beta_j v_j of least w A^2, which is the gradient's variance but for what segments share."""
-        sums = self._at(j)
+        sums = self.at(j)
         if not self.fits_baseline or not sums.weight > 0:
             return value
         v, e = sums.wv / sums.weight, sums.we / sums.weight
@@ -91,28 +95,41 @@ class Gains:
         beta = (sums.wve / sums.weight - v * e) / spread if spread > 1e-9 else 0.0
         return e + beta * (value - v)
 
-    @cached_property
-    def _prior(self) -> Sums:
-        total = add_up(self.positions)
-        return Sums().plus(total, PRIOR_COUNT / total.count) if total.count else Sums()
+    def noise(self, j: int) -> tuple[float, float] | None:
+        """Of one reward given s_j and of E_{j+1}, as measurements of V(s_j): expected squares of their errors."""
+        sums = self.at(j)
+        if not sums.measured:
+            return None
+        return max(0.0, sums.variance / sums.measured), max(0.0, sums.error / sums.measured)
 
-    def _at(self, j: int) -> Sums:
+    def at(self, j: int) -> Sums:
+        """Of position j, with some of all positions."""
         return self.positions[j].plus(self._prior, 1.0) if j < len(self.positions) else self._prior
 
-    def learn(self, trails: Iterable[Trail]) -> Gains:
-        """With what these responses add to the positions; for later ones."""
+    @cached_property
+    def total(self) -> Sums:
+        return add_up(self.positions)
+
+    @cached_property
+    def _prior(self) -> Sums:
+        return Sums().plus(self.total, PRIOR_COUNT / self.total.count) if self.positions else Sums()
+
+    def learn(self, trails: Iterable[Trail], num_tokens: int) -> Gains:
+        """Those of later iterations, with what these responses add to the positions."""
         found = [self._products(trail) for trail in trails]
         new = [add_up(sums) for sums in zip_longest(*found, fillvalue=Sums())]
         pairs = zip_longest(new, self.positions, fillvalue=Sums())
-        return replace(self, positions=tuple(mine.plus(earlier, MEMORY) for mine, earlier in pairs))
+        positions = tuple(mine.plus(earlier, MEMORY) for mine, earlier in pairs)
+        return replace(self, positions=positions, num_tokens=num_tokens + MEMORY * self.num_tokens)
 
     def _products(self, trail: Trail) -> list[Sums]:
         found = []
-        for j, (end, value) in enumerate(zip(end_values(trail, self), filtered_values(trail, self), strict=True)):
-            w, pool = trail.squared_scores[j], trail.pools[j]
-            square = fmean(pool) * trail.reward if pool else math.nan
-            noise = (trail.reward**2 - square, end**2 - square) if pool and j else (0.0, 0.0)
-            found.append(Sums(1.0, *noise, w, w * value, w * value**2, w * end, w * value * end))
+        for j, (end, v) in enumerate(zip(end_values(trail, self), filtered_values(trail, self), strict=True)):
+            w, pool, reward = trail.squared_scores[j], trail.pools[j], trail.reward
+            product = fmean(pool) * reward if pool else 0.0
+            noise = (1.0, reward**2 - product, end**2 - product) if pool else (0.0, 0.0, 0.0)
+            square = w * (end - self.baseline(j, v)) ** 2
+            found.append(Sums(1.0, trail.num_tokens_left[j], *noise, square, w, w * v, w * v * v, w * end, w * v * end))
         return found
 
 

@@ -14,11 +14,13 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
+from vineppo.credit.allocation import squared_scores
 from vineppo.credit.common import CreditContext, advantage_metrics, broadcast_to_tokens, value_metrics
 from vineppo.credit.config import VinesConfig
-from vineppo.credit.pooling import Node, by_depth, make_paths
+from vineppo.credit.pooling import Node, by_depth, make_paths, unique
 from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values, segment_advantages
 from vineppo.credit.states import check_states, state_boundaries
+from vineppo.credit.worth import num_worthwhile, weight_of
 from vineppo.machine.files import read_json, write_json
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, Sample, UserError, ValueEstimate
@@ -39,11 +41,14 @@ class Vines:
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         rollouts = [rollout for group in groups for rollout in group]
         paths = make_paths(rollouts, [self.boundaries(rollout) for rollout in rollouts])
+        scores = [squared_scores(rollout) for rollout in rollouts]
+        for path, of_tokens in zip(paths, scores, strict=True):
+            score_segments(path, of_tokens)
         self.measure(paths, seed=seed)
         measured = [[node for node in path if not node.is_skipped] for path in paths]
-        trails = [self.trail(*pair) for pair in zip(rollouts, measured, strict=True)]
+        trails = [self.trail(*of_one) for of_one in zip(rollouts, measured, scores, strict=True)]
         credits = [self.credit(*of_one) for of_one in zip(rollouts, measured, trails, strict=True)]
-        self._next_gains = self.gains.learn(trails)
+        self._next_gains = self.gains.learn(trails, count_tokens(rollouts, paths))
         rows = iter(credits)
         metrics = pool_metrics(paths, self.config.num_vines) | credit_metrics(credits)
         return Assigned([[next(rows) for _ in group] for group in groups], metrics)
@@ -54,12 +59,13 @@ class Vines:
     def measure(self, paths: Sequence[Sequence[Node]], *, seed: int) -> None:
         """Samples vines: all in one engine call, or layer by layer where what is above decides."""
         layers = by_depth(paths)
-        if not self.config.top_up and self.config.skip_settled == 1:
+        if self.config.allocation == "even" and self.config.skip_settled == 1:
             layers = [[node for layer in layers for node in layer]]
         for layer in layers:
             for node in layer:
                 node.is_skipped = self.is_settled(node)
-            self.sample({node: num for node in layer if (num := self.num_lacking(node))}, seed=seed)
+                node.weight = weight_of(node, self.gains)
+            self.sample({node: num for node in layer if (num := self.num_wanted(node))}, seed=seed)
 
     def is_settled(self, node: Node) -> bool:
         """Whether the last measured state above has vines that agree, and is near."""
@@ -72,14 +78,16 @@ class Vines:
         rewards = [*last.vine_rewards, *last.passing]
         return len(rewards) > 1 and len(set(rewards)) == 1 and node.depth - last.depth < self.config.skip_settled
 
-    def num_lacking(self, node: Node) -> int:
-        """Vines that a state still needs. Never by what anybody earned: only by tokens before it and by numbers."""
-        if node.is_skipped or (node.above and surprise(node) < self.config.min_surprise):
+    def num_wanted(self, node: Node) -> int:
+        """Never by what anybody earned: by tokens before the state, by numbers, and by earlier iterations."""
+        num, others = self.config.num_vines, len(node.rollouts) - 1
+        if node.is_skipped:
             return 0
-        others = len(node.rollouts) - 1
-        if self.config.top_up:
-            return max(0, self.config.num_vines - others - len(node.passing))
-        return self.config.num_vines if node.above or not others else 0  # a prompt's siblings cost nothing
+        if self.config.allocation == "lacking":
+            return max(0, num - others - len(node.passing))
+        if node.above is None:
+            return 0 if others else num  # siblings cost nothing
+        return num if self.config.allocation == "even" else num_worthwhile(self.gains, node, num)
 
     def sample(self, lacking: dict[Node, int], *, seed: int) -> None:
         if not lacking:
@@ -99,14 +107,21 @@ class Vines:
         for node, num in lacking.items():
             node.add_vines([next(rest) for _ in range(num)])
 
-    def trail(self, rollout: Rollout, nodes: Sequence[Node]) -> Trail:
+    def trail(self, rollout: Rollout, nodes: Sequence[Node], scores: Sequence[float]) -> Trail:
         """Rewards of vines that decided what is measured below are left out where the mean must not depend on that."""
         decides = self.config.skip_settled > 1
         pools = [node.rewards(rollout) for node in nodes]
         if not pools[0]:
             raise UserError("credit.num_vines = 0 leaves a response that is alone in its group without a baseline")
         end_pools = [[*node.vine_rewards, *node.sibling_rewards(rollout)] for node in nodes] if decides else pools
-        return Trail(pools, end_pools, rollout.reward, squared_scores(rollout, cuts_of(rollout, nodes)))
+        cuts = cuts_of(rollout, nodes)
+        return Trail(
+            pools,
+            end_pools,
+            rollout.reward,
+            [math.fsum(scores[start:end]) for start, end in pairwise(cuts)],
+            [len(rollout.token_ids) - cut for cut in cuts[:-1]],
+        )
 
     def credit(self, rollout: Rollout, nodes: Sequence[Node], trail: Trail) -> Credit:
         boundaries = cuts_of(rollout, nodes)
@@ -135,42 +150,37 @@ class Vines:
         return {}
 
     def save(self, folder: Path) -> None:
-        write_json(folder / STATE_FILE, {"positions": self.gains.positions})
+        write_json(folder / STATE_FILE, {"positions": self.gains.positions, "num_tokens": self.gains.num_tokens})
 
     def load(self, folder: Path) -> None:
         path = folder / STATE_FILE
         try:
-            positions = tuple(Sums(*map(float, row)) for row in read_json(path)["positions"])
+            state = read_json(path)
+            positions = tuple(Sums(*map(float, row)) for row in state["positions"])
+            num_tokens = float(state["num_tokens"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
-        self.gains = self._next_gains = replace(self.gains, positions=positions)
+        self.gains = self._next_gains = replace(self.gains, positions=positions, num_tokens=num_tokens)
 
 
 def cuts_of(rollout: Rollout, nodes: Sequence[Node]) -> tuple[int, ...]:  # [S+1]
     return (*(len(node.state.response_ids) for node in nodes), len(rollout.token_ids))
 
 
-def surprise(node: Node) -> float:
-    """Of the segment that led to the state, the same for all that run through it."""
-    assert node.above is not None
-    bounds = len(node.above.state.response_ids), len(node.state.response_ids)
-    return squared_scores(node.rollouts[0], bounds)[0]
+def score_segments(path: Sequence[Node], scores: Sequence[float]) -> None:
+    """By the squared scores of a response's tokens [L]; they are the same for all that run through a state."""
+    for above, node in pairwise(path):
+        node.score = math.fsum(scores[len(above.state.response_ids) : len(node.state.response_ids)])
 
 
-def squared_scores(rollout: Rollout, boundaries: Sequence[int]) -> list[float]:  # [S]
-    """The sum of (1 - p)^2 over a segment's actions, for |grad log pi|^2 with respect to the logits.
-
-    That is 1 - 2p + sum_a pi(a)^2: at least (1 - p)^2, and twice as much where only two tokens are likely.
-    """
-    squares = [
-        (1 - math.exp(logprob)) ** 2 if is_action else 0.0
-        for logprob, is_action in zip(rollout.completion.logprobs, rollout.is_action, strict=True)
-    ]
-    return [math.fsum(squares[start:end]) for start, end in pairwise(boundaries)]
+def count_tokens(rollouts: Sequence[Rollout], paths: Sequence[Sequence[Node]]) -> int:
+    """Sampled for all of this."""
+    vines = [vine for node in unique(paths) for vine in node.vines]
+    return sum(len(rollout.token_ids) for rollout in rollouts) + sum(len(vine.completion.token_ids) for vine in vines)
 
 
 def pool_metrics(paths: Sequence[Sequence[Node]], num_vines: int) -> dict[str, float]:
-    nodes = list(dict.fromkeys(node for path in paths for node in path))
+    nodes = unique(paths)
     vines = [vine for node in nodes for vine in node.vines]
     measured = [node for path in paths for node in path if not node.is_skipped]
     return {
