@@ -16,8 +16,9 @@ from vineppo.report.charts import dots, save_figure
 SHOWN = {
     "VinePPO K=1": "`vineppo`, K = 1",
     "VinePPO K=9": "`vineppo`, K = 9",
-    "vines K=1": "`vines`, K = 1",
-    "vines K=0": "`vines`, siblings alone",
+    "vines": "`vines`",
+    "vines, siblings alone": "`vines`, siblings alone",
+    "Tree K=0: RLOO, fitted": "`tree`, no vines: RLOO with a fitted baseline",
     "Tree K=1, every 2nd": "`tree`, K = 1, every 2nd state",
     "Tree 8 x 8": "`tree`, 8 x 8",
     "critic": "`vine_critic`",
