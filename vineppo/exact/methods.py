@@ -20,6 +20,7 @@ from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.tree import TreeConfig, TreeCredit
 from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
+from vineppo.credit.vines import Vines, VinesConfig
 from vineppo.exact.chain import CHAINS
 from vineppo.exact.critics import BootstrappedCredit, KnownActionCritic, TableCritic
 from vineppo.exact.known import BestBaseline, KnownCritic, KnownPotential, full_budget_values, over_segments
@@ -38,6 +39,9 @@ SMALL = ("language", "fatal-8", "repair-8")
 """Worlds in which rows run that are dear, or that vary others."""
 UNPAID = ("language", *(chain.name for chain in CHAINS if not chain.pays))
 """Worlds whose rewards are 0 and 1."""
+
+PARTLY = ("language", "repair-8")
+"""Worlds in which the parts of an estimator are taken one by one."""
 
 Expected = Callable[[Rollout], Sequence[float]]
 """E[advantages | rollout], [L]: the mean over its vines, or over its siblings."""
@@ -157,6 +161,15 @@ def tree_row(name: str, *, worlds: Container[str] | None = None, num_alternative
     return Row(name, make, worlds=worlds, num_alternatives=num_alternatives, num_warmup=10)
 
 
+def pooled_row(name: str, *, worlds: Container[str] | None = None, **config: Any) -> Row:
+    """Its gains are fitted on earlier batches. exhaustive.py has its bias."""
+
+    def make(_: World, context: CreditContext) -> Vines:
+        return Vines(VinesConfig(**config), context)
+
+    return Row(name, make, worlds=worlds, num_warmup=12)
+
+
 class Unmerged:
     """Vines of their own for every rollout. In small worlds siblings meet in most of their states."""
 
@@ -188,6 +201,8 @@ def critic_row(
     return Row(name, make, worlds=worlds, num_alternatives=VineCriticConfig.num_alternatives, num_warmup=5)
 
 
+PLAIN = {"gae_lambda": 0.0, "baseline": "value"}
+"""Neither smoothing nor a fitted baseline."""
 GRPO_PLAIN, GRPO_NO_STD = GRPO(GRPOConfig()), GRPO(GRPOConfig(divide_by_std=False))
 ROWS = [
     group_row("RLOO", RLOO(RLOOConfig()), leave_one_out),  # the first: the others are compared with it
@@ -213,9 +228,22 @@ ROWS = [
     vine_row("VinePPO K=9, paper's cuts", num_vines=9, cuts=cut_before_lines, worlds=("language",)),
     vine_row("VinePPO K=9, silent end", num_vines=9, cuts=cut_before_end, worlds=("language",)),
     vine_row("VinePPO K=9, cut in half", num_vines=9, cuts=cut_in_half, worlds=("language",)),
+    pooled_row("Vines"),
+    pooled_row("Vines K=0: siblings", num_vines=0),
+    pooled_row("Vines K=0, baseline V", num_vines=0, baseline="value", worlds=PARTLY),
+    pooled_row("Vines K=1, pooled", num_vines=1, allocation="even", **PLAIN, worlds=PARTLY),
+    pooled_row("Vines K=3, pooled", num_vines=3, allocation="even", **PLAIN, worlds=PARTLY),
+    pooled_row("Vines K=1, topped up", num_vines=1, allocation="lacking", **PLAIN, worlds=PARTLY),
+    pooled_row("Vines K=1, pooled, λ=.5", num_vines=1, allocation="even", **PLAIN | {"gae_lambda": 0.5}, worlds=PARTLY),
+    pooled_row("Vines K=1, smoothed", num_vines=1, allocation="even", baseline="value", worlds=PARTLY),
+    pooled_row("Vines K=1, both", num_vines=1, allocation="lacking", baseline="value", worlds=PARTLY),
+    pooled_row("Vines K=1, both, fitted", num_vines=1, allocation="lacking", worlds=PARTLY),
+    pooled_row(
+        "Vines K=3, pooled, settled skipped", num_vines=3, allocation="even", skip_settled=3, **PLAIN, worlds=PARTLY
+    ),
     critic_row("critic", TableCritic),
-    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
-    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
+    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=PARTLY),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=PARTLY),
     critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
     critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
     critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
