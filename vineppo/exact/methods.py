@@ -39,7 +39,6 @@ SMALL = ("language", "fatal-8", "repair-8")
 """Worlds in which rows run that are dear, or that vary others."""
 UNPAID = ("language", *(chain.name for chain in CHAINS if not chain.pays))
 """Worlds whose rewards are 0 and 1."""
-
 PARTLY = ("language", "repair-8")
 """Worlds in which the parts of an estimator are taken one by one."""
 
@@ -242,8 +241,8 @@ ROWS = [
         "Vines K=3, pooled, settled skipped", num_vines=3, allocation="even", skip_settled=3, **PLAIN, worlds=PARTLY
     ),
     critic_row("critic", TableCritic),
-    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=PARTLY),
-    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=PARTLY),
+    critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
     critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
     critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
     critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
