@@ -15,16 +15,16 @@ import copy
 import json
 import math
 import random
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import seconds as seconds_of
+from timing import summarize
 
 from vineppo.learner.action_critic import HeadCritic
 from vineppo.learner.config import ActionCriticConfig, LearnerConfig, OptimConfig
@@ -108,7 +108,7 @@ def bench(model: Any, rollouts: list[Rollout], device: torch.device, repeats: in
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
         for name, one in work.items():
-            seconds[name].append(time_of(one, device))
+            seconds[name].append(seconds_of(one, device))
     memory = {"policy": sum(learner.memory().values())}
     memory |= {backbone: sum(critic.memory().values()) for backbone, critic in critics.items()}
     return {"seconds": {name: summarize(numbers) for name, numbers in seconds.items()}, "memory_mb": memory}
@@ -122,18 +122,6 @@ def iterate(learner: PolicyLearner, rollouts: list[Rollout]) -> None:
     for epoch in range(2):
         for minibatch in split(scored, 64, seed=epoch):
             learner.step(minibatch, policy_loss)
-
-
-def time_of(work: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def summarize(numbers: list[float]) -> dict[str, float]:
-    return {"n": len(numbers), "min": min(numbers), "median": median(numbers), "max": max(numbers)}
 
 
 def print_tables(result: dict[str, Any]) -> None:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import seconds, summarize
 
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.policy import PolicyLearner
@@ -129,18 +128,6 @@ def product_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> 
     torch.mm(a, b)
     repeats = 5 if device.type == "cpu" else 50
     return repeats * 2 * size**3 / seconds(lambda: [a @ b for _ in range(repeats)], device) / 1e9
-
-
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def summarize(numbers: list[float]) -> dict[str, float]:
-    return {"n": len(numbers), "min": min(numbers), "median": median(numbers), "max": max(numbers)}
 
 
 def print_table(name: str, benchmark: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from vineppo.alternatives import alternatives_table
 from vineppo.credit.common import CreditContext
-from vineppo.credit.control_variate import PARTS, Squares
+from vineppo.credit.control_variate import PARTS
+from vineppo.credit.least_squares import Products
 from vineppo.credit.vine_critic import VineCritic, VineCriticConfig
 from vineppo.environment import Environment
 from vineppo.seeding import derive_seed
@@ -69,5 +70,5 @@ def make_vine_critic(environment: Environment, critic: ArbitraryCritic | None = 
     half = np.linspace(0.3, 0.7, len(PARTS))
     products = np.eye(1 + len(PARTS)) + np.pad(np.diag(np.zeros(len(PARTS))), (1, 0))
     products[0, 1:] = products[1:, 0] = half
-    estimator.squares, estimator.num_iterations = Squares(products, 1e9), 1
+    estimator.squares, estimator.num_iterations = Products(products, 1e9), 1
     return estimator

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from judged import ArbitraryCritic, LeakingCritic, make_vine_critic
 
-from vineppo.credit.control_variate import MAX_TRUST, PARTS, PRIOR_ROLLOUTS, JudgedGroup, Squares, read, without_each
+from vineppo.credit.control_variate import MAX_TRUST, PARTS, JudgedGroup, fit_trust, read
+from vineppo.credit.least_squares import PRIOR_ROLLOUTS, Products, of_others
 from vineppo.exact.exhaustive import exact_bias, make_environment
 from vineppo.types import Completion, Problem, Rollout
 
@@ -107,7 +108,7 @@ def test_trust_is_a_ridged_least_squares_fit():
     """The same from all weighted rows at once, with the ridge as rows of their own."""
     rng = random.Random(1)
     groups = [judged_group(rng) for _ in range(200)]
-    squares = sum((group.squares for group in groups), Squares.none())
+    squares = sum((group.squares for group in groups), Products.none(len(PARTS)))
     rows = [
         (c_CL * np.sqrt(reading.weights_L)).T
         for group in groups
@@ -116,22 +117,22 @@ def test_trust_is_a_ridged_least_squares_fit():
     X = np.concatenate(rows)
     ridge = np.sqrt(PRIOR_ROLLOUTS / (3 * len(groups)) * (X[:, 1:] ** 2).sum(axis=0))
     stacked = np.concatenate([X[:, 1:], np.diag(ridge)]), np.concatenate([X[:, 0], np.zeros(len(PARTS))])
-    assert squares.trust() == pytest.approx(np.clip(np.linalg.lstsq(*stacked, rcond=None)[0], 0, MAX_TRUST))
-    left = ((X[:, 0] - X[:, 1:] @ squares.trust()) ** 2).sum() / (X[:, 0] ** 2).sum()
-    assert squares.left(squares.trust()) == pytest.approx(left)
+    assert fit_trust(squares) == pytest.approx(np.clip(np.linalg.lstsq(*stacked, rcond=None)[0], 0, MAX_TRUST))
+    left = ((X[:, 0] - X[:, 1:] @ fit_trust(squares)) ** 2).sum() / (X[:, 0] ** 2).sum()
+    assert squares.square_left(fit_trust(squares)) == pytest.approx(left)
 
 
 def test_parts_that_are_left_out_are_not_trusted():
     squares = judged_group(random.Random(2)).squares
-    assert squares.trust(["prompt"])[[0, 1, 3, 4]].tolist() == [0.0] * 4
-    assert Squares.none().trust().tolist() == [0.0] * len(PARTS)
+    assert fit_trust(squares, ["prompt"])[[0, 1, 3, 4]].tolist() == [0.0] * 4
+    assert fit_trust(Products.none(len(PARTS))).tolist() == [0.0] * len(PARTS)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_each_group_is_left_out_of_its_own_sum(n):
-    squares = [Squares(np.full((6, 6), float(2**i)), 2.0**i) for i in range(n)]
-    for i, found in enumerate(without_each(squares)):
-        expected = sum(2**j for j in range(n) if j != i)
+    squares = [Products(np.full((6, 6), float(2**i)), 2.0**i) for i in range(n)]
+    for i, found in enumerate(of_others(squares, Products(np.full((6, 6), 0.5), 0.5))):
+        expected = 0.5 + sum(2**j for j in range(n) if j != i)
         assert (found.num_rollouts, found.products_CC[0, 0]) == (expected, expected)
 
 
@@ -153,11 +154,11 @@ def test_an_arbitrary_critic_biases_nothing(config, num_alternatives, group_size
 def test_nor_does_trust_that_other_groups_of_the_iteration_decide(monkeypatch):
     def make(environment):
         estimator = make_vine_critic(environment)
-        estimator.squares = Squares.none()
+        estimator.squares = Products.none(len(PARTS))
         return estimator
 
     assert exact_bias(make, num_prompts=2, num_alternatives=2) < EXACT
-    monkeypatch.setattr("vineppo.credit.vine_critic.without_each", lambda squares: squares)
+    monkeypatch.setattr("vineppo.credit.vine_critic.of_others", lambda own, before: own)
     assert exact_bias(make, num_prompts=2, num_alternatives=2) > 0.01  # fitted on its own rewards
 
 
@@ -169,5 +170,5 @@ def test_a_critic_that_has_seen_the_rewards_is_biased():
 def test_the_arbitrary_critic_is_wrong_and_trusted():
     """What makes the laws above say something."""
     estimator = make_vine_critic(make_environment(num_alternatives=2))
-    assert min(estimator.trust(Squares.none())) > 0.25
+    assert min(estimator.trust(estimator.squares)) > 0.25
     assert len({ArbitraryCritic().value((0,), token) for token in range(4)}) == 4

@@ -11,9 +11,9 @@ import pytest
 from coin_walk import make_environment
 
 from vineppo.credit.common import CreditContext
-from vineppo.credit.fitted_baseline import NUM_CONSTANTS, Evidence, of_others
+from vineppo.credit.least_squares import Products, of_others
 from vineppo.credit.rloo import RLOO, RLOOConfig
-from vineppo.credit.tree import TreeConfig, TreeCredit
+from vineppo.credit.tree import NUM_CONSTANTS, TreeConfig, TreeCredit
 from vineppo.environment import Environment
 from vineppo.exact.exhaustive import exact_bias
 from vineppo.protocols import LearningEstimator
@@ -52,7 +52,7 @@ def test_no_bias_whatever_constants_earlier_iterations_left():
     def with_evidence(environment: Environment) -> TreeCredit:
         credit = tree(environment, num_vines=1)
         rows = np.random.default_rng(0).normal(size=(9, 1 + NUM_CONSTANTS))
-        credit.evidence = Evidence.of(rows, np.ones(9), 4)
+        credit.evidence = Products.of(rows.T, np.ones(9), 4)
         assert (abs(credit.evidence.fit()) > 0.05).all()
         return credit
 
@@ -156,8 +156,9 @@ def test_the_constants_of_a_group_are_those_of_least_squares_without_it():
     rng = np.random.default_rng(1)
     rows = [np.column_stack([rng.normal(size=(20, 3)), np.ones(20)]) for _ in range(3)]
     weights = [rng.uniform(0.1, 1, size=20) for _ in range(3)]
-    evidence = [Evidence.of(*pair, 10**9) for pair in zip(rows, weights, strict=True)]  # so many that nothing is ridged
-    for own, found in enumerate(of_others(evidence, Evidence.none())):
+    pairs = zip(rows, weights, strict=True)
+    evidence = [Products.of(row.T, w, 10**9) for row, w in pairs]  # so many rollouts that nothing is ridged
+    for own, found in enumerate(of_others(evidence, Products.none(NUM_CONSTANTS))):
         others = [i for i in range(3) if i != own]
         root_weights = np.sqrt(np.concatenate([weights[i] for i in others]))[:, None]
         table = np.concatenate([rows[i] for i in others]) * root_weights

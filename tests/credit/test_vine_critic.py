@@ -14,10 +14,10 @@ from judged import ArbitraryCritic, make_vine_critic
 from tiny import LOOP
 from tiny_critic import SAMPLING, make_optim, make_policy
 
-from vineppo.credit.common import CreditContext
+from vineppo.credit.common import CreditContext, explained_variance
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.states import StatesConfig
-from vineppo.credit.vine_critic import VineCritic, VineCriticConfig, calibration_error, explained_variance
+from vineppo.credit.vine_critic import VineCritic, VineCriticConfig, calibration_error
 from vineppo.learner.config import ActionCriticConfig, LearnerConfig
 from vineppo.learner.policy import PolicyLearner
 from vineppo.methods.train import TrainRecipe, train
@@ -145,9 +145,11 @@ def test_explained_variance_and_calibration():
     rng = np.random.default_rng(0)
     guesses = rng.random(100_000)
     rewards = (rng.random(100_000) < guesses).astype(float)
-    assert explained_variance(rewards, rewards) == 1
-    assert explained_variance(rewards, np.full(100_000, 0.3)) == 0
-    assert explained_variance(rewards, guesses) == pytest.approx(1 / 3, abs=0.01)  # Var(p) = 1/12 of Var(R) = 1/4
+    of_guesses, of_rewards = guesses.tolist(), rewards.tolist()
+    assert explained_variance(of_rewards, of_rewards) == 1
+    assert explained_variance([0.3] * 100_000, of_rewards) == pytest.approx(0)
+    assert explained_variance(of_guesses, of_rewards) == pytest.approx(1 / 3, abs=0.01)  # Var(p) = 1/12, Var(R) = 1/4
+    assert explained_variance([], []) == 0
     assert calibration_error(rewards, guesses) < 0.01  # ten bins of 10,000, each off by about .004
     assert calibration_error(rewards, guesses * 0.8) == pytest.approx(0.1, abs=0.01)
     assert calibration_error(np.full(8, -3.0), np.full(8, -2.5)) == 0.5

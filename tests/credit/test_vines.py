@@ -16,7 +16,7 @@ from vineppo.credit.common import CreditContext
 from vineppo.credit.pooling import Node, by_depth, make_paths
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.smoothing import Gains, Sums, Trail, add_up, filtered_values
-from vineppo.credit.states import StatesConfig
+from vineppo.credit.states import StatesConfig, state_boundaries
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.credit.vines import Vines, VinesConfig, score_segments
 from vineppo.exact.exhaustive import exact_bias
@@ -52,7 +52,7 @@ def make(environment, *, learnt: bool = True, **config) -> Vines:
 
 def measure(estimator: Vines, groups: list[Group]) -> list[list[Node]]:
     rollouts = [rollout for group in groups for rollout in group]
-    paths = make_paths(rollouts, [estimator.boundaries(rollout) for rollout in rollouts])
+    paths = make_paths(rollouts, [state_boundaries(rollout, estimator.config.states) for rollout in rollouts])
     for rollout, path in zip(rollouts, paths, strict=True):
         score_segments(path, squared_scores(rollout))
     estimator.measure(paths, seed=3)
@@ -208,8 +208,7 @@ def test_layers_above_are_sampled_before_those_below(environment, groups):
 
 
 def test_siblings_alone_with_one_state_are_rloo(environment, groups):
-    estimator = make(environment, num_vines=0, gae_lambda=0.0, baseline="value")
-    estimator.boundaries = lambda rollout: (0, len(rollout.token_ids))  # type: ignore[method-assign]
+    estimator = make(environment, num_vines=0, gae_lambda=0.0, baseline="value", states={"first": 1})
     rloo = RLOO(RLOOConfig()).assign(groups, seed=0).credits
     for mine, theirs in zip(estimator.assign(groups, seed=3).credits, rloo, strict=True):
         for credit, same in zip(mine, theirs, strict=True):

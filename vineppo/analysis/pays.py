@@ -43,25 +43,13 @@ def analyze(checkpoints: Sequence[RunCheckpoint], config: AnalysisConfig) -> Res
         for name, rows in judge(pilots, rates, config).items():
             tables[name] += [checkpoint.header | row for row in rows]
     shown = {name: last_checkpoints(tables[name], checkpoints) for name in ("forecast", "positions")}
+    drawn = (
+        ("forecast", "Forecast of the cost at equal sampled tokens, RLOO = 1, last checkpoints", "estimator", "cost"),
+        ("positions", "Share of the reward's variance that segments decide, last checkpoints", "segments", "decides"),
+    )
     charts = {
-        "forecast": plot(
-            bars,
-            "Forecast of the cost at equal sampled tokens, RLOO = 1, last checkpoints",
-            shown["forecast"],
-            by=("estimator", "method"),
-            x="estimator",
-            y="cost",
-            colour_by="method",
-        ),
-        "positions": plot(
-            bars,
-            "Share of the reward's variance that segments decide, last checkpoints",
-            shown["positions"],
-            by=("segments", "method"),
-            x="segments",
-            y="decides",
-            colour_by="method",
-        ),
+        name: plot(bars, title, shown[name], by=(x, "method"), x=x, y=y, colour_by="method")
+        for name, title, x, y in drawn
     }
     return Result("pays", TITLE, TEXT, tables, charts)
 

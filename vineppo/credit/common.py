@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, pstdev, pvariance
@@ -132,9 +132,23 @@ def value_metrics(values: Sequence[float], initial_values: Sequence[float]) -> d
     }
 
 
+def first_advantages(credits: Iterable[Credit]) -> list[float]:
+    """Of every segment, all of whose tokens have the same."""
+    return [credit.advantages[start] for credit in credits for start in credit.boundaries[:-1]]
+
+
+def credit_metrics(credits: Sequence[Sequence[Credit]], advantages: Sequence[float]) -> dict[str, float]:
+    """Of credits with values, and of their advantages, one for each thing that the estimator tells apart."""
+    values = [credit.values for group in credits for credit in group if credit.values]
+    return {
+        **value_metrics([value for of_one in values for value in of_one[:-1]], [of_one[0] for of_one in values]),
+        **advantage_metrics(advantages),
+    }
+
+
 def explained_variance(values: Sequence[float], returns: Sequence[float]) -> float:
     """1 - Var(return - value) / Var(return): 1 is perfect, 0 as good as a constant, and 0 where returns are equal."""
-    variance = pvariance(returns)
+    variance = pvariance(returns) if returns else 0.0
     return (
         1 - pvariance([to_go - value for to_go, value in zip(returns, values, strict=True)]) / variance
         if variance

@@ -19,8 +19,9 @@ given the token and what came before it; the others do not depend on the token. 
     progress      v(s_t) - v(s_0)
     best          b*(s_t) - v(s_t)
 
-The constants are fitted by weighted least squares of A on other groups, so that they go to 0 where the critic explains
-nothing. With the weights |grad log pi(y_t)|^2 the mean of A_t^2 is the gradient's variance but for what tokens share.
+The constants are fitted by weighted least squares of A on other groups (least_squares.py), so that they go to 0 where
+the critic explains nothing. With the weights |grad log pi(y_t)|^2 the mean of A_t^2 is the gradient's variance but for
+what tokens share.
 Shapes: L response tokens, M likeliest tokens, C columns (the reward part and the five).
 """
 
@@ -34,15 +35,12 @@ import numpy as np
 
 from vineppo.alternatives import alternatives_table, sampled_logprobs
 from vineppo.credit.advantages import leave_one_out
+from vineppo.credit.least_squares import Products
 from vineppo.types import Group, Rollout
 
 PARTS = ("later_luck", "sibling_luck", "prompt", "progress", "best")
 MAX_TRUST = 1.25
 """A critic that has just become sharper would be trusted for too much."""
-DECAY = 0.9
-"""Of earlier iterations' squares, per iteration: the policy moves on, and so does the critic."""
-PRIOR_ROLLOUTS = 4
-"""Responses whose worth of evidence pulls towards 0."""
 
 
 @dataclass(frozen=True)
@@ -107,41 +105,9 @@ def columns_of(rewards: Sequence[float], readings: Sequence[Reading]) -> list[np
     return columns
 
 
-@dataclass(frozen=True)
-class Squares:
-    """Weighted sums of products of columns: all that least squares need of responses that are gone."""
-
-    products_CC: np.ndarray
-    num_rollouts: float
-
-    @classmethod
-    def none(cls) -> Squares:
-        return cls(np.zeros((1 + len(PARTS), 1 + len(PARTS))), 0.0)
-
-    def __add__(self, other: Squares) -> Squares:
-        return Squares(self.products_CC + other.products_CC, self.num_rollouts + other.num_rollouts)
-
-    def decayed(self) -> Squares:
-        return Squares(DECAY * self.products_CC, DECAY * self.num_rollouts)
-
-    def trust(self, parts: Sequence[str] = PARTS) -> np.ndarray:  # [C-1]
-        """The constants of least weighted squares, ridged; 0 for parts that are left out or have shown nothing."""
-        trust = np.zeros(len(PARTS))
-        used = [k for k, part in enumerate(PARTS) if part in parts and self.products_CC[k + 1, k + 1] > 0]
-        if not used:
-            return trust
-        rows = np.array(used) + 1
-        normal = self.products_CC[np.ix_(rows, rows)].copy()
-        normal[np.diag_indices(len(used))] *= 1 + PRIOR_ROLLOUTS / self.num_rollouts
-        found = np.linalg.lstsq(normal, self.products_CC[rows, 0], rcond=None)[0]
-        trust[used] = np.clip(found, 0.0, MAX_TRUST)
-        return trust
-
-    def left(self, trust: np.ndarray) -> float:
-        """Squares of the advantages over RLOO's: below 1 where the critic takes noise off. 1 where RLOO has none."""
-        factors = np.array([1.0, *-trust])
-        before, after = self.products_CC[0, 0], factors @ self.products_CC @ factors
-        return float(after / before) if before > 0 else 1.0
+def fit_trust(squares: Products, parts: Sequence[str] = PARTS) -> np.ndarray:  # [C-1]
+    """The constants of the parts; 0 for those that are left out or have shown nothing."""
+    return np.clip(squares.fit([k for k, part in enumerate(PARTS) if part in parts]), 0.0, MAX_TRUST)
 
 
 @dataclass(frozen=True)
@@ -156,18 +122,9 @@ class JudgedGroup:
         return columns_of([rollout.reward for rollout in self.group], self.readings)
 
     @cached_property
-    def squares(self) -> Squares:
+    def squares(self) -> Products:
         pairs = zip(self.columns, self.readings, strict=True)
-        return Squares(np.sum([(c_CL * r.weights_L) @ c_CL.T for c_CL, r in pairs], axis=0), len(self.group))
+        return sum((Products.of(c_CL, r.weights_L, 1) for c_CL, r in pairs), Products.none(len(PARTS)))
 
     def advantages(self, trust: np.ndarray) -> list[np.ndarray]:  # [G][L]
         return [c_CL[0] - trust @ c_CL[1:] for c_CL in self.columns]
-
-
-def without_each(squares: Sequence[Squares]) -> list[Squares]:
-    """For each the sum of all others, without its own in it for a moment: a difference would leave rounding of it."""
-    before, after = [Squares.none()], [Squares.none()]
-    for forward, backward in zip(squares[:-1], reversed(squares[1:]), strict=True):
-        before.append(before[-1] + forward)
-        after.append(backward + after[-1])
-    return [one + other for one, other in zip(before, reversed(after), strict=True)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vineppo.credit.branching import Branch
+from vineppo.credit.states import sample_vines, state_at
 from vineppo.environment import Environment, GradedCompletion, State
 from vineppo.rollouts import make_rollout
-from vineppo.seeding import derive_seed
 from vineppo.types import Group, Rollout
 
 Plan = Callable[[Rollout], dict[int, int]]
@@ -33,8 +33,7 @@ class Fork:
 
     @cached_property
     def state(self) -> State:
-        rollout = self.branch.rollout
-        return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[: self.position])
+        return state_at(self.branch.rollout, self.position)
 
 
 def grow(
@@ -80,15 +79,10 @@ def find_forks(tree: list[Branch], plan: Plan, number: int | None) -> Iterator[F
 
 def plant(environment: Environment, forks: Sequence[Fork], plan: Plan, *, keep: bool, seed: int) -> None:
     """The vines that each lacks, within what the response had left there; into its tree."""
-    jobs = [(fork, k) for fork in forks for k in range(fork.num_vines)]
-    vines = environment.finish(
-        [fork.state for fork, _ in jobs],
-        [fork.branch.rollout.max_new_tokens - fork.position for fork, _ in jobs],
-        [derive_seed(seed, "vine", fork.state.problem.id, fork.state.prefix_ids, k) for fork, k in jobs],
-        purpose="vine",
-        keep=keep,
-    )
-    for (fork, _), vine in zip(jobs, vines, strict=True):
+    states = [fork.state for fork in forks]
+    budgets = [fork.branch.rollout.max_new_tokens - fork.position for fork in forks]
+    vines = sample_vines(environment, states, budgets, [fork.num_vines for fork in forks], seed=seed, keep=keep)
+    for fork, vine in ((fork, vine) for fork, siblings in zip(forks, vines, strict=True) for vine in siblings):
         rollout = continue_rollout(environment, fork.branch.rollout, fork.position, vine)
         later = {position: k for position, k in plan(rollout).items() if position > fork.position}
         boundaries = (*fork.branch.boundaries[: fork.number + 1], *boundaries_of(rollout, later)[1:])

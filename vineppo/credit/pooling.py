@@ -72,13 +72,11 @@ def make_paths(rollouts: Sequence[Rollout], boundaries: Sequence[Sequence[int]])
     Where problem, token ids and the tokens left are the same, rollouts share a node.
     """
     nodes: dict[object, Node] = {}
-    paths = [
-        [
-            nodes.setdefault(key_at(rollout, b), Node(state_at(rollout, b), rollout.max_new_tokens - b))
-            for b in cuts[:-1]
-        ]
-        for rollout, cuts in zip(rollouts, boundaries, strict=True)
-    ]
+    for rollout, cuts in zip(rollouts, boundaries, strict=True):
+        for b in cuts[:-1]:
+            if (key := key_at(rollout, b)) not in nodes:
+                nodes[key] = Node(state_at(rollout, b), rollout.max_new_tokens - b)
+    paths = [[nodes[key_at(rollout, b)] for b in cuts[:-1]] for rollout, cuts in zip(rollouts, boundaries, strict=True)]
     roots = {node: path[0] for path in paths for node in path}
     for node in sorted(roots, key=lambda node: len(node.state.response_ids)):
         if node is not roots[node]:
@@ -88,10 +86,6 @@ def make_paths(rollouts: Sequence[Rollout], boundaries: Sequence[Sequence[int]])
         for node in (path[0], *path[0].along(rollout.prompt_ids + rollout.token_ids)):
             node.rollouts.append(rollout)
     return paths
-
-
-def make_node(rollout: Rollout, boundary: int) -> Node:
-    return Node(state_at(rollout, boundary), rollout.max_new_tokens - boundary)
 
 
 def key_at(rollout: Rollout, boundary: int) -> object:

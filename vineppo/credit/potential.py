@@ -8,12 +8,11 @@ between: the process rewards telescope into a baseline. So the policy gradient i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from vineppo.config import Named
 from vineppo.credit.advantages import leave_one_out
-from vineppo.credit.common import CreditContext, advantage_metrics, explained_variance, value_metrics
+from vineppo.credit.common import CreditContext, broadcast_to_tokens, credit_metrics, explained_variance
 from vineppo.models import RewardModelConfig
 from vineppo.types import Assigned, Credit, Group, Rollout
 
@@ -60,11 +59,8 @@ class Potential:
     def credit(self, rollout: Rollout, potentials: Sequence[float], baseline: float) -> Credit:
         """A_t = R - Phi(s_t) - baseline."""
         at_segments = [potentials[start] for start in rollout.boundaries[:-1]]
-        if self.config.states == "tokens":
-            read = potentials[:-1]
-        else:
-            lengths = [b - a for a, b in pairwise(rollout.boundaries)]
-            read = [phi for phi, length in zip(at_segments, lengths, strict=True) for _ in range(length)]
+        by_token = self.config.states == "tokens"
+        read = potentials[:-1] if by_token else broadcast_to_tokens(at_segments, rollout.boundaries)
         advantages = tuple(rollout.reward - baseline - phi for phi in read)
         return Credit(rollout.boundaries, advantages, values=(*at_segments, rollout.reward))
 
@@ -73,9 +69,7 @@ def metrics(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> dic
     pairs = [pair for group in zip(groups, credits, strict=True) for pair in zip(*group, strict=True)]
     values = [value for _, credit in pairs for value in (credit.values or ())[:-1]]
     rewards = [rollout.reward for rollout, credit in pairs for _ in credit.boundaries[:-1]]
-    advantages = [advantage for _, credit in pairs for advantage in credit.segment_advantages]
     return {
-        **value_metrics(values, [credit.values[0] for _, credit in pairs if credit.values]),
-        **advantage_metrics(advantages),
+        **credit_metrics(credits, [advantage for _, credit in pairs for advantage in credit.segment_advantages]),
         "critic/explained_variance": explained_variance(values, rewards),
     }

@@ -16,7 +16,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
-from vineppo.environment import State
+from vineppo.environment import Environment, GradedCompletion, State
+from vineppo.seeding import derive_seed
 from vineppo.types import Alternatives, Rollout, SamplingParams, UserError
 
 StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
@@ -28,6 +29,26 @@ def state_at(rollout: Rollout, boundary: int) -> State:
 
 def state_key(state: State) -> StateKey:
     return state.problem.id, state.prefix_ids
+
+
+def sample_vines(
+    environment: Environment,
+    states: Sequence[State],
+    budgets: Sequence[int],
+    num_vines: int | Sequence[int],
+    *,
+    seed: int,
+    keep: bool = False,
+) -> list[list[GradedCompletion]]:  # [S][K]
+    """From every state, all in one engine call. A vine's draws follow from its state's tokens and its number there."""
+    return environment.branch(
+        states,
+        budgets,
+        num_vines,
+        seed=lambda state, k: derive_seed(seed, "vine", *state_key(state), k),
+        purpose="vine",
+        keep=keep,
+    )
 
 
 class StatesConfig(Config):

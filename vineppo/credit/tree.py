@@ -3,10 +3,20 @@
 TRPO's vine (Schulman et al. 2015, section 5.2) takes actions from states of a first trajectory and learns from them;
 VinePPO measures with such vines and learns from none. Here every sampled token may be learnt from. Formulas, and why
 they are unbiased: branching.py.
+
+The mean return b of the other edges that leave a state leaves the gradient's mean alone, and so does any multiple of
+it. The best baseline of a state is sum_a w_a Q(s, a) / sum_a w_a with w_a = pi(a) |grad log pi(a)|^2, far below V(s)
+where the policy is sure and its rare mistakes cost everything. It needs Q of tokens that were not drawn; the best
+linear guess from what is known before the edge is drawn is the weighted least-squares fit (least_squares.py) of
+
+    minimise sum_e (w_e |u_e|)^2 (Q_e - b_e - k_1 b_e - k_2 (c_e - b_e) - k_3)^2,    |u_e|^2 the sum of squared scores,
+
+with c_e the mean return elsewhere.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vineppo.credit.allocation import squared_scores
 from vineppo.credit.branching import (
     Baselines,
     Branch,
@@ -27,15 +38,17 @@ from vineppo.credit.branching import (
     tree_returns,
     tree_weights,
 )
-from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.common import CreditContext, credit_metrics
 from vineppo.credit.config import TreeConfig
-from vineppo.credit.fitted_baseline import NUM_CONSTANTS, Evidence, of_others, squared_score
 from vineppo.credit.growing import grow
+from vineppo.credit.least_squares import Products, of_others
 from vineppo.credit.states import check_states, state_boundaries
 from vineppo.machine.files import read_json, write_json
-from vineppo.types import Assigned, Credit, ExtraRollout, Group, Rollout, UserError
+from vineppo.machine.saved_state import restoring
+from vineppo.types import Assigned, Credit, ExtraRollout, Group, Rollout
 
 STATE_FILE = "baseline.json"
+NUM_CONSTANTS = 3
 NO_FIT = np.zeros(NUM_CONSTANTS)
 
 
@@ -49,13 +62,14 @@ class Judged:
     baselines: Baselines
 
     @cached_property
-    def evidence(self) -> Evidence:
+    def evidence(self) -> Products:
+        """Of Q - b, b, c - b and 1 for every edge, weighted by its squared length in the gradient."""
         means, elsewhere = self.baselines.means, self.baselines.elsewhere
         columns = [(self.returns.first[e] - b, b, elsewhere[e] - b, 1.0) for e, b in means.items()]
-        rollouts = [branch.rollout for branch in self.tree.branches]
-        scores = [self.weights[e] ** 2 * squared_score(rollouts[e.branch], e.start, e.end) for e in means]
+        scores = [squared_scores(branch.rollout) for branch in self.tree.branches]
+        squares = [self.weights[e] ** 2 * math.fsum(scores[e.branch][e.start : e.end]) for e in means]
         num_rollouts = sum(branch.start == 0 for branch in self.tree.branches)
-        return Evidence.of(np.array(columns), np.array(scores), num_rollouts)
+        return Products.of(np.array(columns).T, np.array(squares), num_rollouts)
 
     def credits(self, constants: np.ndarray) -> list[Credit]:  # [N]
         stretch, mix, shift = map(float, constants)
@@ -76,8 +90,8 @@ class TreeCredit:
         check_states(config.states, context.environment.params)
         self.config = config
         self.environment = context.environment
-        self.evidence = Evidence.none()  # of iterations that were learnt from
-        self._pending: Evidence | None = None
+        self.evidence = Products.none(NUM_CONSTANTS)  # of iterations that were learnt from
+        self._pending: Products | None = None
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         trees = grow(self.environment, groups, self.plan, depth=self.config.depth, seed=seed)
@@ -100,7 +114,7 @@ class TreeCredit:
         baselines = tree_baselines(tree, returns, self.config.baseline_prior)
         return Judged(tree, tree_weights(tree, self.config.train), returns, baselines)
 
-    def fit(self, evidence: Sequence[Evidence]) -> list[np.ndarray]:  # [P][C-1]
+    def fit(self, evidence: Sequence[Products]) -> list[np.ndarray]:  # [P][C-1]
         """For each group by what all others show, in this iteration and before."""
         before = self.evidence.decayed()
         self._pending = sum(evidence, before)
@@ -116,15 +130,12 @@ class TreeCredit:
         return {}
 
     def save(self, folder: Path) -> None:
-        saved = {"products": self.evidence.products_CC.tolist(), "num_rollouts": self.evidence.num_rollouts}
-        write_json(folder / STATE_FILE, saved)
+        write_json(folder / STATE_FILE, self.evidence.as_json())
 
     def load(self, folder: Path) -> None:
         saved = read_json(path := folder / STATE_FILE)
-        try:
-            self.evidence = Evidence(np.array(saved["products"], dtype=np.float64), float(saved["num_rollouts"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
+        with restoring(path, f"what {self.config.name} has saved"):
+            self.evidence = self.evidence.like(saved)
 
     def plan(self, rollout: Rollout) -> dict[int, int]:
         """K of every state that has vines, by its position."""
@@ -142,12 +153,10 @@ def make_extra(branch: Branch, credit: Credit, root: int) -> ExtraRollout:
 def tree_metrics(trees: Sequence[Sequence[Branch]], credited: Sequence[Sequence[Credit]]) -> dict[str, float]:
     pairs = [pair for row in zip(trees, credited, strict=True) for pair in zip(*row, strict=True)]
     vines = [branch.rollout for branch, _ in pairs if branch.start > 0]
-    values = [credit.values for _, credit in pairs if credit.values]
     advantages = [credit.advantages[b] for branch, credit in pairs for b in branch.boundaries[:-1] if b >= branch.start]
     return {
-        **value_metrics([value for of_one in values for value in of_one[:-1]], [of_one[0] for of_one in values]),
-        **advantage_metrics(advantages),
-        "credit/num_states": sum(len(of_one) - 1 for of_one in values),
+        **credit_metrics(credited, advantages),
+        "credit/num_states": sum(len(branch.boundaries) - 1 for branch, _ in pairs if branch.start == 0),
         "credit/num_vines": len(vines),
         "credit/num_vines_truncated": sum(vine.completion.finish_reason == "length" for vine in vines),
     }

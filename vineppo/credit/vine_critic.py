@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vineppo.credit.common import CreditContext, advantage_metrics, value_metrics
+from vineppo.credit.common import CreditContext, credit_metrics, explained_variance
 from vineppo.credit.config import VineCriticConfig
-from vineppo.credit.control_variate import PARTS, JudgedGroup, Squares, read, without_each
-from vineppo.credit.states import state_boundaries
-from vineppo.environment import State
+from vineppo.credit.control_variate import PARTS, JudgedGroup, fit_trust, read
+from vineppo.credit.least_squares import Products, of_others
+from vineppo.credit.states import sample_vines, state_at, state_boundaries, state_key
 from vineppo.machine.files import read_json, write_json
+from vineppo.machine.saved_state import restoring
 from vineppo.protocols import ActionCritic
 from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, UserError
@@ -35,7 +36,7 @@ class Pending:
     """What the critic has judged and not learnt from yet."""
 
     rollouts: Sequence[Rollout]  # vines among them
-    squares: Squares
+    squares: Products
 
 
 class VineCritic:
@@ -53,7 +54,7 @@ class VineCritic:
         self.environment = context.environment
         self.seed = context.seed
         self.critic = critic or make_critic(config, context)
-        self.squares = Squares.none()
+        self.squares = Products.none(len(PARTS))
         self.num_iterations = 0  # in which the critic learnt
         self._pending: Pending | None = None
 
@@ -61,34 +62,32 @@ class VineCritic:
         rollouts = [rollout for group in groups for rollout in group]
         readings = iter([read(*pair) for pair in zip(rollouts, self.critic.action_values(rollouts), strict=True)])
         judged = [JudgedGroup(group, [next(readings) for _ in group]) for group in groups]
-        trusts = [self.trust(others) for others in without_each([one.squares for one in judged])]
+        squares = [one.squares for one in judged]
+        trusts = [self.trust(others) for others in of_others(squares, self.squares.decayed())]
         credits = [make_credits(*pair) for pair in zip(judged, trusts, strict=True)]
         vines = self.vines(rollouts, seed)
-        self._pending = Pending([*rollouts, *vines], sum((one.squares for one in judged), Squares.none()))
-        metrics = trust_metrics(judged, trusts) | critic_metrics(judged) | credit_metrics(credits)
+        shown = sum(squares, Products.none(len(PARTS)))
+        self._pending = Pending([*rollouts, *vines], shown)
+        advantages = [a for group in credits for credit in group for a in credit.advantages]
+        metrics = trust_metrics(shown, trusts) | critic_metrics(judged) | credit_metrics(credits, advantages)
         return Assigned(credits, metrics | (vine_metrics(vines) if self.config.num_vines else {}))
 
-    def trust(self, others: Squares) -> np.ndarray:
+    def trust(self, known: Products) -> np.ndarray:
         """In the parts, by what is known without the group that it is for."""
         if not self.num_iterations:
             return np.zeros(len(PARTS))
-        return (self.squares.decayed() + others).trust(parts_of(self.config))
+        return fit_trust(known, parts_of(self.config))
 
     def vines(self, rollouts: Sequence[Rollout], seed: int) -> list[Rollout]:
         if not self.config.num_vines:
             return []
-        states = {}
+        found = {}
         for rollout in rollouts:
             for boundary in state_boundaries(rollout, self.config.states)[1:-1]:  # the prompt has its siblings
-                state = State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
-                states[rollout.problem.id, state.prefix_ids] = state, rollout.max_new_tokens - boundary
-        vines = self.environment.branch(
-            [state for state, _ in states.values()],
-            [budget for _, budget in states.values()],
-            self.config.num_vines,
-            seed=lambda state, k: derive_seed(seed, "vine", state.problem.id, state.prefix_ids, k),
-            purpose="vine",
-        )
+                state = state_at(rollout, boundary)
+                found[state_key(state)] = state, rollout.max_new_tokens - boundary
+        states, budgets = [state for state, _ in found.values()], [budget for _, budget in found.values()]
+        vines = sample_vines(self.environment, states, budgets, self.config.num_vines, seed=seed)
         return [
             Rollout(
                 state.problem,
@@ -100,7 +99,7 @@ class VineCritic:
                 boundaries=(0, len(vine.completion.token_ids)),
                 max_new_tokens=budget,
             )
-            for (state, budget), siblings in zip(states.values(), vines, strict=True)
+            for state, budget, siblings in zip(states, budgets, vines, strict=True)
             for vine in siblings
         ]
 
@@ -119,20 +118,16 @@ class VineCritic:
 
     def save(self, folder: Path) -> None:
         self.critic.save(folder / "critic")
-        products, num_rollouts = self.squares.products_CC.tolist(), self.squares.num_rollouts
-        trust = {"products": products, "num_rollouts": num_rollouts, "num_iterations": self.num_iterations}
+        trust = self.squares.as_json() | {"num_iterations": self.num_iterations}
         write_json(folder / "critic" / STATE_FILE, trust)
 
     def load(self, folder: Path) -> None:
         path = folder / "critic" / STATE_FILE
         self.critic.load(folder / "critic")
         trust = read_json(path)
-        try:
-            products_CC = np.array(trust["products"], dtype=np.float64).reshape(self.squares.products_CC.shape)
-            self.squares = Squares(products_CC, float(trust["num_rollouts"]))
+        with restoring(path, f"what {self.config.name} has saved"):
+            self.squares = self.squares.like(trust)
             self.num_iterations = int(trust["num_iterations"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
 
 
 def parts_of(config: VineCriticConfig) -> list[str]:
@@ -165,27 +160,16 @@ def make_credits(judged: JudgedGroup, trust: np.ndarray) -> list[Credit]:
     ]
 
 
-def trust_metrics(judged: Sequence[JudgedGroup], trusts: Sequence[np.ndarray]) -> dict[str, float]:
+def trust_metrics(shown: Products, trusts: Sequence[np.ndarray]) -> dict[str, float]:
     means = np.mean(trusts, axis=0)
-    left = sum((one.squares for one in judged), Squares.none()).left(means)
     return {f"credit/trust_{part}": float(mean) for part, mean in zip(PARTS, means, strict=True)} | {
-        "credit/square_left": left
+        "credit/square_left": shown.square_left(means)
     }
 
 
 def vine_metrics(vines: Sequence[Rollout]) -> dict[str, float]:
     num_truncated = sum(vine.completion.finish_reason == "length" for vine in vines)
     return {"credit/num_vines": len(vines), "credit/num_vines_truncated": num_truncated}
-
-
-def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
-    flat = [credit for group in credits for credit in group]
-    values = [value for credit in flat for value in (credit.values or ())[:-1]]
-    advantages = [advantage for credit in flat for advantage in credit.advantages]
-    return {
-        **value_metrics(values, [credit.values[0] for credit in flat if credit.values]),
-        **advantage_metrics(advantages),
-    }
 
 
 def critic_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
@@ -196,16 +180,11 @@ def critic_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
     guesses_N = np.concatenate([reading.values_L + reading.luck_L for reading in readings])
     forks_N = np.concatenate([reading.top_probs_L for reading in readings]) < FORK
     return {
-        "critic/explained_variance": explained_variance(rewards_N, guesses_N),
-        "critic/explained_variance_forks": explained_variance(rewards_N[forks_N], guesses_N[forks_N]),
+        "critic/explained_variance": explained_variance(guesses_N.tolist(), rewards_N.tolist()),
+        "critic/explained_variance_forks": explained_variance(guesses_N[forks_N].tolist(), rewards_N[forks_N].tolist()),
         "critic/fork_frac": float(forks_N.mean()),
         "critic/calibration_error": calibration_error(rewards_N, guesses_N),
     }
-
-
-def explained_variance(rewards_N: np.ndarray, guesses_N: np.ndarray) -> float:
-    variance = rewards_N.var() if len(rewards_N) else 0.0
-    return float(1 - (rewards_N - guesses_N).var() / variance) if variance else 0.0
 
 
 def calibration_error(rewards_N: np.ndarray, guesses_N: np.ndarray) -> float:

@@ -7,6 +7,7 @@ A_j = V(s_{j+1}) - V(s_j) is copied to every token of segment j. Vines are never
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Literal
 
 from pydantic import Field
@@ -15,15 +16,14 @@ from vineppo.config import Named
 from vineppo.credit.allocation import allocate
 from vineppo.credit.common import (
     CreditContext,
-    advantage_metrics,
     broadcast_to_tokens,
     check_telescoping,
+    credit_metrics,
     differences,
-    value_metrics,
+    first_advantages,
 )
-from vineppo.credit.states import StateKey, StatesConfig, state_at, state_boundaries, state_key
+from vineppo.credit.states import StateKey, StatesConfig, sample_vines, state_at, state_boundaries, state_key
 from vineppo.environment import State
-from vineppo.seeding import derive_seed
 from vineppo.types import Assigned, Credit, Group, Rollout, ValueEstimate
 
 
@@ -60,7 +60,9 @@ class VinePPO:
         counts = allocate(rollouts, boundaries, num_vines) if self.config.allocation == "by_score" else None
         estimates = self.estimate(states, seed=seed, counts=counts)
         credits = [[make_credit(r, self.boundaries(r), estimates) for r in group] for group in groups]
-        return Assigned(credits, vine_metrics(estimates) | credit_metrics(credits))
+        metrics = credit_metrics(credits, first_advantages(chain.from_iterable(credits)))
+        num_states = sum(len(cuts) - 1 for cuts in boundaries)
+        return Assigned(credits, vine_metrics(estimates) | metrics | {"credit/num_states": num_states})
 
     def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
         return state_boundaries(rollout, StatesConfig(first=self.config.max_states_per_rollout))
@@ -77,12 +79,12 @@ class VinePPO:
     ) -> dict[StateKey, ValueEstimate]:
         """K vines from every state within its budget, or `counts`, all in one engine call; each state's draws are its
         own."""
-        vines = self.environment.branch(
+        vines = sample_vines(
+            self.environment,
             [state for state, _ in states.values()],
             [budget for _, budget in states.values()],
             self.config.num_vines if counts is None else [counts[key] for key in states],
-            seed=lambda state, k: derive_seed(seed, "vine", *state_key(state), k),
-            purpose="vine",
+            seed=seed,
         )
         return {
             key: ValueEstimate(
@@ -107,15 +109,4 @@ def vine_metrics(estimates: Mapping[StateKey, ValueEstimate]) -> dict[str, float
         "credit/num_states_merged": len(estimates),
         "credit/num_vines": sum(len(estimate.rewards) for estimate in estimates.values()),
         "credit/num_vines_truncated": sum(estimate.num_truncated for estimate in estimates.values()),
-    }
-
-
-def credit_metrics(credits: Sequence[Sequence[Credit]]) -> dict[str, float]:
-    flat = [credit for group in credits for credit in group]
-    values = [value for credit in flat if credit.values for value in credit.values[:-1]]
-    advantages = [credit.advantages[start] for credit in flat for start in credit.boundaries[:-1]]
-    return {
-        **value_metrics(values, [credit.values[0] for credit in flat if credit.values]),
-        **advantage_metrics(advantages),
-        "credit/num_states": len(values),
     }

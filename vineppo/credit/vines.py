@@ -15,14 +15,14 @@ from pathlib import Path
 from statistics import fmean
 
 from vineppo.credit.allocation import squared_scores
-from vineppo.credit.common import CreditContext, advantage_metrics, broadcast_to_tokens, value_metrics
+from vineppo.credit.common import CreditContext, broadcast_to_tokens, credit_metrics, first_advantages
 from vineppo.credit.config import VinesConfig
 from vineppo.credit.pooling import Node, by_depth, make_paths, unique
 from vineppo.credit.smoothing import Gains, Sums, Trail, filtered_values, segment_advantages
-from vineppo.credit.states import check_states, state_boundaries
+from vineppo.credit.states import check_states, sample_vines, state_boundaries
 from vineppo.credit.worth import num_worthwhile, weight_of
 from vineppo.machine.files import read_json, write_json
-from vineppo.seeding import derive_seed
+from vineppo.machine.saved_state import restoring
 from vineppo.types import Assigned, Credit, Group, Rollout, Sample, UserError, ValueEstimate
 
 STATE_FILE = "vines.json"
@@ -40,7 +40,7 @@ class Vines:
 
     def assign(self, groups: Sequence[Group], *, seed: int) -> Assigned:
         rollouts = [rollout for group in groups for rollout in group]
-        paths = make_paths(rollouts, [self.boundaries(rollout) for rollout in rollouts])
+        paths = make_paths(rollouts, [state_boundaries(rollout, self.config.states) for rollout in rollouts])
         scores = [squared_scores(rollout) for rollout in rollouts]
         for path, of_tokens in zip(paths, scores, strict=True):
             score_segments(path, of_tokens)
@@ -49,12 +49,10 @@ class Vines:
         trails = [self.trail(*of_one) for of_one in zip(rollouts, measured, scores, strict=True)]
         credits = [self.credit(*of_one) for of_one in zip(rollouts, measured, trails, strict=True)]
         self._next_gains = self.gains.learn(trails, count_tokens(rollouts, paths))
-        rows = iter(credits)
-        metrics = pool_metrics(paths, self.config.num_vines) | credit_metrics(credits)
-        return Assigned([[next(rows) for _ in group] for group in groups], metrics)
-
-    def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
-        return state_boundaries(rollout, self.config.states)
+        rest = iter(credits)
+        by_group = [[next(rest) for _ in group] for group in groups]
+        metrics = credit_metrics(by_group, first_advantages(credits))
+        return Assigned(by_group, pool_metrics(paths, self.config.num_vines) | metrics)
 
     def measure(self, paths: Sequence[Sequence[Node]], *, seed: int) -> None:
         """Samples vines: all in one engine call, or layer by layer where what is above decides."""
@@ -92,20 +90,10 @@ class Vines:
     def sample(self, lacking: dict[Node, int], *, seed: int) -> None:
         if not lacking:
             return
-        nodes = [node for node, num in lacking.items() for _ in range(num)]
-        vines = self.environment.finish(
-            [node.state for node in nodes],
-            [node.budget for node in nodes],
-            [
-                derive_seed(seed, "vine", node.state.problem.id, node.state.prefix_ids, k)
-                for node, num in lacking.items()
-                for k in range(num)
-            ],
-            purpose="vine",
-        )
-        rest = iter(vines)
-        for node, num in lacking.items():
-            node.add_vines([next(rest) for _ in range(num)])
+        states, budgets = [node.state for node in lacking], [node.budget for node in lacking]
+        vines = sample_vines(self.environment, states, budgets, list(lacking.values()), seed=seed)
+        for node, of_node in zip(lacking, vines, strict=True):
+            node.add_vines(of_node)
 
     def trail(self, rollout: Rollout, nodes: Sequence[Node], scores: Sequence[float]) -> Trail:
         """Rewards of vines that decided what is measured below are left out where the mean must not depend on that."""
@@ -154,12 +142,10 @@ class Vines:
 
     def load(self, folder: Path) -> None:
         path = folder / STATE_FILE
-        try:
-            state = read_json(path)
+        state = read_json(path)
+        with restoring(path, f"what {self.config.name} has saved"):
             positions = tuple(Sums(*map(float, row)) for row in state["positions"])
             num_tokens = float(state["num_tokens"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not what {self.config.name} has saved ({error}); remove the checkpoint") from None
         self.gains = self._next_gains = replace(self.gains, positions=positions, num_tokens=num_tokens)
 
 
@@ -192,12 +178,4 @@ def pool_metrics(paths: Sequence[Sequence[Node]], num_vines: int) -> dict[str, f
         "credit/num_vines_spared": num_vines * len(nodes) - len(vines),
         "credit/siblings_mean": fmean(len(node.rollouts) - 1 for node in measured),
         "credit/passing_vines_mean": fmean(len(node.passing) for node in measured),
-    }
-
-
-def credit_metrics(credits: Sequence[Credit]) -> dict[str, float]:
-    values = [credit.values for credit in credits if credit.values]
-    return {
-        **value_metrics([v for of_one in values for v in of_one[:-1]], [of_one[0] for of_one in values]),
-        **advantage_metrics([credit.advantages[b] for credit in credits for b in credit.boundaries[:-1]]),
     }

@@ -13,9 +13,8 @@ from vineppo.batch import collate, num_tokens
 from vineppo.learner.config import OptimizerStepConfig
 from vineppo.learner.objective import Loss, Sum
 from vineppo.learner.optimizer_step import STATE_FILE, OptimizerStep
-from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.reward_model import state_logits, state_sample
-from vineppo.types import Sample, UserError
+from vineppo.types import Sample
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,8 @@ class ClassifierLearner:
 
     def save(self, folder: Path) -> None:
         """Everything but the weights that the next step depends on."""
-        save_tensors({"learner": self.optimizer_step.state_dict()}, folder / STATE_FILE)
+        self.optimizer_step.save(folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
         """Raises UserError where the folder holds another model's optimizer, and changes nothing then."""
-        state = load_tensors(folder / STATE_FILE)
-        try:
-            self.optimizer_step.load_state_dict(state["learner"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{folder / STATE_FILE}: not the optimizer state of this run ({error}); remove the checkpoint"
-            ) from None
+        self.optimizer_step.load(folder / STATE_FILE)

@@ -13,6 +13,7 @@ from vineppo.learner.config import CriticConfig
 from vineppo.learner.losses import clipped_value_loss
 from vineppo.learner.objective import Loss, Sum
 from vineppo.learner.optimizer_step import STATE_FILE, OptimizerStep
+from vineppo.machine.saved_state import restoring
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.loading import load_critic_model
 from vineppo.models.logprobs import reading_dtype, token_values
@@ -72,10 +73,8 @@ class Critic:
         except RuntimeError:  # its message is a list of all parameters
             raise UserError(f"{folder}: this critic is of another architecture than the policy") from None
         state = load_tensors(folder / STATE_FILE)
-        try:
+        with restoring(folder / STATE_FILE, "the state of this critic's optimizer"):
             self.optimizer_step.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{folder / 'trainer.pt'}: not the state of this critic's optimizer: {error}") from None
         return state
 
     def _collate(self, samples: Sequence[Sample], columns: Sequence[str] = ()) -> Batch:

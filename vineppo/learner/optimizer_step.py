@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,8 @@ from vineppo.learner.config import OptimizerStepConfig
 from vineppo.learner.objective import Loss, Max, Sum
 from vineppo.learner.optim import clip_gradients, learning_rate, load_moments, make_optimizer
 from vineppo.machine import runtime
+from vineppo.machine.saved_state import restoring
+from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.types import UserError
 
 T = TypeVar("T")
@@ -122,6 +125,15 @@ class OptimizerStep:
             "num_steps": self.num_steps,
             "num_skipped_in_a_row": self.num_skipped_in_a_row,
         }
+
+    def save(self, path: Path) -> None:
+        save_tensors({"learner": self.state_dict()}, path)
+
+    def load(self, path: Path) -> None:
+        """Raises UserError where it is not the state of such a model's optimizer, and changes nothing then."""
+        state = load_tensors(path)
+        with restoring(path, "the optimizer state of this run"):
+            self.load_state_dict(state["learner"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError where it is not the state of such a model's optimizer, and changes nothing then."""

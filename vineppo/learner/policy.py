@@ -20,9 +20,8 @@ from vineppo.engine.sampler import nucleus_floor
 from vineppo.learner.config import LearnerConfig
 from vineppo.learner.objective import Counts, Loss, LossFunction
 from vineppo.learner.optimizer_step import STATE_FILE, OptimizerStep
-from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.logprobs import Readings, read_tokens, reading_dtype
-from vineppo.types import Minibatch, Sample, SamplingParams, UserError
+from vineppo.types import Minibatch, Sample, SamplingParams
 
 LARGEST_EXPONENT = 700.0
 """Beyond it Python's exp has no finite result."""
@@ -124,17 +123,11 @@ class PolicyLearner:
 
     def save(self, folder: Path) -> None:
         """Everything but the weights that the next step depends on."""
-        save_tensors({"learner": self.optimizer_step.state_dict()}, folder / STATE_FILE)
+        self.optimizer_step.save(folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
         """Raises UserError where the folder holds another model's optimizer, and changes nothing then."""
-        state = load_tensors(folder / STATE_FILE)
-        try:
-            self.optimizer_step.load_state_dict(state["learner"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{folder / STATE_FILE}: not the optimizer state of this run ({error}); remove the checkpoint"
-            ) from None
+        self.optimizer_step.load(folder / STATE_FILE)
 
     def _collate(self, samples: Sequence[Sample], columns: Sequence[str] = ()) -> Batch:
         dtype = reading_dtype(self.model)
