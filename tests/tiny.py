@@ -68,6 +68,11 @@ METHODS: dict[str, Tree] = {
     "ppo": LOOP | {"credit": {"name": "ppo", "warmup_iterations": 1, "critic": FLOAT32}},
     "grpo": LOOP | {"credit": {"name": "grpo"}},
     "rloo": LOOP | {"credit": {"name": "rloo"}},
+    "vines": LOOP | {"credit": {"name": "vines", "num_vines": 2}},
+    "tree": LOOP | {
+        "credit": {"name": "tree", "num_vines": 1},
+        "train": LOOP["train"] | {"advantage_norm": "scale"},
+    },
     "vine_critic": LOOP | {"credit": {"name": "vine_critic", "num_vines": 1, "critic": FLOAT32}},
     "restem": OFFLINE | {
         "learner": FLOAT32 | {"optim": {"lr": 5e-3}},

@@ -85,6 +85,25 @@ def test_how_the_work_is_cut_changes_nothing():
     assert one == pytest.approx(other, abs=1e-5)
 
 
+def test_what_was_read_to_judge_is_what_is_learnt_from():
+    """Not read again: the policy may have taken steps since. Vines, which nobody judged, are read."""
+    rollouts, vines = make_rollouts(6, mask=True), make_rollouts(3, 1)
+    plain, judging, moved = (make_critic() for _ in range(3))
+    for critic in (judging, moved):
+        critic.action_values(rollouts)
+    with torch.no_grad():
+        for parameter in moved.policy.base_model.parameters():
+            parameter.mul_(2)
+    for critic in (plain, judging):
+        critic.learn([*rollouts, *vines], seed=0)
+    moved.learn(rollouts, seed=0)
+    expected = make_critic()
+    expected.learn(rollouts, seed=0)
+    for one, other in ((plain, judging), (expected, moved)):
+        for weight, same_weight in zip(weights(one.model), weights(other.model), strict=True):
+            assert torch.allclose(weight, same_weight, atol=1e-5)
+
+
 def test_what_the_environment_wrote_teaches_nothing():
     """Another token in its place, which no later state sees where nothing else changes, leaves the loss as it was."""
     losses = []

@@ -24,11 +24,16 @@ from vineppo.batch import Batch, collate, microbatches, num_tokens
 from vineppo.learner.config import ActionCriticConfig
 from vineppo.learner.objective import Loss, Sum
 from vineppo.learner.optimizer_step import OptimizerStep
+from vineppo.machine.saved_state import restoring
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.logprobs import read_hidden, reading_dtype
-from vineppo.types import Rollout, Sample, UserError, make_sample
+from vineppo.types import Rollout, Sample, make_sample
 
 STATE_FILE = "critic.pt"
+Lesson = tuple[Sample, torch.Tensor | None]
+"""A response, and the hidden states before its actions, [N, H], where they are not learnt."""
+ByIdentity = dict[int, tuple[Rollout, torch.Tensor]]
+"""Rollouts with their hidden states, by the id() that no other has while they are held."""
 LEAST_LOGPROB = -20.0
 """What is less likely reads the same."""
 
@@ -101,17 +106,26 @@ class HeadCritic:
         head = head.to(device=policy.device, dtype=policy.dtype)
         self.model = ActionModel(head, policy if config.backbone == "own" else None).to(policy.device).eval()
         self.optimizer_step = OptimizerStep(config, self.model, total_steps=1, name="credit.critic")
+        self._judged: ByIdentity = {}  # until it has learnt from them
 
     @torch.no_grad()
     def action_values(self, rollouts: Sequence[Rollout]) -> list[np.ndarray]:  # [L, M] each
+        hidden = self._read(rollouts)
+        if self.model.backbone is None:
+            self._judged = by_identity(rollouts, hidden)
+        tables = (alternatives_table(rollout.completion) for rollout in rollouts)
+        return [self._along(hidden_LH, *table) for hidden_LH, table in zip(hidden, tables, strict=True)]
+
+    @torch.no_grad()
+    def _read(self, rollouts: Sequence[Rollout]) -> list[torch.Tensor]:  # [L, H] each
         samples = [make_sample(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts]
-        values: list[np.ndarray] = [np.zeros((0, 0))] * len(rollouts)
+        found = [torch.empty(0)] * len(rollouts)
         for indices in microbatches(list(map(num_tokens, samples)), self.config.microbatch_tokens):
             chosen = [samples[i] for i in indices]
             parts = self._hidden(self._collate(chosen)).split([sample.num_actions for sample in chosen])
             for i, hidden_LH in zip(indices, parts, strict=True):
-                values[i] = self._along(hidden_LH, *alternatives_table(rollouts[i].completion))
-        return values
+                found[i] = hidden_LH
+        return found
 
     def _along(self, hidden_LH: torch.Tensor, ids_LM: np.ndarray, logprobs_LM: np.ndarray) -> np.ndarray:  # [L, M]
         """Of the pairs that there are; 0 elsewhere."""
@@ -127,26 +141,37 @@ class HeadCritic:
     def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
         """`num_epochs` passes. Metrics are means over the steps; numbers of steps are sums."""
         self.model.widen([rollout.reward for rollout in rollouts])
-        lessons, rng, size = list(map(make_lesson, rollouts)), random.Random(seed), self.config.minibatch_size
-        steps = []
+        lessons = list(zip(map(make_lesson, rollouts), self._features(rollouts), strict=True))
+        rng, size, steps = random.Random(seed), self.config.minibatch_size, []
         for _ in range(self.config.num_epochs):
             rng.shuffle(lessons)
             steps += [self._step(lessons[i : i + size]) for i in range(0, len(lessons), size)]
         totals = {key: sum(step[key] for step in steps) for key in steps[0]}
         return {key: x if key.startswith("critic/num_") else x / len(steps) for key, x in totals.items()}
 
-    def _step(self, minibatch: Sequence[Sample]) -> dict[str, float]:
-        num_actions = sum(sample.num_actions for sample in minibatch)
-        return self.optimizer_step.take(
-            minibatch, list(map(num_tokens, minibatch)), lambda microbatch: self._loss(microbatch, num_actions)
-        ).metrics("critic")
+    def _features(self, rollouts: Sequence[Rollout]) -> Sequence[torch.Tensor | None]:  # [N, H] each
+        """What the head reads; of judged rollouts as it was then, so only vines are forwarded. None where it learns."""
+        if self.model.backbone is not None:
+            return [None] * len(rollouts)
+        others = [rollout for rollout in rollouts if id(rollout) not in self._judged]
+        known = self._judged | by_identity(others, self._read(others))
+        self._judged = {}
+        return [known[id(rollout)][1][torch.tensor(rollout.is_action)] for rollout in rollouts]
 
-    def _loss(self, microbatch: Sequence[Sample], num_actions: int) -> Loss:
+    def _step(self, minibatch: Sequence[Lesson]) -> dict[str, float]:
+        lengths = [num_tokens(sample) for sample, _ in minibatch]
+        num_actions = sum(sample.num_actions for sample, _ in minibatch)
+        result = self.optimizer_step.take(minibatch, lengths, lambda lessons: self._loss(lessons, num_actions))
+        return result.metrics("critic")
+
+    def _loss(self, lessons: Sequence[Lesson], num_actions: int) -> Loss:
         """`num_actions` is the whole minibatch's."""
-        batch = self._collate(microbatch, columns=("sampling_logprobs", "returns"))
+        batch = self._collate([sample for sample, _ in lessons], columns=("sampling_logprobs", "returns"))
+        read = [features_NH for _, features_NH in lessons if features_NH is not None]
+        hidden_NH = torch.cat(read) if read else self._hidden(batch)
         tokens_N, logprobs_N = batch.target_ids_BT[batch.action_mask_BT], batch.columns["sampling_logprobs"]
         states_N = torch.arange(len(tokens_N), device=tokens_N.device)
-        logits_N = self._logits(self._hidden(batch), states_N, tokens_N, logprobs_N)
+        logits_N = self._logits(hidden_NH, states_N, tokens_N, logprobs_N)
         span = (self.model.highest - self.model.lowest).to(logits_N.dtype)
         targets_N = (batch.columns["returns"] - self.model.lowest.to(logits_N.dtype)) / span
         loss = F.binary_cross_entropy_with_logits(logits_N, targets_N, reduction="sum") / num_actions
@@ -181,14 +206,14 @@ class HeadCritic:
         save_tensors({"model": self.model.state_dict()} | self.optimizer_step.state_dict(), folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
-        path = folder / STATE_FILE
-        state = load_tensors(path)
-        try:
+        state = load_tensors(path := folder / STATE_FILE)
+        with restoring(path, "what this critic has learnt"):
             self.model.load_state_dict(state["model"])
             self.optimizer_step.load_state_dict(state)
-        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: not what this critic has learnt: {reason}") from None
+
+
+def by_identity(rollouts: Sequence[Rollout], hidden: Sequence[torch.Tensor]) -> ByIdentity:
+    return {id(rollout): (rollout, hidden_LH) for rollout, hidden_LH in zip(rollouts, hidden, strict=True)}
 
 
 def make_lesson(rollout: Rollout) -> Sample:

@@ -78,7 +78,8 @@ class CriticConfig(OptimizerStepConfig):
 
 class ActionCriticConfig(OptimizerStepConfig):
     backbone: Literal["policy", "own"] = "policy"
-    """policy: a small head on the hidden states of the policy as it trains, at the price of its forward passes.
+    """policy: a small head on the hidden states of the policy as it trains, at the price of one forward pass and of
+    holding them, one vector for every token of an iteration.
     own: a copy of the initial policy below the head, trained with it."""
     width: int = Field(default=128, ge=1)
     """Of the head's hidden layers."""
