@@ -40,7 +40,7 @@ from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
 from vineppo.types import Problem
 
 WORLDS = ("repair-8", "repair-late-16", "fatal-8")
-NUM_RESPONSES, NUM_DRAWS = 24, 64
+NUM_RESPONSES, NUM_PROBLEMS, NUM_DRAWS = 24, 10, 64
 BUDGET = 128  # tokens of a response of the task, as in the quickstart
 
 Tokens = tuple[int, ...]
@@ -128,7 +128,7 @@ def main() -> None:
     rows = {name: measure(of_world(find_world(name))) for name in WORLDS}
     with tempfile.TemporaryDirectory() as folder:
         rows["arithmetic"] = measure(of_task(options.policy or str(train(Path(folder)))))
-    result = {"num_responses": NUM_RESPONSES, "num_draws": NUM_DRAWS, "rows": rows}
+    result = {"num_responses": NUM_RESPONSES, "num_problems": NUM_PROBLEMS, "num_draws": NUM_DRAWS, "rows": rows}
     for name, row in rows.items():
         print(name, json.dumps({key: round(value, 3) for key, value in row.items()}))
     if options.out:
@@ -147,7 +147,7 @@ def of_world(world: World) -> Iterable[Source]:
 def of_task(policy: str) -> Iterable[Source]:
     tokenizer, model = load_policy_model(policy)
     task = Arithmetic(ArithmeticConfig())
-    return [OfModel(model.eval(), tokenizer, task, problem) for problem in task.sample(NUM_RESPONSES, seed=0)]
+    return [OfModel(model.eval(), tokenizer, task, problem) for problem in task.sample(NUM_PROBLEMS, seed=0)]
 
 
 def measure(sources: Iterable[Source]) -> dict[str, float]:

@@ -115,6 +115,7 @@ def blocks() -> list[tuple[Path, str, str]]:
     return [
         (ROOT / "docs" / "engine.md", "vines", figures_engine.vines()),
         (ROOT / "docs" / "credit.md", "which credit", figures_credit.by_world()),
+        (ROOT / "docs" / "credit.md", "what credit costs", figures_credit.by_cost()),
         (ROOT / "docs" / "methods.md", "exact worlds", figures_exact.by_world()),
         (ROOT / "docs" / "methods.md", "exact costs", figures_exact.by_cost()),
         (readme.README, "results", readme.results_table()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from figures import ROOT, load
+from figures import ROOT, load, short
 from figures_exact import FILE, ratio, row_of, table
 
 from vineppo.report.charts import dots, save_figure
@@ -41,6 +41,28 @@ def by_world() -> str:
 
 def cell(row: dict[str, Any] | None) -> str:
     return ratio(row["variance_at_equal_sampled"]).partition(" ")[0] if row else ""
+
+
+def by_cost() -> str:
+    """Seconds of an iteration, tokens, and what the critic holds."""
+    rows = load("estimators-cpu.json")["estimators"]
+    return table(
+        ["estimator", "seconds", "of GRPO's", "sampled tokens", "critic, MiB"],
+        (
+            [
+                f"`{name}`",
+                "{median:.2f} [{min:.2f}, {max:.2f}]".format(**row["seconds"]["total"]),
+                short(row["over_grpo"], 2),
+                f"{sum(row['tokens'].values()):,.0f}",
+                f"{critic_mb(row['memory_mb']):.1f}",
+            ]
+            for name, row in rows.items()
+        ),
+    )
+
+
+def critic_mb(memory: dict[str, float]) -> float:
+    return sum(mb for name, mb in memory.items() if name.startswith("critic"))
 
 
 def save_chart() -> None:

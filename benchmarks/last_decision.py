@@ -30,7 +30,7 @@ from vineppo.models.loading import load_policy_model
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
 from vineppo.types import Assigned, Credit, Group
 
-NUM_BATCHES, NUM_PROBLEMS, BUDGET = 200, 400, 128
+NUM_BATCHES, NUM_PROBLEMS, BUDGET = 200, 200, 128
 ANSWER = "#### "
 
 

@@ -227,7 +227,7 @@ ROWS = [
     pooled_row("vines K=2, settled skipped", allocation="even", skip_settled=2, worlds=("dead-16",)),
     critic_row("critic", TableCritic),
     critic_row("critic, baseline V", TableCritic, baseline="value", worlds=SMALL),
-    critic_row("critic, vines K=1", TableCritic, num_vines=1, worlds=SMALL),
+    critic_row("critic, vines K=1", TableCritic, num_vines=1),
     critic_row("critic off by 0.2", lambda world: KnownActionCritic(world, 0.2)),
     critic_row("critic upside down", lambda world: KnownActionCritic(world, upside_down=True)),
     critic_row("critic, GAE λ=0.9", TableCritic, gae_lambda=0.9),
