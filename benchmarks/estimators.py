@@ -1,12 +1,12 @@
 """What an iteration costs with every estimator: seconds, tokens and memory, on the quickstart's task or GSM8K.
 
     python benchmarks/estimators.py --out runs/estimators --json benchmarks/results/estimators-cpu.json
-    python benchmarks/estimators.py --gsm8k FOLDER --model runs/gsm8k-smollm2-sft --out runs/estimators-gsm8k \\
+    python benchmarks/estimators.py --gsm8k FOLDER --model models/smollm2-135m --out runs/estimators-gsm8k \\
         --json benchmarks/results/estimators-gsm8k-cpu.json
 
 Every estimator runs ROUNDS times from the same policy, in turn, so that a slow moment of the machine meets all of them.
-The first iteration of a run is left out: it warms caches up. GSM8K takes minutes an iteration: there one iteration of
-each shows that it runs, and its seconds are reported as they are.
+The first iteration of a run is left out: it warms caches up. GSM8K takes minutes an iteration: there one small
+iteration of each shows that it runs, and its seconds are reported as they are.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ ESTIMATORS = {
 }
 ROUNDS = 3
 ITERATIONS = 4
+SMALL = [
+    *("sampling.prompts_per_iteration=2", "sampling.max_new_tokens=96", "train.num_epochs=1", "train.num_iterations=1"),
+    *("evaluation.num_problems=4", "evaluation.max_new_tokens=16"),
+]
+"""GSM8K, 8 responses."""
 QUICK = ["evaluation.every=0", "evaluation.num_problems=10", "checkpoint.every=0"]
 
 
@@ -56,10 +61,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.gsm8k:
         rounds, skipped = 1, 0
-        recipe, common = (
-            "gsm8k-smollm2",
-            [f"task.path={args.gsm8k}", f"model.name={args.model}", "train.num_iterations=1"],
-        )
+        recipe, common = "gsm8k-smollm2", [f"task.path={args.gsm8k}", f"model.name={args.model}"]
     else:
         rounds, skipped = ROUNDS, 1
         recipe, common = "compare", [*SIZES, "train.minibatch_size=64", f"train.num_iterations={ITERATIONS}"]
@@ -68,7 +70,7 @@ def main() -> None:
         common.append(f"model.name={sft.folder}")
     for seed in range(rounds):
         for name, overrides in ESTIMATORS.items():
-            settings = [*common, *QUICK, *overrides, f"seed={seed}"]
+            settings = [*common, *QUICK, *(SMALL if args.gsm8k else ()), *overrides, f"seed={seed}"]
             run(Job(load_recipe(RECIPES / recipe / "rloo.toml", settings), args.out / f"{name}-{seed}"))
     result = summarize(args.out, rounds, skipped)
     print(table(result["estimators"]))

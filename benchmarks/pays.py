@@ -152,17 +152,16 @@ def main() -> None:
     names = sorted(WORLDS, key=lambda name: -WORLDS[name].budget)  # the longest first
     with get_context("forkserver").Pool(min(available_cores(), len(names))) as pool:
         worlds = [point for points in pool.imap_unordered(one, names) for point in points]
-    tasks = pays_tasks.points(args.seeds)
-    result = {
-        **describe_machine(pick_device("cpu")),
-        "num_batches": args.batches,
-        "worlds": summarize(worlds),
-        "tasks": summarize(tasks),
-        "points": {"worlds": worlds, "tasks": tasks},
-    }
-    write_json(args.out / "pays.json", result)
-    for name, points in result["points"].items():
-        save_figure(scatter(points), args.out / f"{name}.svg")
+    head = {**describe_machine(pick_device("cpu")), "num_batches": args.batches, "seeds": args.seeds}
+    save(head, {"worlds": worlds}, args.out)  # before the tasks, which take longer
+    save(head, {"worlds": worlds, "tasks": pays_tasks.points(args.seeds)}, args.out)
+
+
+def save(head: Point, found: Mapping[str, Sequence[Point]], folder: Path) -> None:
+    summaries = {name: summarize(points) for name, points in found.items()}
+    write_json(folder / "pays.json", {**head, **summaries, "points": dict(found)})
+    for name, points in found.items():
+        save_figure(scatter(points), folder / f"{name}.svg")
 
 
 if __name__ == "__main__":
