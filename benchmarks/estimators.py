@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--gsm8k", type=Path, metavar="FOLDER", help="GSM8K's train.jsonl and test.jsonl")
     parser.add_argument("--model", type=Path, help="the policy that GSM8K's iteration starts from")
+    parser.add_argument("--only", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS), help="grpo among them")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.gsm8k:
@@ -69,10 +70,10 @@ def main() -> None:
         run(sft)
         common.append(f"model.name={sft.folder}")
     for seed in range(rounds):
-        for name, overrides in ESTIMATORS.items():
-            settings = [*common, *QUICK, *(SMALL if args.gsm8k else ()), *overrides, f"seed={seed}"]
+        for name in args.only:
+            settings = [*common, *QUICK, *(SMALL if args.gsm8k else ()), *ESTIMATORS[name], f"seed={seed}"]
             run(Job(load_recipe(RECIPES / recipe / "rloo.toml", settings), args.out / f"{name}-{seed}"))
-    result = summarize(args.out, rounds, skipped)
+    result = summarize(args.out, args.only, rounds, skipped)
     print(table(result["estimators"]))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -83,8 +84,8 @@ def run(job: Job) -> None:
         assert not run_jobs([job], 1, print)
 
 
-def summarize(out: Path, rounds: int, skipped: int) -> dict[str, Any]:
-    folders = {name: [out / f"{name}-{seed}" for seed in range(rounds)] for name in ESTIMATORS}
+def summarize(out: Path, names: Sequence[str], rounds: int, skipped: int) -> dict[str, Any]:
+    folders = {name: [out / f"{name}-{seed}" for seed in range(rounds)] for name in names}
     measured = {name: measure(of_one, skipped) | peak(of_one) for name, of_one in folders.items()}
     grpo = measured["grpo"]["seconds"]["total"]["median"]
     for of_one in measured.values():

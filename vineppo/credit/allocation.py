@@ -84,12 +84,14 @@ def squared_scores(rollout: Rollout) -> list[float]:  # [L]
 
     What is not among the alternatives adds nothing to the sum; without any it is pi(y_t)^2 alone.
     """
-    length = len(rollout.token_ids)
-    alternatives = rollout.completion.alternatives or ((),) * length
-    columns = zip(rollout.token_ids, rollout.completion.logprobs, alternatives, strict=True)
-    squares = []
-    for token, logprob, pairs in columns:
-        probs = {token: math.exp(logprob)} | {other: math.exp(x) for other, x in pairs}
-        squares.append(1 - 2 * probs[token] + math.fsum(p * p for p in probs.values()))
-    mask = rollout.action_mask or (True,) * length
-    return [square if is_action else 0.0 for square, is_action in zip(squares, mask, strict=True)]
+    tokens, logprobs, alternatives = rollout.token_ids, rollout.completion.logprobs, rollout.completion.alternatives
+    if alternatives is None:
+        squares = [(1 - math.exp(logprob)) ** 2 for logprob in logprobs]
+    else:
+        squares = []
+        for token, logprob, pairs in zip(tokens, logprobs, alternatives, strict=True):
+            probs = {token: math.exp(logprob)} | {other: math.exp(x) for other, x in pairs}
+            squares.append(1 - 2 * probs[token] + math.fsum(p * p for p in probs.values()))
+    if rollout.action_mask is None:
+        return squares
+    return [square if is_action else 0.0 for square, is_action in zip(squares, rollout.action_mask, strict=True)]
