@@ -20,11 +20,14 @@ SHOWN = {
     "vines, siblings alone": "`vines`, siblings alone",
     "Tree K=0: RLOO, fitted": "`tree`, no vines: RLOO with a fitted baseline",
     "Tree K=1, every 2nd": "`tree`, K = 1, every 2nd state",
-    "Tree 8 x 8": "`tree`, 8 x 8",
+    "Tree K=1, first segments": "`tree`, K = 1, first segments trained",
+    "Tree 8 x 8": "`tree`, 8 rollouts x 8 continuations",
     "critic": "`vine_critic`",
     "critic, vines K=1": "`vine_critic`, K = 1",
-    "critic upside down": "`vine_critic`, a critic that is wrong on purpose",
-    "exact Q, best baseline": "all values known, for nothing",
+    "critic off by 0.2": "`vine_critic`, a critic that is off by .2 everywhere",
+    "critic upside down": "`vine_critic`, a critic that says 1 - Q",
+    "potential, exact model": "`potential`, an exact reward model",
+    "exact Q, best baseline": "a bound: all values known, for nothing",
 }
 """Rows of `vineppo exact`, and what a practitioner calls them."""
 FIGURE = ROOT / "docs" / "credit.svg"

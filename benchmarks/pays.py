@@ -56,7 +56,12 @@ MEASURED = {  # forecast's name -> the row that runs in the worlds
     "vineppo K=1": vine_row("VinePPO K=1", num_vines=1),
     "vineppo K=3": vine_row("VinePPO K=3", num_vines=3),
     "tree K=1": Row("tree K=1", lambda _, context: TreeCredit(TreeConfig(), context), unbiased, num_warmup=10),
-    "vines K=1": Row("vines K=1", lambda _, context: Vines(VinesConfig(), context), unbiased, num_warmup=10),
+    **{
+        f"vines K={k}": Row(
+            f"vines K={k}", lambda _, context, k=k: Vines(VinesConfig(num_vines=k), context), unbiased, num_warmup=10
+        )
+        for k in (0, 2)
+    },
     "exact values": ppo_row(0, 0.0),
     "exact, best baseline": Row("best baseline", lambda world, _: BestBaseline(world), unbiased),
 }

@@ -105,7 +105,8 @@ def estimators(context: CreditContext) -> dict[str, CreditEstimator]:
         "rloo": RLOO(RLOOConfig()),
         **{f"vineppo K={k}": VinePPO(VinePPOConfig(num_vines=k), context) for k in CONFIG.vines},
         "tree K=1": TreeCredit(TreeConfig(), context),
-        "vines K=1": Vines(VinesConfig(), context),
+        "vines K=0": Vines(VinesConfig(num_vines=0), context),
+        "vines K=2": Vines(VinesConfig(num_vines=2), context),
     }
 
 

@@ -69,9 +69,6 @@ def exact_chain(rollout, group) -> Chain:
         costs=np.array([mean_of(state, lambda _: 1.0) for state in states]),
         sharers=np.array([sum(other.token_ids[:b] == ids[:b] for other in group) for b in bounds[:-1]]),
         logprobs=np.array([sum(rollout.completion.logprobs[a:b]) for a, b in pairwise(bounds)]),
-        surprises=np.array(
-            [sum((1 - exp(p)) ** 2 for p in rollout.completion.logprobs[a:b]) for a, b in pairwise(bounds)]
-        ),
     )
 
 

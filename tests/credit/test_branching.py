@@ -112,9 +112,9 @@ def by_hand(group: list[Node]) -> tuple[dict[int, float], dict[int, float]]:
     return advantages, weights
 
 
-def advantages_of(tree: Tree, prior: float = 0.0, **columns: Any) -> Columns:
-    returns = tree_returns(tree, columns.get("corrections"))
-    return tree_advantages(tree, returns, tree_baselines(tree, returns, prior).means, **columns)
+def advantages_of(tree: Tree, prior: float = 0.0) -> Columns:
+    returns = tree_returns(tree)
+    return tree_advantages(tree, returns, tree_baselines(tree, returns, prior).means)
 
 
 def weights_of(tree: Tree, train: Any = "all") -> Columns:
@@ -198,36 +198,6 @@ def test_at_every_depth_the_weights_of_a_group_add_up_to_its_number(train):
         assert sum(column[t] for column in columns) == pytest.approx(3)
     if train == "first":  # of the chain and two vines each; a vine's second segment counts nothing
         assert sorted(column[5] for column in columns) == pytest.approx([0.0] * 6 + [1 / 3] * 9)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_corrections_and_baselines_are_those_of_every_leaf(seed):
-    """G_t of a token is the weighted mean over the responses below of R less the corrections behind the token."""
-    rng = random.Random(seed)
-    group = grow_group(seed)
-    tree = Tree(branches_of(group))
-    correction: dict[int, float] = {}
-    columns: Any = [[correction.setdefault(x, rng.gauss(0, 1)) for x in b.rollout.token_ids] for b in tree.branches]
-    baselines = [[0.1 * x for x in column] for column in columns]
-    found = by_token(tree, advantages_of(tree, corrections=columns, baselines=baselines))
-
-    def mean_return(node: Node, before: tuple[int, ...], position: int) -> float:
-        return sum(
-            weight * (reward - sum(correction[x] for x in ids[position:]))
-            for ids, reward, weight in node.leaves(before)
-        )
-
-    def visit(siblings: list[Node], before: tuple[int, ...], baseline: float) -> None:
-        whole = [mean_return(node, before, len(before)) for node in siblings]
-        for i, node in enumerate(siblings):
-            others = whole[:i] + whole[i + 1 :]
-            b = fmean(others) if others else baseline
-            for t, token in enumerate(node.tokens, start=len(before)):
-                expected = mean_return(node, before, t + 1) - b - 0.1 * correction[token]
-                assert found[token] == pytest.approx(expected, abs=1e-10)
-            visit(node.children, (*before, *node.tokens), b)
-
-    visit(group, (), 0.0)
 
 
 def test_responses_that_meet_share_what_follows_and_the_weight_that_arrives():

@@ -35,7 +35,6 @@ class Chain:
     costs: np.ndarray  # [S] tokens of a vine
     sharers: np.ndarray  # [S] responses of the group that run through the state, this one included
     logprobs: np.ndarray  # [S] of the segments' tokens
-    surprises: np.ndarray  # [S] sum of (1 - p)^2 over the segments' tokens
 
     @property
     def num_segments(self) -> int:

@@ -206,7 +206,6 @@ def make_chain(group: Group, vines: Sequence[Sequence[GradedCompletion]]) -> Cha
         costs=np.array([mean_length([r.completion for r in group]), *(mean_length(v) for v in completions_of(vines))]),
         sharers=np.array([sum(r.token_ids[:b] == rollout.token_ids[:b] for r in group) for b in starts]),
         logprobs=np.add.reduceat(logprobs_L, starts),
-        surprises=np.add.reduceat(masked(rollout, (1 - np.exp(logprobs_L)) ** 2), starts),
     )
 
 

@@ -24,7 +24,8 @@ MAX_POSITIONS = 12
 BASE = "rloo"
 BOUNDS = ("exact values", "exact, best baseline", "exact, all actions")
 WITHOUT_VINES = (BASE, "grpo")
-KINDS = {BASE: "formula", "grpo": "formula", "vines K=1": "approximation", "tree K=1": "approximation"}
+APPROXIMATE = ("vines K=0", "vines K=2", "tree K=1")
+KINDS = {BASE: "formula", "grpo": "formula", **dict.fromkeys(APPROXIMATE, "approximation")}
 """Of those that train as they stand: whether the forecast is exact, but for scores that are not orthogonal."""
 Found = Mapping[str, float | None]
 
@@ -45,7 +46,8 @@ def make_case(pilots: Sequence[Pilot], rates: Rates, num_vines: Sequence[int]) -
         BASE: forecast.rloo(pilots),
         "grpo": forecast.grpo(pilots),
         **{f"vineppo K={k}": forecast.vineppo(pilots, k) for k in num_vines},
-        "vines K=1": vines(pilots, VinesConfig()),
+        "vines K=0": vines(pilots, VinesConfig(num_vines=0)),
+        "vines K=2": vines(pilots, VinesConfig(num_vines=2)),
         "tree K=1": tree(pilots, TreeConfig()),
         "ppo, right": forecast.exact_baseline(pilots),
         "ppo, ignorant": forecast.constant_baseline(pilots),
@@ -218,7 +220,7 @@ def cut(row: Row) -> str:
 
 
 def recommend(rows: Sequence[Row]) -> str:
-    """By cost at equal sampled tokens, among those that have a formula and take vines."""
+    """By cost at equal sampled tokens, among those that have a formula and are not compared with."""
     dear = [
         row for row in rows if row["kind"] in ("formula", "approximation") and row["estimator"] not in WITHOUT_VINES
     ]

@@ -15,7 +15,7 @@ part at the prompt and nowhere else is RLOO's. Responses that meet in a state, s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum
@@ -98,29 +98,15 @@ def tree_weights(tree: Tree, train: Literal["first", "all"] = "all") -> dict[Edg
     return weights
 
 
-@dataclass(frozen=True)
-class Returns:
-    """By edge: the mean return of what follows it, as its first state and as its last state sees it."""
-
-    first: dict[Edge, float]
-    last: dict[Edge, float]
-
-
-def tree_returns(tree: Tree, corrections: Columns | None = None) -> Returns:
-    """Without corrections both are one number.
-
-    `corrections` are taken off the return of every token before theirs; each has mean 0 given the state it was drawn
-    in, as the brackets of a control variate do (Burch et al. 2018, "AIVAT").
-    """
-    returns = Returns({}, {})
+def tree_returns(tree: Tree) -> dict[Edge, float]:
+    """By edge: the mean return of what follows it."""
+    returns: dict[Edge, float] = {}
     for edges in reversed(tree.leaving.values()):
         for edge in edges:
             if edge.next_state is None:
-                last = tree.branches[edge.branch].rollout.reward
+                returns[edge] = tree.branches[edge.branch].rollout.reward
             else:
-                last = fmean(returns.first[after] for after in tree.leaving[edge.next_state])
-            taken_off = fsum(corrections[edge.branch][edge.start : edge.end]) if corrections else 0.0
-            returns.first[edge], returns.last[edge] = last - taken_off, last
+                returns[edge] = fmean(returns[after] for after in tree.leaving[edge.next_state])
     return returns
 
 
@@ -133,7 +119,7 @@ class Baselines:
     elsewhere: dict[Edge, float]
 
 
-def tree_baselines(tree: Tree, returns: Returns, prior: float = 0.0) -> Baselines:
+def tree_baselines(tree: Tree, returns: Mapping[Edge, float], prior: float = 0.0) -> Baselines:
     """The mean over the other edges that leave the same state, with the mean elsewhere as `prior` more of them.
 
     What is carried on from state to state is the mean over all that does not lead there, so no response that an edge
@@ -144,12 +130,12 @@ def tree_baselines(tree: Tree, returns: Returns, prior: float = 0.0) -> Baseline
     for state, edges in tree.leaving.items():
         before = carried[state]
         for edge in edges:
-            others = [returns.first[other] for other in edges if other is not edge]
+            others = [returns[other] for other in edges if other is not edge]
             mean = mean_with_prior(others, before, prior)
             found.means[edge] = 0.0 if mean is None else mean
             found.elsewhere[edge] = found.means[edge] if before is None else before
             if edge.next_state is not None and edge.next_state not in carried:
-                elsewhere = [returns.first[other] for other in edges if other.next_state != edge.next_state]
+                elsewhere = [returns[other] for other in edges if other.next_state != edge.next_state]
                 carried[edge.next_state] = mean_with_prior(elsewhere, before, prior)
     return found
 
@@ -161,33 +147,16 @@ def mean_with_prior(numbers: Sequence[float], before: float | None, count: float
     return (fsum(numbers) + count * before) / (len(numbers) + count)
 
 
-def tree_advantages(
-    tree: Tree,
-    returns: Returns,
-    means: dict[Edge, float],
-    *,
-    corrections: Columns | None = None,
-    baselines: Columns | None = None,
-) -> Columns:
-    """Q - b of every token, b the mean of its edge.
-
-    `corrections` are those that the returns are less. `baselines` are taken off their own token's advantage besides;
-    each is known before its token is drawn.
-    """
-    columns = tree.spread({edge: last - means[edge] for edge, last in returns.last.items()})
-    for edge in means if corrections or baselines else ():
-        column, later = columns[edge.branch], 0.0
-        for t in reversed(range(edge.start, edge.end)):
-            column[t] -= later + (baselines[edge.branch][t] if baselines else 0.0)
-            later += corrections[edge.branch][t] if corrections else 0.0
-    return columns
+def tree_advantages(tree: Tree, returns: Mapping[Edge, float], means: Mapping[Edge, float]) -> Columns:
+    """Q - b of every token, b the mean of its edge."""
+    return tree.spread({edge: q - means[edge] for edge, q in returns.items()})
 
 
-def state_values(tree: Tree, returns: Returns) -> Columns:  # [N][own states + 1]
+def state_values(tree: Tree, returns: Mapping[Edge, float]) -> Columns:  # [N][own states + 1]
     """V of every state that a response's own edges leave, the mean return of all edges that do; and its reward."""
     columns: Columns = [[] for _ in tree.branches]
     for edges in tree.leaving.values():
-        value = fmean(returns.first[edge] for edge in edges)
+        value = fmean(returns[edge] for edge in edges)
         for edge in edges:
             columns[edge.branch].append(value)
     return [[*column, branch.rollout.reward] for column, branch in zip(columns, tree.branches, strict=True)]

@@ -30,7 +30,6 @@ from vineppo.credit.branching import (
     Baselines,
     Branch,
     Edge,
-    Returns,
     Tree,
     state_values,
     tree_advantages,
@@ -58,14 +57,14 @@ class Judged:
 
     tree: Tree
     weights: dict[Edge, float]
-    returns: Returns
+    returns: dict[Edge, float]
     baselines: Baselines
 
     @cached_property
     def evidence(self) -> Products:
         """Of Q - b, b, c - b and 1 for every edge, weighted by its squared length in the gradient."""
         means, elsewhere = self.baselines.means, self.baselines.elsewhere
-        columns = [(self.returns.first[e] - b, b, elsewhere[e] - b, 1.0) for e, b in means.items()]
+        columns = [(self.returns[e] - b, b, elsewhere[e] - b, 1.0) for e, b in means.items()]
         scores = [squared_scores(branch.rollout) for branch in self.tree.branches]
         squares = [self.weights[e] ** 2 * math.fsum(scores[e.branch][e.start : e.end]) for e in means]
         num_rollouts = sum(branch.start == 0 for branch in self.tree.branches)
