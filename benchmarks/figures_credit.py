@@ -47,8 +47,11 @@ def cell(row: dict[str, Any] | None) -> str:
 
 
 def by_cost() -> str:
-    """Seconds of an iteration, tokens, and what the critic holds."""
+    """Seconds of an iteration, tokens, and what the critic holds. Critics ran again, beside GRPO and RLOO, when they read
+    hidden states once."""
+    critics = load("estimators-critic-cpu.json")["estimators"]
     rows = load("estimators-cpu.json")["estimators"]
+    rows |= {name: row for name, row in critics.items() if name.startswith("vine_critic")}
     return table(
         ["estimator", "seconds", "of GRPO's", "sampled tokens", "critic, MiB"],
         (

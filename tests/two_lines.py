@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
-from math import exp
 
 import numpy as np
 

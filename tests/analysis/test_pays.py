@@ -111,6 +111,17 @@ def test_the_sentence_does_not_say_more_than_the_intervals(low, high, advice):
     assert sentence.endswith("; a vine is worth most at segment 1")
 
 
+def test_an_estimate_below_0_is_no_certainty():
+    below = [row | ({"cost": 0.0, "low": 0.0, "high": 0.0} if row["kind"] == "bound" else {}) for row in rows(0.8, 0.9)]
+    assert "at most an unknown share" in answer(below, [])
+    assert "unknown, as there is no interval" in answer(rows(0.9, 0.9), [])
+
+
+def test_equal_rewards_have_no_square_by_rounding():
+    pilots = pilots_of(np.full((3, 8), 0.7))
+    assert forecast.rloo(pilots).squares.tolist() == forecast.grpo(pilots).squares.tolist() == [0.0] * 3
+
+
 def test_nothing_to_measure_is_said():
     groups: Any = [[SimpleNamespace(num_segments=1)] * 3]
     with pytest.raises(UserError, match="second segment"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -199,9 +201,15 @@ def test_what_was_learnt_is_saved(environment, groups, tmp_path):
     other.load(tmp_path)
     assert other.assign(groups, seed=4) == credit.assign(groups, seed=4)
     assert other.assign(groups, seed=3) != first
-    (tmp_path / "baseline.json").write_text('{"products": "none"}')
-    with pytest.raises(UserError, match=r"baseline\.json: not what tree has saved"):
-        other.load(tmp_path)
+    damaged = (
+        {"products": "none"},
+        {"products": [nan] * 16, "num_rollouts": 1},
+        {"products": [1] * 16, "num_rollouts": 0},
+    )
+    for saved in damaged:
+        (tmp_path / "baseline.json").write_text(json.dumps(saved))
+        with pytest.raises(UserError, match=r"baseline\.json: not what tree has saved"):
+            other.load(tmp_path)
 
 
 def test_forks_need_alternatives(environment):

@@ -243,9 +243,10 @@ def test_what_was_learnt_is_saved(environment, groups, tmp_path):
     estimator.save(tmp_path)
     other.load(tmp_path)
     assert other.assign(groups, seed=4).credits == estimator.assign(groups, seed=4).credits
-    (tmp_path / "vines.json").write_text('{"x": 1}')
-    with pytest.raises(UserError, match=r"vines.json: not what vines has saved"):
-        other.load(tmp_path)
+    for saved in ('{"x": 1}', '{"positions": [[]], "num_tokens": 1}', '{"positions": [[1, 1e999]], "num_tokens": 1}'):
+        (tmp_path / "vines.json").write_text(saved)
+        with pytest.raises(UserError, match=r"vines.json: not what vines has saved"):
+            other.load(tmp_path)
 
 
 def test_mistakes(environment, groups):

@@ -34,6 +34,15 @@ def test_scaling_divides_all_by_one_number_and_takes_no_mean_off():
     assert scale_advantages(unweighted)[0].advantages == pytest.approx([a / 12.5**0.5 for a in (3.0, -4.0)])
 
 
+def test_advantages_that_are_alike_are_not_blown_up():
+    """What a fitted baseline leaves where all responses earned the same; with one that differs they are scaled."""
+    alike = [Sample((1,), (2,) * 4, (a, a, 1.1 * a, a), (0.0,) * 4) for a in (1e-3, 1.2e-3)]
+    assert scale_advantages(alike) == alike
+    differing = [*alike, Sample((1,), (2,), (-4e-3,), (0.0,))]
+    flat = [a for sample in scale_advantages(differing) for a in sample.advantages]
+    assert sum(a * a for a in flat) / len(flat) == pytest.approx(1, abs=0.01)
+
+
 def test_advantages_of_zero_stay_zero():
     samples = [Sample((1,), (2, 3), (0.0, 0.0), (0.0, 0.0))]
     assert scale_advantages(samples) == samples

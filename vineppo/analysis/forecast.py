@@ -43,8 +43,11 @@ def for_each(pilots: Sequence[Pilot], numbers: Callable[[Pilot], Numbers]) -> Fo
 
 def compared(pilots: Sequence[Pilot], formula: Callable[[Sequence[float]], list[float]]) -> Forecast:
     """A formula of comparison within the group, in units in which a reward more is an advantage more."""
-    advantages = [np.array(formula([r.reward for r in pilot.group])) for pilot in pilots]
     rewards = [np.array([r.reward for r in pilot.group]) for pilot in pilots]
+    advantages = [
+        np.array(formula(row.tolist())) if row.min() < row.max() else np.zeros(len(row))  # exactly, without rounding
+        for row in rewards
+    ]
     slope = sum(a @ (r - r.mean()) for a, r in zip(advantages, rewards, strict=True))
     slope /= sum(len(r) / (len(r) - 1) * (r - r.mean()) @ (r - r.mean()) for r in rewards) or 1.0
     squares = np.array([np.mean(a**2 * p.group_energies) for a, p in zip(advantages, pilots, strict=True)])
@@ -57,9 +60,7 @@ def rloo(pilots: Sequence[Pilot]) -> Forecast:
 
 def grpo(pilots: Sequence[Pilot]) -> Forecast:
     """Weighs problems anew. Taken for equally good as long as it is for these: slopes times equal gradients."""
-    return compared(
-        pilots, lambda rewards: group_advantages(rewards) if len(set(rewards)) > 1 else [0.0] * len(rewards)
-    )
+    return compared(pilots, group_advantages)
 
 
 def constant_baseline(pilots: Sequence[Pilot]) -> Forecast:

@@ -213,7 +213,9 @@ def answer(rows: Sequence[Row], positions: Sequence[Row]) -> str:
 
 
 def cut(row: Row) -> str:
-    """1 - what is left, with its interval."""
+    """1 - what is left, with its interval; nothing is left only where an estimate that may err came out below 0."""
+    if row["cost"] is not None and row["cost"] <= 0:
+        return "an unknown share (it came out below 0; raise num_pilots or pilot_vines)"
     shares = [row["cost"], row["high"], row["low"]]
     cost, low, high = (None if left is None else f"{1 - left:.0%}" for left in shares)
     return f"{cost} [{low}, {high}]" if low and high else f"{cost}"
@@ -225,7 +227,7 @@ def recommend(rows: Sequence[Row]) -> str:
         row for row in rows if row["kind"] in ("formula", "approximation") and row["estimator"] not in WITHOUT_VINES
     ]
     best = min((row for row in dear if row["high"] is not None), key=lambda row: row["cost"], default=None)
-    if best is None:
+    if best is None or best["low"] == best["high"]:
         return "unknown, as there is no interval"
     takes = f"{best['cost']:.2f} [{best['low']:.2f}, {best['high']:.2f}] times RLOO's tokens"
     critic = next(row for row in rows if row["estimator"] == "vine_critic")

@@ -64,7 +64,11 @@ class Products:
     def like(self, saved: Mapping[str, Any]) -> Products:
         """What `as_json` gave. Raises KeyError, TypeError or ValueError where it is none with as many columns."""
         products_CC = np.array(saved["products"], dtype=np.float64).reshape(self.products_CC.shape)
-        return Products(products_CC, float(saved["num_rollouts"]))
+        num_rollouts = float(saved["num_rollouts"])
+        is_sum = np.isfinite(products_CC).all() and 0 <= num_rollouts < np.inf
+        if not is_sum or (products_CC.any() and not num_rollouts):
+            raise ValueError("sums that no rollouts add up to")
+        return Products(products_CC, num_rollouts)
 
 
 def of_others(own: Sequence[Products], before: Products) -> list[Products]:

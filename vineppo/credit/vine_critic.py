@@ -126,8 +126,10 @@ class VineCritic:
         self.critic.load(folder / "critic")
         trust = read_json(path)
         with restoring(path, f"what {self.config.name} has saved"):
-            self.squares = self.squares.like(trust)
-            self.num_iterations = int(trust["num_iterations"])
+            squares, num_iterations = self.squares.like(trust), trust["num_iterations"]
+            if type(num_iterations) is not int or num_iterations < 0:
+                raise ValueError(f"num_iterations = {num_iterations!r} is not a number of iterations")
+        self.squares, self.num_iterations = squares, num_iterations
 
 
 def parts_of(config: VineCriticConfig) -> list[str]:

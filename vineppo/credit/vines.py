@@ -146,6 +146,9 @@ class Vines:
         with restoring(path, f"what {self.config.name} has saved"):
             positions = tuple(Sums(*map(float, row)) for row in state["positions"])
             num_tokens = float(state["num_tokens"])
+            numbers = [number for row in positions for number in row] + [num_tokens]
+            if not all(map(math.isfinite, numbers)) or num_tokens < 0 or any(row.count <= 0 for row in positions):
+                raise ValueError("sums that no responses add up to")
         self.gains = self._next_gains = replace(self.gains, positions=positions, num_tokens=num_tokens)
 
 

@@ -14,6 +14,6 @@ def restoring(path: Path, what: str) -> Iterator[None]:
     """Around all that reads the content of `path`: what fails there raises UserError, that it is not `what`."""
     try:
         yield
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: not {what} ({reason}); remove the checkpoint") from None

@@ -99,12 +99,12 @@ class TrainRecipe(SamplingRecipe):
         if self.sampling.group_size < 2:
             raise ValueError(
                 f"sampling.group_size = {self.sampling.group_size} leaves {credit.name} nothing to compare a "
-                "response with, so that all advantages are 0; give at least 2"
+                "response with; give at least 2"
             )
         if self.train.advantage_norm == "minibatch" and self.train.minibatch_size == 1:
             raise ValueError(
-                'train.advantage_norm = "minibatch" with minibatch_size = 1 whitens a response by itself, whose tokens '
-                f'all have one advantage under {credit.name}, to 0; set advantage_norm = "iteration" or "off"'
+                'train.advantage_norm = "minibatch" with minibatch_size = 1 whitens a response by itself, which takes '
+                f'off what {credit.name} found by comparing it with others; set advantage_norm = "iteration" or "off"'
             )
         return self
 
