@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vineppo.credit.states import state_at
+from vineppo.credit.states import state_at, state_key
 from vineppo.environment import GradedCompletion, State
 from vineppo.types import Rollout
 
@@ -72,11 +72,10 @@ def make_paths(rollouts: Sequence[Rollout], boundaries: Sequence[Sequence[int]])
     Where problem, token ids and the tokens left are the same, rollouts share a node.
     """
     nodes: dict[object, Node] = {}
-    for rollout, cuts in zip(rollouts, boundaries, strict=True):
-        for b in cuts[:-1]:
-            if (key := key_at(rollout, b)) not in nodes:
-                nodes[key] = Node(state_at(rollout, b), rollout.max_new_tokens - b)
-    paths = [[nodes[key_at(rollout, b)] for b in cuts[:-1]] for rollout, cuts in zip(rollouts, boundaries, strict=True)]
+    paths = [
+        [find_node(nodes, rollout, boundary) for boundary in cuts[:-1]]
+        for rollout, cuts in zip(rollouts, boundaries, strict=True)
+    ]
     roots = {node: path[0] for path in paths for node in path}
     for node in sorted(roots, key=lambda node: len(node.state.response_ids)):
         if node is not roots[node]:
@@ -88,8 +87,13 @@ def make_paths(rollouts: Sequence[Rollout], boundaries: Sequence[Sequence[int]])
     return paths
 
 
-def key_at(rollout: Rollout, boundary: int) -> object:
-    return rollout.problem.id, rollout.prompt_ids + rollout.token_ids[:boundary], rollout.max_new_tokens
+def find_node(nodes: dict[object, Node], rollout: Rollout, boundary: int) -> Node:
+    """Made where it is not among them yet."""
+    state = state_at(rollout, boundary)
+    key = state_key(state), rollout.max_new_tokens
+    if key not in nodes:
+        nodes[key] = Node(state, rollout.max_new_tokens - boundary)
+    return nodes[key]
 
 
 def unique(paths: Sequence[Sequence[Node]]) -> list[Node]:

@@ -59,7 +59,8 @@ class VinePPO:
         num_vines = self.config.num_vines
         counts = allocate(rollouts, boundaries, num_vines) if self.config.allocation == "by_score" else None
         estimates = self.estimate(states, seed=seed, counts=counts)
-        credits = [[make_credit(r, self.boundaries(r), estimates) for r in group] for group in groups]
+        cuts = iter(boundaries)
+        credits = [[make_credit(rollout, next(cuts), estimates) for rollout in group] for group in groups]
         metrics = credit_metrics(credits, first_advantages(chain.from_iterable(credits)))
         num_states = sum(len(cuts) - 1 for cuts in boundaries)
         return Assigned(credits, vine_metrics(estimates) | metrics | {"credit/num_states": num_states})

@@ -31,7 +31,7 @@ def scale_advantages(samples: Sequence[Sample]) -> list[Sample]:
     responses earned the same, what a fitted baseline left is small, and scaled to 1 it would push all tokens at once.
     """
     pairs = [pair for sample in samples for pair in zip(*weights_and_advantages(sample), strict=True)]
-    total = math.fsum(weight for weight, _ in pairs)
+    total = math.fsum(sample.total_weight for sample in samples)
     mean = math.fsum(weight * advantage for weight, advantage in pairs) / total
     square = math.fsum(weight * advantage**2 for weight, advantage in pairs) / total
     if square - mean**2 < ALIKE**2 * square:
