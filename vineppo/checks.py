@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 
@@ -12,7 +12,7 @@ def check_boundaries(boundaries: Sequence[int], num_tokens: int) -> None:
     """Segments must partition the response: 0 = b_0 < b_1 < ... < b_S = L with L >= 1."""
     if len(boundaries) < 2 or boundaries[0] != 0 or boundaries[-1] != num_tokens:
         raise ValueError(f"boundaries must run from 0 to {num_tokens}, got {tuple(boundaries)}")
-    if any(a >= b for a, b in pairwise(boundaries)):
+    if any(map(operator.ge, boundaries, boundaries[1:])):
         raise ValueError(f"boundaries must be strictly increasing, got {tuple(boundaries)}")
 
 
@@ -23,7 +23,7 @@ def check_alternatives(alternatives: Sequence[Sequence[tuple[int, float]]], num_
     for i, pairs in enumerate(alternatives):
         logprobs = [logprob for _, logprob in pairs]
         check_finite(f"logprobs of alternatives[{i}]", logprobs)
-        if any(a < b for a, b in pairwise(logprobs)):
+        if logprobs != sorted(logprobs, reverse=True):
             raise ValueError(f"alternatives[{i}] must be sorted by log-probability, likeliest first, got {pairs}")
 
 
@@ -34,8 +34,7 @@ def check_finite(name: str, numbers: Sequence[float]) -> None:
 
 def plain_numbers(column: Sequence[float]) -> tuple[float, ...]:
     """Without numpy's and torch's scalars, which files of JSON cannot hold."""
-    plain = all(isinstance(number, int | float) for number in column)
-    return tuple(column) if plain else tuple(map(float, column))
+    return tuple(column) if set(map(type, column)) <= {int, float} else tuple(map(float, column))
 
 
 def plain_metrics(metrics: Mapping[str, Any], *, finite: bool = True) -> dict[str, float]:

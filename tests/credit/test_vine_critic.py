@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from judged import ArbitraryCritic, make_vine_critic
 from tiny import LOOP
 from tiny_critic import SAMPLING, make_optim, make_policy
 
-from vineppo.credit.common import CreditContext, explained_variance
+from vineppo.credit.common import CreditContext, explained_variance, variance
 from vineppo.credit.rloo import RLOO, RLOOConfig
 from vineppo.credit.states import StatesConfig
 from vineppo.credit.vine_critic import VineCritic, VineCriticConfig, calibration_error
@@ -139,6 +140,14 @@ def test_a_recipe_need_not_ask_for_alternatives(said, found):
 
 
 # Metrics
+
+
+@pytest.mark.parametrize(
+    "numbers", [[0.1] * 3, [3.5], [1e9 + i / 7 for i in range(50)], [(-0.5) ** i for i in range(9)]]
+)
+def test_the_variance_is_the_exact_one(numbers):
+    assert variance(numbers) == pytest.approx(statistics.pvariance(numbers), rel=1e-12)
+    assert variance([0.1] * 3) == variance([]) == 0  # exactly
 
 
 def test_explained_variance_and_calibration():

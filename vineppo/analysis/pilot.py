@@ -41,10 +41,11 @@ def with_alternatives(environment: Environment) -> Environment:
 
 def uncertainty(completion: Completion) -> Uncertainty:
     """Of probabilities that are not reported each is at most the last one that is: half of that is taken."""
-    probs_LM = np.exp(alternatives_table(completion)[1])
+    table = alternatives_table(completion)
+    probs_LM = np.exp(table[1])
     rest_L = np.maximum(1 - probs_LM.sum(axis=1), 0.0)
     squares_L = (probs_LM**2).sum(axis=1) + rest_L * np.minimum(rest_L, probs_LM[:, -1]) / 2
-    probs_L = np.exp(sampled_logprobs(completion))
+    probs_L = np.exp(sampled_logprobs(completion, *table))
     return Uncertainty(np.maximum(1 - 2 * probs_L + squares_L, 0.0), np.maximum(1 - squares_L, 0.0))
 
 

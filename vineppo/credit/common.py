@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, pstdev, pvariance
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from vineppo.checks import plain_metrics
@@ -118,7 +119,7 @@ def credit_group(group: Group, formula: Callable[[Sequence[float]], list[float]]
 def advantage_metrics(advantages: Sequence[float]) -> dict[str, float]:
     """Before whitening; one number per segment (VinePPO), token (PPO) or response (GRPO, RLOO)."""
     return {
-        "credit/advantage_std": pstdev(advantages),
+        "credit/advantage_std": math.sqrt(variance(advantages)),
         "credit/zero_frac": fmean(advantage == 0 for advantage in advantages),
     }
 
@@ -127,7 +128,7 @@ def value_metrics(values: Sequence[float], initial_values: Sequence[float]) -> d
     """Of all states of an iteration, and of its prompts."""
     return {
         "credit/value_mean": fmean(values),
-        "credit/value_std": pstdev(values),
+        "credit/value_std": math.sqrt(variance(values)),
         "credit/initial_value_mean": fmean(initial_values),
     }
 
@@ -148,9 +149,13 @@ def credit_metrics(credits: Sequence[Sequence[Credit]], advantages: Sequence[flo
 
 def explained_variance(values: Sequence[float], returns: Sequence[float]) -> float:
     """1 - Var(return - value) / Var(return): 1 is perfect, 0 as good as a constant, and 0 where returns are equal."""
-    variance = pvariance(returns) if returns else 0.0
-    return (
-        1 - pvariance([to_go - value for to_go, value in zip(returns, values, strict=True)]) / variance
-        if variance
-        else 0.0
-    )
+    of_returns = variance(returns)
+    left = variance([to_go - value for to_go, value in zip(returns, values, strict=True)])
+    return 1 - left / of_returns if of_returns else 0.0
+
+
+def variance(numbers: Sequence[float]) -> float:
+    """Over their number; 0 exactly where all are equal. `statistics.pvariance` is ten times slower."""
+    shifted = [number - numbers[0] for number in numbers]
+    mean = fmean(shifted) if shifted else 0.0
+    return math.fsum([(x - mean) * (x - mean) for x in shifted]) / max(1, len(shifted))

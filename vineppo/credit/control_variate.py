@@ -70,7 +70,7 @@ def read(rollout: Rollout, q_LM: np.ndarray) -> Reading:
     pull_L = (energy_LM * (q_LM - values_L[:, None])).sum(axis=1)
     best_L = values_L + np.divide(pull_L, energy_L, out=np.zeros_like(pull_L), where=energy_L > 1e-12)
     drawn_LM = (ids_LM == tokens_L[:, None]) & (probs_LM > 0)
-    prob_L = np.exp(sampled_logprobs(rollout.completion))
+    prob_L = np.exp(sampled_logprobs(rollout.completion, ids_LM, logprobs_LM))
     return Reading(
         values_L,
         best_L,

@@ -23,6 +23,7 @@ class KnownCritic:
 
     def __init__(self, world: World, error: float = 0.0):
         self.world, self.error = world, error
+        self.error_at = cache(self._error_at)
 
     def values(self, responses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
         """V of the state before every response token and after the last, [L+1] for each (prompt_ids, response_ids)."""
@@ -37,7 +38,7 @@ class KnownCritic:
         """What it knows, it knows."""
         return {}
 
-    def error_at(self, state: str) -> float:
+    def _error_at(self, state: str) -> float:
         return self.error if derive_seed("critic", state) % 2 else -self.error
 
 

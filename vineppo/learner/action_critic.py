@@ -88,6 +88,9 @@ class ActionModel(nn.Module):
         assert self.backbone is not None  # the config sees to it
         self.backbone.gradient_checkpointing_enable(options)
 
+    def reward(self, share: torch.Tensor) -> torch.Tensor:
+        return self.lowest + (self.highest - self.lowest) * share
+
     def widen(self, rewards: Sequence[float]) -> None:
         self.lowest.fill_(min(float(self.lowest), *rewards))
         self.highest.fill_(max(float(self.highest), *rewards))
@@ -113,8 +116,13 @@ class HeadCritic:
         hidden = self._read(rollouts)
         if self.model.backbone is None:
             self._judged = by_identity(rollouts, hidden)
-        tables = (alternatives_table(rollout.completion) for rollout in rollouts)
-        return [self._along(hidden_LH, *table) for hidden_LH, table in zip(hidden, tables, strict=True)]
+        tables = [alternatives_table(rollout.completion) for rollout in rollouts]
+        found = [np.empty(0)] * len(rollouts)
+        for indices in microbatches([ids_LM.size for ids_LM, _ in tables], self.config.microbatch_tokens):
+            values = self._judge([hidden[i] for i in indices], [tables[i] for i in indices])
+            for i, values_LM in zip(indices, values, strict=True):
+                found[i] = values_LM
+        return found
 
     @torch.no_grad()
     def _read(self, rollouts: Sequence[Rollout]) -> list[torch.Tensor]:  # [L, H] each
@@ -127,16 +135,22 @@ class HeadCritic:
                 found[i] = hidden_LH
         return found
 
-    def _along(self, hidden_LH: torch.Tensor, ids_LM: np.ndarray, logprobs_LM: np.ndarray) -> np.ndarray:  # [L, M]
-        """Of the pairs that there are; 0 elsewhere."""
-        there_LM = np.isfinite(logprobs_LM)
-        states_K, ids_K, logprobs_K = map(
-            torch.from_numpy, (there_LM.nonzero()[0], ids_LM[there_LM], logprobs_LM[there_LM])
-        )
-        probs_K = self._logits(hidden_LH, states_K, ids_K, logprobs_K).double().sigmoid().cpu().numpy()
-        values_LM = np.zeros(there_LM.shape)
-        values_LM[there_LM] = float(self.model.lowest) + float(self.model.highest - self.model.lowest) * probs_K
-        return values_LM
+    def _judge(
+        self, hidden: Sequence[torch.Tensor], tables: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[np.ndarray]:  # [L, M] each
+        """Values of the pairs that there are, of all responses at once; 0 elsewhere."""
+        there = [np.isfinite(logprobs_LM) for _, logprobs_LM in tables]
+        counts_N = np.concatenate([there_LM.sum(axis=1) for there_LM in there])
+        states_K = np.arange(len(counts_N)).repeat(counts_N)
+        ids_K = np.concatenate([ids_LM[there_LM] for (ids_LM, _), there_LM in zip(tables, there, strict=True)])
+        logprobs_K = np.concatenate([column[there_LM] for (_, column), there_LM in zip(tables, there, strict=True)])
+        logits_K = self._logits(torch.cat(list(hidden)), *map(torch.from_numpy, (states_K, ids_K, logprobs_K)))
+        values_K = self.model.reward(logits_K.double().sigmoid()).cpu().numpy()
+        found = [np.zeros(there_LM.shape) for there_LM in there]
+        ends = np.cumsum([there_LM.sum() for there_LM in there])
+        for values_LM, there_LM, part in zip(found, there, np.split(values_K, ends[:-1]), strict=True):
+            values_LM[there_LM] = part
+        return found
 
     def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
         """`num_epochs` passes. Metrics are means over the steps; numbers of steps are sums."""
@@ -156,7 +170,7 @@ class HeadCritic:
         others = [rollout for rollout in rollouts if id(rollout) not in self._judged]
         known = self._judged | by_identity(others, self._read(others))
         self._judged = {}
-        return [known[id(rollout)][1][torch.tensor(rollout.is_action)] for rollout in rollouts]
+        return [at_actions(*known[id(rollout)]) for rollout in rollouts]
 
     def _step(self, minibatch: Sequence[Lesson]) -> dict[str, float]:
         lengths = [num_tokens(sample) for sample, _ in minibatch]
@@ -216,9 +230,13 @@ def by_identity(rollouts: Sequence[Rollout], hidden: Sequence[torch.Tensor]) -> 
     return {id(rollout): (rollout, hidden_LH) for rollout, hidden_LH in zip(rollouts, hidden, strict=True)}
 
 
+def at_actions(rollout: Rollout, hidden_LH: torch.Tensor) -> torch.Tensor:  # [N, H]
+    return hidden_LH if rollout.action_mask is None else hidden_LH[torch.tensor(rollout.action_mask)]
+
+
 def make_lesson(rollout: Rollout) -> Sample:
     """The response with its reward as every token's return."""
-    logprobs = tuple(sampled_logprobs(rollout.completion).tolist())
+    logprobs = tuple(sampled_logprobs(rollout.completion, *alternatives_table(rollout.completion)).tolist())
     num_tokens = len(rollout.token_ids)
     return Sample(
         rollout.prompt_ids,
