@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--problems", type=int, default=64, help="problems that are tried")
+    parser.add_argument("--pool", type=int, help="of so many problems those with the shortest solutions are tried")
     parser.add_argument("--tries", type=int, default=8, help="rollouts of each, by which it is chosen")
     parser.add_argument("--rollouts", type=int, default=4, help="of each chosen problem, measured")
     parser.add_argument("--chosen", type=int, default=16, help="problems at most")
@@ -87,7 +88,8 @@ def main() -> None:
 
 def choose(environment: Environment, recipe: TrainRecipe, args: argparse.Namespace) -> tuple[list[Rollout], float]:
     """Fresh rollouts of problems that were solved in some tries and not in all, and the share of right tries."""
-    problems = environment.task.sample(args.problems, seed=derive_seed("problems"))
+    pool = environment.task.sample(args.pool or args.problems, seed=derive_seed("problems"))
+    problems = sorted(pool, key=lambda problem: len(problem.solution))[: args.problems] if args.pool else pool
     sampling = recipe.sampling.model_copy(update={"group_size": args.tries})
     tries = sample_groups(environment, problems, sampling, seed=derive_seed("tries"))
     sometimes = [group[0].problem for group in tries if len({rollout.reward > 0 for rollout in group}) == 2]
@@ -188,7 +190,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         means = {name: weighted_mean(columns[name], weights) for name in names}
-        ratios = [means[name] / means["advantage_squared"] for name in ("error_squared", "joint_squared")]
+        scale = means["advantage_squared"] or float("nan")
+        ratios = [means[name] / scale for name in ("error_squared", "joint_squared")]
         return np.array([*means.values(), *ratios])
 
     found = bootstrap(statistic, [row["problem"] for row in rows], seed=0)
