@@ -31,12 +31,16 @@ from vineppo.compare.jobs import Job, is_finished, run_jobs
 from vineppo.machine import runtime
 from vineppo.machine.files import read_json, read_lines, write_json
 from vineppo.methods import load_recipe
+from vineppo.methods.train import TrainRecipe
 from vineppo.runs.run_folder import CHECKPOINTS
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes" / "compare"
 RESULTS = HERE / "results" / "study2"
-TASKS = {name: ["task.num_steps=[6,8]", f"task.variant={name}"] for name in ("fatal", "repair", "forks")}
+VARIANTS = {
+    name: ["task.num_steps=[6,8]", f"task.variant={name}"] for name in ("fatal", "repair", "forks", "distractors")
+}
+TASKS = ("fatal", "repair", "forks")
 SCALE = "train.advantage_norm=scale"
 ARMS = {
     "grpo": ["credit.name=grpo"],
@@ -73,7 +77,7 @@ class Study:
         self.out, self.num_jobs = out, num_jobs
 
     def sft(self, task: str) -> Job:
-        return Job(load_recipe(RECIPES / "sft.toml", TASKS[task]), self.out / task / "sft")
+        return Job(load_recipe(RECIPES / "sft.toml", VARIANTS[task]), self.out / task / "sft")
 
     def start(self) -> None:
         jobs = [self.sft(task) for task in TASKS]
@@ -91,14 +95,19 @@ class Study:
             if task not in known:
                 write_json(RESULTS / "pays.json", known | {task: self.ask(task)})
 
+    def policy(self, task: str) -> RunCheckpoint:
+        """That all start from, and the recipe that would train on."""
+        start = self.sft(task).folder
+        recipe = load_recipe(RECIPES / "rloo.toml", [*VARIANTS[task], f"model.name={start}"])
+        assert isinstance(recipe, TrainRecipe)
+        return RunCheckpoint(start, recipe, max((start / CHECKPOINTS).iterdir()))
+
     def ask(self, task: str) -> Entry:
         """Three forecasts of the default size."""
-        recipe = load_recipe(RECIPES / "rloo.toml", [*TASKS[task], f"model.name={self.sft(task).folder}"])
-        policy = max((self.sft(task).folder / CHECKPOINTS).iterdir())
         found = {}
         for seed in PAYS_SEEDS:
             config = AnalysisConfig(split="train", vines=(1, 3, 9), seed=seed)
-            with open_subject(RunCheckpoint(self.sft(task).folder, recipe, policy)) as subject:  # type: ignore[arg-type]
+            with open_subject(self.policy(task)) as subject:
                 found[str(seed)] = judge(draw_pilots(subject, config), UNKNOWN, config)
         return head() | found
 
@@ -140,7 +149,7 @@ class Study:
         return self.job(task, arm, rate, seed, "report", settings)
 
     def job(self, task: str, arm: str, rate: float, seed: int, stage: str, settings: Sequence[str]) -> Job:
-        overrides = [*TASKS[task], *ARMS[arm], f"learner.optim.lr={rate!r}", f"seed={seed}", *settings]
+        overrides = [*VARIANTS[task], *ARMS[arm], f"learner.optim.lr={rate!r}", f"seed={seed}", *settings]
         start = f"model.name={self.sft(task).folder}"
         recipe = "ppo" if arm == "ppo" else "rloo"
         folder = self.out / task / stage / f"{arm}-seed{seed}"
