@@ -130,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_analyze(subparsers)
     add_report(subparsers)
     add_exact(subparsers)
+    add_check_task(subparsers)
     add_config(subparsers)
     add_doctor(subparsers)
     return parser
@@ -260,6 +261,19 @@ def add_exact(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", type=path_name, metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--figures", type=path_name, metavar="DIR", help="also draw a figure of each world into DIR")
     parser.set_defaults(run=commands.run_exact)
+
+
+def add_check_task(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "check-task",
+        help="does a task keep its promises, and what will the model see?",
+        description="Draws problems of the recipe's task, grades their worked solutions and nothing at all, looks for "
+        "cuts that depend on what follows them, and prints three prompts exactly as the model will see them, with "
+        "tokens, segments and grades. No model is loaded.",
+        epilog="example: vineppo check-task recipes/gsm8k-smollm2/vineppo.toml task.path=data/gsm8k",
+    )
+    add_recipe(parser)
+    parser.set_defaults(run=commands.run_check_task)
 
 
 def add_config(subparsers: argparse._SubParsersAction) -> None:

@@ -63,6 +63,16 @@ def run(args: argparse.Namespace, *, unit: str, print_every: int) -> None:
     echo(try_report(out))
 
 
+def run_check_task(args: argparse.Namespace) -> None:
+    from vineppo.methods import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    prepare()
+    from vineppo.cli.check_task import check_task
+
+    check_task(recipe)
+
+
 def run_eval(args: argparse.Namespace) -> None:
     from vineppo.methods import load_recipe
     from vineppo.models import ModelConfig

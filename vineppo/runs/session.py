@@ -19,6 +19,7 @@ from vineppo.machine import runtime
 from vineppo.machine.files import write_json
 from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
+from vineppo.parts import is_own
 from vineppo.protocols import Engine, Learner, Task, Trainable
 from vineppo.runs.changes import Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
@@ -50,6 +51,7 @@ from vineppo.runs.run_folder import (
 )
 from vineppo.runs.setup import Setup, set_up
 from vineppo.runs.shutdown import Shutdown, Stopped
+from vineppo.runs.task_check import TaskCheck
 from vineppo.types import Problem, Request, SamplingParams, UserError
 
 R = TypeVar("R", bound=Recipe)
@@ -206,6 +208,8 @@ def open_session(
         with Shutdown(echo).installed() as shutdown, set_up(recipe, checkpoint and checkpoint.folder) as setup:
             if recipe.trains_policy:
                 split_of(setup.task, recipe.evaluation, "evaluation")
+            if is_own(recipe.task.name) and not checkpoint:
+                list(TaskCheck(recipe, setup.task, setup.grader).run(look_ahead=False))
             if checkpoint:
                 check_architecture(checkpoint, setup.policy)
             is_finished = is_done(folder, checkpoint) and recipe.length not in changes

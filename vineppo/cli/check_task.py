@@ -1,0 +1,63 @@
+"""`vineppo check-task RECIPE`: whether the task keeps its promises, and three problems as the model will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from vineppo.environment import encode_prompt
+from vineppo.grading import Grader
+from vineppo.machine.terminal import echo
+from vineppo.models.loading import load_tokenizer
+from vineppo.models.make import make_symbol_tokenizer
+from vineppo.protocols import HasSymbols, Task
+from vineppo.runs.changes import last_checkpoint
+from vineppo.runs.recipe import Recipe, SamplingRecipe, make_part
+from vineppo.runs.task_check import TaskCheck
+from vineppo.segments import decode_pieces, segment_texts, token_boundaries
+from vineppo.types import Problem, UserError
+
+NUM_SHOWN = 3
+
+
+def check_task(recipe: Recipe) -> None:
+    task = make_part("task", recipe.task)
+    tokenizer = load_tokenizer_of(recipe, task)
+    with Grader(task, recipe.grading) as grader:
+        check = TaskCheck(recipe, task, grader)
+        for finding in check.run():
+            echo(f"ok  {finding}")
+        for problem in check.sampled()[:NUM_SHOWN]:
+            for line in shown(task, grader, tokenizer, problem):
+                echo(line)
+    if isinstance(recipe, SamplingRecipe):
+        echo(f"\nA response has room for {recipe.sampling.max_new_tokens} tokens (sampling.max_new_tokens).")
+
+
+def load_tokenizer_of(recipe: Recipe, task: Task) -> Any:
+    if recipe.model.name is not None:
+        return load_tokenizer(last_checkpoint(recipe.model.name))
+    if not isinstance(task, HasSymbols):
+        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
+    return make_symbol_tokenizer(task.symbols)
+
+
+def shown(task: Task, grader: Grader, tokenizer: Any, problem: Problem) -> Iterator[str]:
+    """The prompt, its tokens decoded again, and the worked solution with a segment to a line."""
+    prompt_ids = encode_prompt(tokenizer, problem.prompt)
+    yield f"\n{problem.id}: a prompt of {len(prompt_ids)} tokens"
+    yield tokenizer.decode(prompt_ids)
+    yield f"-- the answer is {problem.answer!r}"
+    if not problem.solution:
+        yield "-- no worked solution"
+        return
+    token_ids = tokenizer.encode(problem.solution, add_special_tokens=False)
+    pieces = decode_pieces(tokenizer, token_ids)
+    boundaries = token_boundaries(pieces, task.segment("".join(pieces)))
+    (reply,) = grader.replies([(problem, problem.solution)])
+    yield (
+        f"-- a worked solution of {len(token_ids)} tokens in {len(boundaries) - 1} segments: "
+        f"{reply.grade.verdict}, reward {reply.grade.reward:g}"
+    )
+    for start, text in zip(boundaries, segment_texts(tokenizer, token_ids, boundaries), strict=False):
+        yield f"{start:5} {text!r}"

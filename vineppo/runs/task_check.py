@@ -1,0 +1,158 @@
+"""Whether a task keeps the promises of vineppo/protocols.py, found before the first sample.
+
+Each check says in a sentence what it found, or raises UserError with the class, the method and what is wrong.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vineppo.grading import Grader
+from vineppo.grading.reply import Reply
+from vineppo.parts import describe_error
+from vineppo.protocols import Task
+from vineppo.runs.recipe import Recipe, SamplingRecipe
+from vineppo.segments import are_cuts, looks_ahead
+from vineppo.types import Problem, UserError
+
+MAX_CHARS = 600
+"""Of a text whose every beginning is cut."""
+
+
+NUM_PROBLEMS = 16
+FEW = 4
+"""Where a recipe does not say how many distinct ones it will ask for."""
+
+
+class TaskCheck:
+    def __init__(self, recipe: Recipe, task: Task, grader: Grader):
+        self.task, self.grader, self.split = task, grader, recipe.evaluation.split
+        sampling = recipe.sampling if isinstance(recipe, SamplingRecipe) else None
+        self.num_problems = min(NUM_PROBLEMS, sampling.prompts_per_iteration if sampling else FEW)
+        self.name = type(task).__name__
+
+    def run(self, *, look_ahead: bool = True) -> Iterator[str]:
+        """All of them. Worked solutions are those of the split that the recipe evaluates on: a training problem's may
+        be anybody's, mistakes included. A run looks at the cuts of all its responses; `look_ahead` does so here."""
+        trained = self.sampled()
+        yield f"sample: {len(trained)} distinct training problems, the same ones again with the same seed"
+        held_out = self.problems(self.call("split", self.split), "split")
+        yield f"split: {len(held_out)} problems in {self.split!r}"
+        problems = held_out[: self.num_problems]
+        solved = [problem for problem in problems if problem.solution]
+        texts = ["", *(problem.solution[:MAX_CHARS] for problem in solved)]
+        yield f"segment: {self.cut(texts)}"
+        if look_ahead:
+            yield f"segment: {self.causal(texts)}"
+        yield f"grade: {self.graded(problems, solved)}"
+        yield f"answer: {self.answered(solved)}"
+
+    def sampled(self) -> list[Problem]:
+        problems = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
+        if len({problem.id for problem in problems}) != self.num_problems:
+            raise self.wrong("sample", f"{self.num_problems} distinct problems asked for, got {len(problems)}")
+        if self.call("sample", self.num_problems, seed=0) != problems:
+            raise self.wrong("sample", "other problems at the second call with the same seed; draw by `seed` alone")
+        return problems
+
+    def problems(self, found: Any, method: str) -> list[Problem]:
+        if not isinstance(found, list) or not all(isinstance(problem, Problem) for problem in found):
+            raise self.wrong(method, f"must give a list of Problem, got {describe(found)}")
+        for problem in found:
+            texts = {name: getattr(problem, name) for name in ("id", "prompt", "answer", "solution")}
+            no_text = [f"{name} = {text!r}" for name, text in texts.items() if not isinstance(text, str)]
+            if no_text or not problem.prompt:
+                raise self.wrong(method, f"problem {problem.id}: {', '.join(no_text) or 'the prompt is empty'}")
+        return found
+
+    def cut(self, texts: Sequence[str]) -> str:
+        num_segments = 0
+        for text in texts:
+            cuts = self.call("segment", text)
+            if not isinstance(cuts, list) or not all(type(cut) is int for cut in cuts) or not are_cuts(cuts, text):
+                raise self.wrong(
+                    "segment", f"must give increasing positions in (0, {len(text)}] for {text!r}, got {describe(cuts)}"
+                )
+            num_segments += len({*cuts, len(text)} - {0})
+        return f"{num_segments / max(1, len(texts) - 1):.1f} segments a worked solution"
+
+    def causal(self, texts: Sequence[str]) -> str:
+        for text in texts:
+            for n in range(len(text)):
+                if looks_ahead(self.cuts, text, n):
+                    raise self.wrong("segment", f"{seen_ahead(self.cuts, text, n)}; decide by what stands before a cut")
+        return "no cut depends on what follows it"
+
+    def cuts(self, text: str) -> list[int]:
+        return self.call("segment", text)
+
+    def graded(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:
+        """The worked solution is right and earns most, nothing is not right, and a grade repeats."""
+        gold = self.replies([(problem, problem.solution) for problem in solved])
+        nothing = self.replies([(problem, "") for problem in problems])
+        by_id = {problem.id: reply.grade for problem, reply in zip(problems, nothing, strict=True)}
+        for problem, reply in zip(solved, gold, strict=True):
+            if reply.grade.verdict != "correct" or reply.grade.reward <= by_id[problem.id].reward:
+                raise self.wrong(
+                    "grade",
+                    f"problem {problem.id}: its own solution is {reply.grade.verdict}, reward {reply.grade.reward}; "
+                    f"nothing at all has {by_id[problem.id].reward}",
+                )
+        right = [problem.id for problem, reply in zip(problems, nothing, strict=True) if is_correct(reply)]
+        if right:
+            raise self.wrong("grade", f"problem {right[0]}: an empty response is correct")
+        return f"the worked solution is right in {len(gold)} of {len(problems)}, an empty response in none" + (
+            "" if solved else "; no problem has a worked solution, so no right response was graded"
+        )
+
+    def replies(self, pairs: Sequence[tuple[Problem, str]]) -> list[Reply]:
+        first, again = self.grader.replies(pairs), self.grader.replies(pairs)
+        for (problem, text), reply, other in zip(pairs, first, again, strict=True):
+            if reply.grade.verdict in ("crashed", "timeout"):
+                raise self.wrong(
+                    "grade", f"problem {problem.id}: {reply.grade.verdict} on {text!r} {reply.why}".rstrip()
+                )
+            if reply.grade != other.grade:
+                raise self.wrong("grade", f"problem {problem.id}: two grades of {text!r}, {reply.grade}, {other.grade}")
+        return first
+
+    def answered(self, solved: Sequence[Problem]) -> str:
+        """Majority voting grades an answer against another response's."""
+        answers = [self.call("answer", problem.solution) for problem in solved]
+        for answer in answers:
+            if not isinstance(answer, str | None):
+                raise self.wrong("answer", f"must give a text or None, got {describe(answer)}")
+        voted = [(replace(p, answer=a), p.solution) for p, a in zip(solved, answers, strict=True) if a is not None]
+        for (problem, solution), reply in zip(voted, self.replies(voted), strict=True):
+            if not is_correct(reply):
+                raise self.wrong("answer", f"{problem.answer!r} of {solution!r} is no gold answer that it is right for")
+        return f"{len(voted)} of {len(solved)} worked solutions have one, and it counts as theirs"
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(self.task, method)(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise self.wrong(method, f"{frame.filename}:{frame.lineno}: {describe_error(error)}") from None
+
+    def wrong(self, method: str, what: str) -> UserError:
+        return UserError(f"task {self.name}.{method}: {what}")
+
+
+def is_correct(reply: Reply) -> bool:
+    return reply.grade.verdict == "correct"
+
+
+def seen_ahead(segment: Any, text: str, n: int) -> str:
+    alone, together = segment(text[:n]), [cut for cut in segment(text) if cut <= n]
+    return f"{text[:n]!r} is cut at {alone} alone, and at {together} where {text[n : n + 20]!r} follows"
+
+
+def describe(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
