@@ -23,6 +23,10 @@ MATH_ROWS = [
     {"problem": f"Solve $x - {n} = 1$.", "solution": f"Adding ${n}$ to both sides gives $x = \\boxed{{{n + 1}}}.$"}
     for n in range(20)
 ]
+QA_ROWS = [
+    {"text": f"Where does train {n} stop?", "city": f"Stop {n}", "because": f"It is train {n}.\nStop  {n}"}
+    for n in range(20)
+]
 SAME_NUMBER = ["1018", "$1,018.00", " 1018. ", "1 018", "+1018%", "\\$1018\nbye"]
 SOUP = [
     "$", "$$", "\\(", "\\)", "\\[", "\\]", "\\begin{align}", "\\end{align}", "[asy]", "[/asy]",
@@ -38,12 +42,14 @@ def write_rows(path, rows):
 
 @pytest.fixture
 def tasks(tmp_path):
-    for name, rows in (("gsm8k", GSM8K_ROWS), ("math", MATH_ROWS)):
+    for name, rows in (("gsm8k", GSM8K_ROWS), ("math", MATH_ROWS), ("qa", QA_ROWS)):
         (tmp_path / name).mkdir()
         write_rows(tmp_path / name / "train.jsonl", rows[:15])
         write_rows(tmp_path / name / "test.jsonl", rows[15:])
+    fields = {"qa": {"prompt": "text", "answer": "city", "solution": "because"}}
     made = {
-        name: TASKS[name](TASKS[name].Config(path=str(tmp_path / name), num_validation=4)) for name in ("gsm8k", "math")
+        name: TASKS[name](TASKS[name].Config(path=str(tmp_path / name), num_validation=4, **fields.get(name, {})))
+        for name in ("gsm8k", "math", "qa")
     }
     return made | {"arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30))}
 

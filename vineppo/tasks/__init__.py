@@ -1,6 +1,7 @@
 """Tasks: problems, where a response may be cut into segments, and how good it is.
 
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
+    qa.py                             questions and answers of any file; the recipe names its fields
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
@@ -13,5 +14,6 @@ TASKS maps the recipe's `task.name` to a class with a `Config`.
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
+from vineppo.tasks.qa import QA
 
-TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH}
+TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA}
