@@ -11,10 +11,10 @@ from typing import Any
 
 from figures import ci, load
 from figures_exact import table
+from study2 import NUM_ITERATIONS, TASKS
 
 from vineppo.intervals import interval
 
-TASKS = ("fatal", "repair", "forks")
 ARMS = {
     "vine_critic": "`vine_critic`",
     "vine_critic-1": "`vine_critic`, K = 1",
@@ -25,7 +25,6 @@ ARMS = {
     "vineppo-3": "VinePPO, K = 3",
     "vineppo-9": "VinePPO, K = 9",
 }
-NUM_ITERATIONS = 50
 Point = tuple[float, float]  # what was spent, accuracy
 
 

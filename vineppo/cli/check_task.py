@@ -9,20 +9,21 @@ from vineppo.environment import encode_prompt
 from vineppo.grading import Grader
 from vineppo.machine.terminal import echo
 from vineppo.models.loading import load_tokenizer
-from vineppo.models.make import make_symbol_tokenizer
-from vineppo.protocols import HasSymbols, Task
+from vineppo.protocols import Task
 from vineppo.runs.changes import last_checkpoint
 from vineppo.runs.recipe import Recipe, SamplingRecipe, make_part
+from vineppo.runs.setup import make_tokenizer
 from vineppo.runs.task_check import TaskCheck
 from vineppo.segments import decode_pieces, segment_texts, token_boundaries
-from vineppo.types import Problem, UserError
+from vineppo.types import Problem
 
 NUM_SHOWN = 3
 
 
 def check_task(recipe: Recipe) -> None:
     task = make_part("task", recipe.task)
-    tokenizer = load_tokenizer_of(recipe, task)
+    name = recipe.model.name
+    tokenizer = make_tokenizer(recipe, task) if name is None else load_tokenizer(last_checkpoint(name))
     with Grader(task, recipe.grading) as grader:
         check = TaskCheck(recipe, task, grader)
         for finding in check.run():
@@ -32,14 +33,6 @@ def check_task(recipe: Recipe) -> None:
                 echo(line)
     if isinstance(recipe, SamplingRecipe):
         echo(f"\nA response has room for {recipe.sampling.max_new_tokens} tokens (sampling.max_new_tokens).")
-
-
-def load_tokenizer_of(recipe: Recipe, task: Task) -> Any:
-    if recipe.model.name is not None:
-        return load_tokenizer(last_checkpoint(recipe.model.name))
-    if not isinstance(task, HasSymbols):
-        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
-    return make_symbol_tokenizer(task.symbols)
 
 
 def shown(task: Task, grader: Grader, tokenizer: Any, problem: Problem) -> Iterator[str]:

@@ -91,11 +91,16 @@ def load_policy(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> t
         check_weights(recipe.model)
         return load_policy_model(last_checkpoint(recipe.model.name), device=device)
     assert recipe.model.from_scratch is not None
-    if not isinstance(task, HasSymbols):
-        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
-    tokenizer = make_symbol_tokenizer(task.symbols)
+    tokenizer = make_tokenizer(recipe, task)
     model: Any = make_tiny_model(tokenizer, recipe.model.from_scratch, derive_seed(recipe.seed, "init"))
     return tokenizer, model.to(device)
+
+
+def make_tokenizer(recipe: Recipe, task: Task) -> Any:
+    """Of a model from scratch."""
+    if not isinstance(task, HasSymbols):
+        raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
+    return make_symbol_tokenizer(task.symbols)
 
 
 def load_scorer(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ from pydantic import Field
 from vineppo.config import Named
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers.boxes import boxed_answer
-from vineppo.tasks.answers.numbers import parse_number
+from vineppo.tasks.answers.numbers import answer_behind, parse_number
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.latex import cut_latex
 from vineppo.tasks.problem_set import ProblemSet, containing
@@ -79,8 +79,7 @@ class QA:
 
     def answer(self, response: str) -> str | None:
         if self.config.answer_in == "marker":
-            _, found, rest = response.rpartition(self.config.marker)
-            return (found and rest.partition("\n")[0].strip()) or None
+            return answer_behind(self.config.marker, response)
         if self.config.answer_in == "box":
             return boxed_answer(response)
         return next((line.strip() for line in reversed(response.splitlines()) if line.strip()), None)

@@ -20,7 +20,12 @@ MIXED = re.compile(r"(?P<sign>[+-]?)\s*(?P<whole>[0-9]+) (?P<top>[0-9]+)\s*/\s*(
 
 def hash_answer(response: str) -> str | None:
     """The rest of the line after the last `####`, or None where there is none."""
-    _, found, rest = response.rpartition("####")
+    return answer_behind("####", response)
+
+
+def answer_behind(marker: str, response: str) -> str | None:
+    """The rest of the line after the last marker, or None where there is none."""
+    _, found, rest = response.rpartition(marker)
     answer = rest.partition("\n")[0].strip()
     return answer if found and answer else None
 
