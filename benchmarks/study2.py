@@ -143,7 +143,7 @@ class Study:
     def reported(self, task: str, arm: str, rate: float, seed: int) -> Job:
         """Until both budgets are spent."""
         by_tokens, by_seconds = (iterations(task, arm, budget) for budget in ("tokens", "seconds"))
-        every = max(1, round(min(by_tokens, by_seconds) / NUM_EVALUATIONS * 2))
+        every = max(1, round(max(by_tokens, by_seconds) / NUM_EVALUATIONS))
         num = math.ceil(MARGIN * max(by_tokens, by_seconds) / every) * every
         settings = [f"train.num_iterations={num}", f"evaluation.every={every}"]
         return self.job(task, arm, rate, seed, "report", settings)
