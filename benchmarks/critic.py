@@ -35,7 +35,8 @@ from vineppo.methods.epochs import split
 from vineppo.models import TinyModelConfig
 from vineppo.models.loading import load_model
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
-from vineppo.types import Completion, Problem, Rollout, Sample, SamplingParams
+from vineppo.sample import Sample
+from vineppo.types import Completion, Problem, Rollout, SamplingParams
 
 BACKBONES = ("policy", "own")
 NUM_ALTERNATIVES, FORK_FRAC = 8, 0.05

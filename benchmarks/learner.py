@@ -34,7 +34,8 @@ from vineppo.machine.limits import peak_memory_mb
 from vineppo.models import TinyModelConfig
 from vineppo.models.loading import load_model
 from vineppo.models.make import make_symbol_tokenizer, make_tiny_model
-from vineppo.types import Sample, SamplingParams
+from vineppo.sample import Sample
+from vineppo.types import SamplingParams
 
 
 def main() -> None:

@@ -35,7 +35,8 @@ from vineppo.methods.sft import SFTRecipe
 from vineppo.methods.train import TrainRecipe
 from vineppo.protocols import CreditEstimator, LearningEstimator
 from vineppo.runs.recipe import make_recipe
-from vineppo.types import Assigned, Group, Sample
+from vineppo.sample import Sample
+from vineppo.types import Assigned, Group
 
 Point = dict[str, Any]
 NO_EVALUATION = {"evaluation": {"num_problems": 1, "num_samples": 1, "max_new_tokens": 4, "every": 0}}

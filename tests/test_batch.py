@@ -2,7 +2,7 @@ import random
 
 from vineppo.batch import collate, microbatches, num_tokens
 from vineppo.methods.epochs import split
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 
 def make_sample(prompt: int, response: int, first: int = 0) -> Sample:

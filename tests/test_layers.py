@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vineppo"
 
 LAYERS = [
-    {"types", "checks", "protocols", "seeding"},
+    {"types", "sample", "transcript", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
     {"parts", "segments", "alternatives", "batch", "models", "grading", "environment"},
     {"rollouts", "rollout_files", "evaluate"},

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vineppo.sample import Sample
 from vineppo.types import (
     Completion,
     Credit,
@@ -14,7 +15,6 @@ from vineppo.types import (
     Problem,
     Request,
     Rollout,
-    Sample,
     SamplingParams,
     UserError,
     ValueEstimate,

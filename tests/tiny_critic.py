@@ -14,7 +14,7 @@ from vineppo.learner.critic import Critic
 from vineppo.models import TinyModelConfig
 from vineppo.models.make import make_critic_model, make_tiny_model
 from vineppo.rollouts import SamplingConfig
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 SAMPLING = SamplingConfig(prompts_per_iteration=4, group_size=4, max_new_tokens=12)
 TINY = TinyModelConfig(num_layers=2, hidden_size=32, num_heads=2, ffn_size=48, context_size=64)

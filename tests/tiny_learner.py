@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vineppo.learner.config import LearnerConfig, OptimConfig
 from vineppo.learner.policy import PolicyLearner
 from vineppo.learner.policy_loss import policy_loss
-from vineppo.types import Sample, SamplingParams
+from vineppo.sample import Sample
+from vineppo.types import SamplingParams
 
 TEMPERATURE = 0.7
 

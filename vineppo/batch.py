@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ from vineppo.environment import Environment, GradedCompletion
 from vineppo.grading import Grader
 from vineppo.intervals import score_ci95
 from vineppo.protocols import Task
+from vineppo.sample import Sample, make_sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Problem, Sample, SamplingParams, UserError, make_sample
+from vineppo.types import Problem, SamplingParams, UserError
 
 CORRECT = 0.5
 """Reward from which a response counts as correct, where only correct and wrong exist (pass@k, equality of answers)."""

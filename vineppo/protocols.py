@@ -7,18 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vineppo.types import (
-    Assigned,
-    Completion,
-    Grade,
-    Group,
-    Minibatch,
-    Problem,
-    Request,
-    Rollout,
-    Sample,
-    SamplingParams,
-)
+from vineppo.sample import Minibatch, Sample
+from vineppo.transcript import Transcript
+from vineppo.types import Assigned, Completion, Grade, Group, Problem, Request, Rollout, SamplingParams
 
 OnComplete = Callable[[int, Completion], None]
 
@@ -63,7 +54,7 @@ class Engine(Protocol):
 class Task(Protocol):
     """Problems, where their solutions may be cut into reasoning steps, and how good a response is.
 
-    `HasSymbols`, `Prepares` and `JudgesSegments` below are what a task may have besides.
+    `TakesTurns`, `HasSymbols`, `Prepares` and `JudgesSegments` below are what a task may have besides.
     """
 
     isolate: bool
@@ -92,6 +83,24 @@ class Task(Protocol):
         segment ends at a place is decided by the text before it, never by what follows, or VinePPO's policy gradient
         is biased (docs/methods.md, "Segments"). A cut at len(response) says that whatever comes next, even an end of
         text alone, is a segment of its own.
+        """
+        ...
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """A task in which an environment answers the policy: a tool, a game, a website.
+
+    A turn of the policy's ends with eos or a stop string. `grade` and `answer` get a Transcript, and so is a worked
+    `Problem.solution` of more than one turn. `segment` is asked for each turn of the policy's by itself; every turn
+    begins a segment.
+    """
+
+    def reply(self, problem: Problem, transcript: Transcript) -> str | None:
+        """What the environment says to the policy's last turn; None where the episode is over.
+
+        It follows from the problem and the transcript alone, whichever process asks: a vine may start in any turn, and
+        asks again. Not empty. With `isolate` it is asked in the processes that grade.
         """
         ...
 

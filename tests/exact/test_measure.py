@@ -31,8 +31,9 @@ from vineppo.exact.methods import CRITIC_ERROR, GROUP_SIZE, ROWS, Row, Unmerged,
 from vineppo.exact.play import make_environment
 from vineppo.exact.world import END, World
 from vineppo.exact.worlds import WORLDS, find_world
+from vineppo.sample import Sample
 from vineppo.segments import cut_lines
-from vineppo.types import Assigned, Credit, ExtraRollout, Problem, Rollout, Sample
+from vineppo.types import Assigned, Credit, ExtraRollout, Problem, Rollout
 
 WORLD = find_world("language")
 METHODS = {method.row.name: method for method in make_methods(WORLD)}

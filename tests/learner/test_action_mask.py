@@ -27,7 +27,7 @@ from vineppo.batch import COLUMNS, collate
 from vineppo.learner.advantages import normalize_advantages
 from vineppo.learner.policy_loss import policy_loss
 from vineppo.methods.sft import nll_loss
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 
 def make_masked() -> list[Sample]:

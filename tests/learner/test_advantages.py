@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vineppo.learner.advantages import normalize_advantages, scale_advantages
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 
 def test_whitening_is_over_all_tokens_of_the_iteration():

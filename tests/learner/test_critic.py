@@ -19,7 +19,7 @@ from transformers import (
 from vineppo.learner.config import CriticConfig
 from vineppo.learner.critic import Critic
 from vineppo.models.make import make_critic_model, make_tiny_model, value_head
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 # The model
 

@@ -22,7 +22,8 @@ from tiny_learner import (
 from vineppo.engine import ENGINES, engine_inputs
 from vineppo.learner.policy_loss import policy_loss
 from vineppo.models.make import make_symbol_tokenizer
-from vineppo.types import Request, Sample, SamplingParams, make_sample
+from vineppo.sample import Sample, make_sample
+from vineppo.types import Request, SamplingParams
 
 
 def naive_logmass(row_V: torch.Tensor, target: int, top_p: float, top_k: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ from vineppo.learner.config import LearnerConfig
 from vineppo.learner.losses import clipped_policy_loss, kl_to_reference
 from vineppo.learner.policy_loss import policy_loss
 from vineppo.methods.sft import nll_loss
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 
 @pytest.mark.parametrize("options", [*AGGREGATIONS, {"entropy_coef": 0.3, "max_importance": 1.1}], ids=str)

@@ -22,7 +22,7 @@ from tiny_learner import (
 
 from vineppo.learner.objective import Counts
 from vineppo.learner.policy_loss import policy_loss
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 
 def make_weighted() -> list[Sample]:

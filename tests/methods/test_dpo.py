@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from vineppo.methods.dpo import DPOConfig, Pair, add_reference, load_pairs, make_pairs, save_pairs
-from vineppo.types import Completion, Group, Problem, Rollout, Sample
+from vineppo.sample import Sample
+from vineppo.types import Completion, Group, Problem, Rollout
 
 
 def make_rollout(name: str, response: tuple[int, ...], reward: float) -> Rollout:

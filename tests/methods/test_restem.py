@@ -20,8 +20,9 @@ from vineppo.methods.restem import Candidate, Refits, RestEMConfig, RestEMRecipe
 from vineppo.methods.sft import nll_loss
 from vineppo.rollouts import sample_iteration
 from vineppo.runs.metrics import whole_lines
+from vineppo.sample import Sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Completion, Group, Problem, Rollout, Sample, SamplingParams
+from vineppo.types import Completion, Group, Problem, Rollout, SamplingParams
 
 
 def make_group(name: str, *graded: tuple[int, float]) -> Group:

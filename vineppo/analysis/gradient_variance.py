@@ -18,7 +18,8 @@ from vineppo.machine.tables import Row
 from vineppo.methods.samples import to_samples
 from vineppo.models.logprobs import reading_dtype, token_logprobs
 from vineppo.report.charts import bars
-from vineppo.types import Sample, UserError
+from vineppo.sample import Sample
+from vineppo.types import UserError
 
 SLICE = 1 << 20
 

@@ -13,15 +13,8 @@ from vineppo.checks import plain_metrics
 from vineppo.environment import Environment
 from vineppo.models import RewardModelConfig
 from vineppo.protocols import CreditEstimator, LearningEstimator
-from vineppo.types import (
-    Assigned,
-    Credit,
-    CreditError,
-    Group,
-    Sample,
-    UserError,
-    equal_rewards,
-)
+from vineppo.sample import Sample
+from vineppo.types import Assigned, Credit, CreditError, Group, UserError, equal_rewards
 
 if TYPE_CHECKING:
     from vineppo.models.reward_model import RewardModel

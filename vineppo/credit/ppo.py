@@ -17,8 +17,9 @@ from pydantic import Field
 from vineppo.config import Named
 from vineppo.credit.common import CreditContext, advantage_metrics, explained_variance, value_metrics
 from vineppo.learner.config import CriticConfig
+from vineppo.sample import Sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Assigned, Credit, Group, Rollout, Sample
+from vineppo.types import Assigned, Credit, Group, Rollout
 
 if TYPE_CHECKING:
     from vineppo.learner.critic import Critic

@@ -23,7 +23,8 @@ from vineppo.credit.states import check_states, sample_vines, state_boundaries
 from vineppo.credit.worth import num_worthwhile, weight_of
 from vineppo.machine.files import read_json, write_json
 from vineppo.machine.saved_state import restoring
-from vineppo.types import Assigned, Credit, Group, Rollout, Sample, UserError, ValueEstimate
+from vineppo.sample import Sample
+from vineppo.types import Assigned, Credit, Group, Rollout, UserError, ValueEstimate
 
 STATE_FILE = "vines.json"
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from vineppo.credit.common import differences
 from vineppo.exact.world import World
+from vineppo.sample import Sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Assigned, Credit, Group, Rollout, Sample
+from vineppo.types import Assigned, Credit, Group, Rollout
 
 
 class KnownCritic:

@@ -27,7 +27,8 @@ from vineppo.learner.optimizer_step import OptimizerStep
 from vineppo.machine.saved_state import restoring
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.logprobs import read_hidden, reading_dtype
-from vineppo.types import Rollout, Sample, make_sample
+from vineppo.sample import Sample, make_sample
+from vineppo.types import Rollout
 
 STATE_FILE = "critic.pt"
 Lesson = tuple[Sample, torch.Tensor | None]

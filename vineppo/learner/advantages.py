@@ -10,7 +10,7 @@ import torch
 
 from vineppo.batch import by_response
 from vineppo.learner.losses import WHITEN_EPS, whiten
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 ALIKE = 1 / 3
 """Of advantages whose spread is a smaller share of their root mean square: they do not tell tokens apart."""

@@ -14,7 +14,7 @@ from vineppo.learner.config import OptimizerStepConfig
 from vineppo.learner.objective import Loss, Sum
 from vineppo.learner.optimizer_step import STATE_FILE, OptimizerStep
 from vineppo.models.reward_model import state_logits, state_sample
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 
 @dataclass(frozen=True)

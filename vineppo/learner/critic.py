@@ -17,7 +17,8 @@ from vineppo.machine.saved_state import restoring
 from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.models.loading import load_critic_model
 from vineppo.models.logprobs import reading_dtype, token_values
-from vineppo.types import Sample, UserError, make_sample
+from vineppo.sample import Sample, make_sample
+from vineppo.types import UserError
 
 
 class Critic:

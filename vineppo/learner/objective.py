@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vineppo.learner.config import LearnerConfig
-from vineppo.types import Sample
+from vineppo.sample import Sample
 
 if TYPE_CHECKING:
     from torch import Tensor

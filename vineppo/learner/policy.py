@@ -21,7 +21,8 @@ from vineppo.learner.config import LearnerConfig
 from vineppo.learner.objective import Counts, Loss, LossFunction
 from vineppo.learner.optimizer_step import STATE_FILE, OptimizerStep
 from vineppo.models.logprobs import Readings, read_tokens, reading_dtype
-from vineppo.types import Minibatch, Sample, SamplingParams
+from vineppo.sample import Minibatch, Sample
+from vineppo.types import SamplingParams
 
 LARGEST_EXPONENT = 700.0
 """Beyond it Python's exp has no finite result."""

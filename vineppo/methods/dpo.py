@@ -21,8 +21,9 @@ from vineppo.machine.tensor_files import load_tensors, save_tensors
 from vineppo.methods.epochs import Passes, num_steps, run_passes
 from vineppo.rollouts import check_policy_version, rollout_metrics, sample_iteration
 from vineppo.runs.recipe import SamplingRecipe
+from vineppo.sample import Sample, make_sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Group, Rollout, Sample, UserError, make_sample
+from vineppo.types import Group, Rollout, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

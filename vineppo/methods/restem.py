@@ -24,8 +24,9 @@ from vineppo.rollouts import check_policy_version, rollout_metrics, sample_itera
 from vineppo.runs.checkpoint import PROGRESS, Checkpoint, is_due
 from vineppo.runs.recipe import SamplingRecipe
 from vineppo.runs.shutdown import Stopped
+from vineppo.sample import Sample, make_sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Group, Sample, UserError, make_sample
+from vineppo.types import Group, UserError
 
 if TYPE_CHECKING:
     from vineppo.learner.policy import PolicyLearner

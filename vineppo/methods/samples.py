@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vineppo.types import Credit, ExtraRollout, Group, Rollout, Sample
+from vineppo.sample import Sample
+from vineppo.types import Credit, ExtraRollout, Group, Rollout
 
 
 def to_samples(

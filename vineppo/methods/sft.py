@@ -14,8 +14,9 @@ from vineppo.methods.epochs import Passes, run_passes
 from vineppo.models import longest_prompt
 from vineppo.protocols import Task
 from vineppo.runs.recipe import Recipe
+from vineppo.sample import Sample, make_sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Problem, Sample, SamplingParams, UserError, make_sample
+from vineppo.types import Problem, SamplingParams, UserError
 
 if TYPE_CHECKING:
     from vineppo.batch import Batch

@@ -20,7 +20,8 @@ from vineppo.environment import encode_prompt
 from vineppo.models import RewardModelConfig, longest_prompt
 from vineppo.models.loading import check_vocabulary, load_classifier, load_tokenizer
 from vineppo.models.make import value_head
-from vineppo.types import Problem, Sample, UserError, make_sample
+from vineppo.sample import Sample, make_sample
+from vineppo.types import Problem, UserError
 
 Response = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, response ids
 

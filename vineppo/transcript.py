@@ -1,0 +1,41 @@
+"""What was said in a response of several turns, and who said it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Transcript(str):
+    """The text of a response, with the turns that it is made of.
+
+    `turns` begin with the policy's, and the environment's replies are every second one:
+
+        >>> said = Transcript.of(["go north\\n", "A door. It is locked.\\n", "use key\\n"])
+        >>> said.actions, said.replies
+        (('go north\\n', 'use key\\n'), ('A door. It is locked.\\n',))
+        >>> said == "go north\\nA door. It is locked.\\nuse key\\n"
+        True
+
+    A policy can write what looks like a reply; only the turns tell who wrote what.
+    """
+
+    turns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, turns: Sequence[str]) -> Transcript:
+        said = cls("".join(turns))
+        said.turns = tuple(turns)
+        return said
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        return self.turns[::2]
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        return self.turns[1::2]
+
+
+def turns_of(response: str) -> tuple[str, ...]:
+    """A plain text is one turn of the policy's."""
+    return response.turns if isinstance(response, Transcript) else (response,)
