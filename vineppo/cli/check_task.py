@@ -47,10 +47,10 @@ def shown(task: Task, grader: Grader, tokenizer: Any, problem: Problem) -> Itera
     token_ids = tokenizer.encode(problem.solution, add_special_tokens=False)
     pieces = decode_pieces(tokenizer, token_ids)
     boundaries = token_boundaries(pieces, task.segment("".join(pieces)))
-    (reply,) = grader.replies([(problem, problem.solution)])
+    (finding,) = grader.findings([(problem, problem.solution)])
     yield (
         f"-- a worked solution of {len(token_ids)} tokens in {len(boundaries) - 1} segments: "
-        f"{reply.grade.verdict}, reward {reply.grade.reward:g}"
+        f"{finding.grade.verdict}, reward {finding.grade.reward:g}"
     )
     for start, text in zip(boundaries, segment_texts(tokenizer, token_ids, boundaries), strict=False):
         yield f"{start:5} {text!r}"
