@@ -8,7 +8,9 @@ finding.py  what a worker says of one answer
 judge.py    a reward model's share of the reward
 """
 
+from vineppo.grading.ahead import GradingAhead
+from vineppo.grading.finding import Pair
 from vineppo.grading.grader import Grader, GradingConfig
 from vineppo.grading.judge import Judge
 
-__all__ = ["Grader", "GradingConfig", "Judge"]
+__all__ = ["Grader", "GradingAhead", "GradingConfig", "Judge", "Pair"]

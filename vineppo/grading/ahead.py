@@ -45,6 +45,10 @@ class GradingAhead:
             self._jobs.append(self._thread.submit(self._grade_all, self._new))
             self._new = {}
 
+    def settle(self, index: int, grade: Grade) -> None:
+        """Of an answer that is graded already."""
+        self._graded[index] = grade
+
     def replies(self, pairs: Sequence[Pair]) -> list[Reply | Grade]:
         """What the environment says to each; a failure's grade. Behind all that is being graded, and waits for it."""
         assert self._reply is not None
