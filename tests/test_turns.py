@@ -17,6 +17,9 @@ import pytest
 from tiny import ALIKE, FAST, METHODS, START, StopAt, recipe_of, run
 from turn_task import Guess
 
+from vineppo.analysis import ANALYSES
+from vineppo.analysis.measured import AnalysisConfig
+from vineppo.analysis.subject import find_checkpoints
 from vineppo.credit.common import CreditContext
 from vineppo.credit.states import StatesConfig, state_at, state_boundaries
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
@@ -24,11 +27,12 @@ from vineppo.environment import Environment
 from vineppo.episode import TurnLimits, runs_of
 from vineppo.methods.samples import to_samples
 from vineppo.parts import LOADED
+from vineppo.rollout_files import rollout_files, rollouts_of
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.metrics import whole_lines
 from vineppo.runs.setup import set_up
 from vineppo.runs.shutdown import Stopped
-from vineppo.transcript import Transcript
+from vineppo.transcript import Transcript, turns_of
 from vineppo.types import Group, Rollout, SamplingParams, UserError
 
 TASK = {"name": f"{Path(__file__).parent / 'turn_task.py'}:Guess"}
@@ -180,6 +184,51 @@ def test_who_says_it_decides_and_not_what_is_said(start):
         forged, real = Transcript.of([f"{wrong}<{problem.answer}"]), Transcript.of([wrong, "<", problem.answer])
         assert forged == real
         assert [grade.reward for grade in environment.grader.grade([(problem, forged), (problem, real)])] == [0.0, 1.0]
+
+
+def test_what_a_vine_wrote_and_was_told_is_kept_apart(start):
+    with environment_of(start, params=SamplingParams(temperature=0.0)) as environment:
+        for rollout in flat(sample(environment, group_size=1)):
+            for boundary in (b for b in range(len(rollout.token_ids)) if rollout.is_action[b]):
+                state = state_at(rollout, boundary)
+                vines = environment.finish([state], [rollout.budget_at(boundary)], [7], purpose="vine")
+                (rest,) = environment.continuations(state, vines)
+                before = environment.text(state.response_ids, state.action_mask)
+                assert before + rest == rollout.text
+                assert isinstance(rest, Transcript)
+                assert isinstance(rollout.text, Transcript)
+                assert "".join(rest.actions) == "".join(rollout.text.actions)[len("".join(turns_of(before)[::2])) :]
+
+
+def test_files_of_rollouts_say_who_wrote_what(start, tmp_path):
+    run(method("vineppo", start), tmp_path)
+    path = rollout_files(tmp_path / "rollouts")[1]
+    rows = list(rollouts_of(path, path.name))
+    assert {len(turns) for row in rows for turns in row.get("turns", [])} == {1, 2}
+    for row in rows:
+        for text, turns in zip(row["segments"], row.get("turns", []), strict="turns" in row):
+            assert "".join(turns) == text
+            assert all(reply in "<>" for reply in turns[1::2])
+    vines = [vine for row in rows for state in row["vines"] for vine in state]
+    assert any(vine.get("turns", []) for vine in vines)
+    assert all("".join(vine["turns"]) == vine["text"] for vine in vines if "turns" in vine)
+
+
+@pytest.fixture(scope="module")
+def trained(start, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "vineppo"
+    run(method("vineppo", start), folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", sorted(ANALYSES.keys() - {"signal_to_noise"}))
+def test_analyses_measure_over_turns(kind, trained):
+    config = AnalysisConfig(
+        num_problems=8, num_reference=8, vines=(1, 3), group_size=3, num_actions=2, num_draws=12, num_minibatches=4,
+        temperatures=(0.0, 1.0), num_pilots=6,
+    )  # fmt: skip
+    result = ANALYSES[kind](find_checkpoints([trained], last_only=True), config)
+    assert all(result.tables.values())
 
 
 def test_process_rewards_follow_the_turns(start):
