@@ -19,6 +19,7 @@ from vineppo.episode import Episode, State, TurnLimits, join_masks, runs_of
 from vineppo.framing import ChatConfig, Framing
 from vineppo.grading import Grader, GradingAhead, Judge, Pair
 from vineppo.protocols import Engine, TakesTurns, Task
+from vineppo.thinking import ThinkingConfig, said
 from vineppo.transcript import Transcript
 from vineppo.types import Completion, Grade, Problem, SamplingParams, Verdict, num_actions
 
@@ -34,6 +35,13 @@ class GradedCompletion:
     grade: Grade
     action_mask: tuple[bool, ...] | None = None
     """Of the completion; None where it is all the policy's."""
+    without_thoughts: str | None = None
+    """The text that the grade is of, where thoughts stand before it."""
+
+    @property
+    def said(self) -> str:
+        """What the grade is of."""
+        return self.text if self.without_thoughts is None else self.without_thoughts
 
     @property
     def num_actions(self) -> int:
@@ -65,6 +73,7 @@ class Environment:
     judge: Judge | None = None
     """A reward model that has a say in the rewards; without one they are the task's."""
     chat: ChatConfig | None = None
+    thinking: ThinkingConfig | None = None
     limits: TurnLimits = field(default_factory=TurnLimits)
     max_prefix_tokens: int = sys.maxsize
     """What the model's context has room for before a new token."""
@@ -110,10 +119,10 @@ class Environment:
                 going = self._take_turn(going, ahead, purpose=purpose, keep=keep)
             grades = ahead.grades()
         if self.judge:
-            pairs = [(states[i].problem, episodes[i].text) for i in grades]
+            pairs = [self._pair(episodes[i]) for i in grades]
             grades = dict(zip(grades, self.judge.regrade(pairs, list(grades.values())), strict=True))
         return [
-            GradedCompletion(e.completion, e.text, grades.get(i, CUT_OFF), e.action_mask)
+            GradedCompletion(e.completion, e.text, grades.get(i, CUT_OFF), e.action_mask, self._answer(e))
             for i, e in enumerate(episodes)
         ]
 
@@ -172,7 +181,10 @@ class Environment:
         return isinstance(self.task, TakesTurns)
 
     def _pair(self, episode: Episode) -> Pair:
-        return episode.state.problem, episode.text
+        return episode.state.problem, said(episode.text, self.thinking)
+
+    def _answer(self, episode: Episode) -> str | None:
+        return said(episode.text, self.thinking) if self.thinking else None
 
     def _text_of(self, episode: Episode) -> str:
         state, completion = episode.state, episode.completion

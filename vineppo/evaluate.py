@@ -195,7 +195,7 @@ def majority_rewards(
     while any(waiting):
         golds = [next(iter(answers), "") for answers in waiting]
         jobs = [(i, answer) for i, answers in enumerate(waiting) for answer in answers if answer != golds[i]]
-        pairs = [(replace(by_problem[i][0], answer=golds[i]), waiting[i][answer][0].text) for i, answer in jobs]
+        pairs = [(replace(by_problem[i][0], answer=golds[i]), waiting[i][answer][0].said) for i, answer in jobs]
         for i, answers in enumerate(waiting):
             if answers:
                 classes[i].append(answers.pop(golds[i]))
@@ -213,7 +213,7 @@ def votes(task: Task, samples: Sequence[GradedCompletion]) -> dict[str, list[Gra
     """
     found: dict[str, list[GradedCompletion]] = {}
     for graded in samples:
-        answer = task.answer(graded.text) if graded.grade.verdict in ("correct", "wrong") else None
+        answer = task.answer(graded.said) if graded.grade.verdict in ("correct", "wrong") else None
         if answer is not None:
             found.setdefault(answer, []).append(graded)
     return found

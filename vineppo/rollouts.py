@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise, zip_longest
 from statistics import fmean, pstdev
 from typing import Any, get_args
@@ -27,6 +28,7 @@ from vineppo.segments import (
     token_boundaries,
     token_segment_rewards,
 )
+from vineppo.thinking import ThinkingConfig, cut_thoughts, cut_turn
 from vineppo.transcript import turns_of
 from vineppo.types import (
     Group,
@@ -141,13 +143,19 @@ def check_policy_version(groups: Sequence[Group], version: int) -> None:
 def make_rollout(environment: Environment, state: State, graded: GradedCompletion, max_new_tokens: int) -> Rollout:
     completion, mask = graded.completion, graded.action_mask
     boundaries, earned = cut_response(
-        environment.task, environment.tokenizer, completion.token_ids, mask, graded.text, graded.grade.segment_rewards
+        environment.task,
+        environment.tokenizer,
+        completion.token_ids,
+        mask,
+        graded.text,
+        graded.grade.segment_rewards,
+        environment.thinking,
     )
     return Rollout(
         problem=state.problem,
         prompt_ids=state.prompt_ids,
         completion=completion,
-        text=graded.text,
+        text=graded.said,
         reward=graded.grade.reward,
         verdict=graded.grade.verdict,
         boundaries=boundaries,
@@ -164,6 +172,7 @@ def cut_response(
     action_mask: tuple[bool, ...] | None,
     text: str,
     earned: Sequence[float] | None,
+    thinking: ThinkingConfig | None = None,
 ) -> tuple[tuple[int, ...], tuple[float, ...] | None]:  # [S+1], [S]
     """Boundaries, and what each segment has earned. Every turn of the policy's is cut by itself, and the environment's
     reply belongs to the segment in front of it.
@@ -175,18 +184,19 @@ def cut_response(
     summed: list[float] = []
     for run, reply, turn in zip_longest(runs[::2], runs[1::2], turns_of(text)[::2], fillvalue=()):
         pieces = decode_pieces(tokenizer, run)
-        inside = token_boundaries(pieces, cuts_of(task, "".join(pieces)))
+        inside = token_boundaries(pieces, cuts_of(task, "".join(pieces), thinking))
         if earned is not None:
-            cuts = cuts_of(task, str(turn))
-            own, rewards = rewards[: len(cuts) + 1], rewards[len(cuts) + 1 :]
-            summed += token_segment_rewards(pieces, cuts, own, inside)
+            cuts, thoughts = cuts_of(task, str(turn), thinking), cut_thoughts(str(turn), thinking)
+            num_said = len(cuts) - len(thoughts) + 1
+            own, rewards = rewards[:num_said], rewards[num_said:]
+            summed += token_segment_rewards(pieces, cuts, [*[0.0] * len(thoughts), *own], inside)
         start = boundaries[-1]
         boundaries += [start + b for b in inside[1:-1]] + [start + len(run) + len(reply)]
     return tuple(boundaries), None if earned is None else tuple(summed)
 
 
-def cuts_of(task: Task, text: str) -> list[int]:
-    cuts = task.segment(text)
+def cuts_of(task: Task, text: str, thinking: ThinkingConfig | None = None) -> list[int]:
+    cuts = cut_turn(task, text, thinking)
     if not are_cuts(cuts, text):
         raise UserError(
             f"{type(task).__name__}.segment() gave {cuts} for a text of {len(text)} characters: cuts must rise "
@@ -206,7 +216,8 @@ def needs_what_follows(environment: Environment, rollout: Rollout) -> bool:
         if inner:
             pieces = decode_pieces(environment.tokenizer, rollout.token_ids[start:end])
             seen = len("".join(pieces[: inner[-1] - start]))
-            return looks_ahead(environment.task.segment, "".join(pieces), seen)
+            cut = partial(cut_turn, environment.task, thinking=environment.thinking)
+            return looks_ahead(cut, "".join(pieces), seen)
     return False
 
 

@@ -19,6 +19,7 @@ from vineppo.credit.states import state_at
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
 from vineppo.episode import runs_of
 from vineppo.seeding import derive_seed
+from vineppo.thinking import said
 from vineppo.types import Completion, Group, Rollout
 
 NUM_ALTERNATIVES = 8
@@ -156,7 +157,8 @@ def end(environment: Environment, state: State, left: int, last_tokens: frozense
     if environment.takes_turns:
         return GradedCompletion(nothing, text, CUT_OFF) if left < 1 and not state.turn_is_over else None
     if turn_is_over(environment, state, last_tokens):
-        return GradedCompletion(nothing, text, environment.grader.grade([(state.problem, text)])[0])
+        answer = said(text, environment.thinking)
+        return GradedCompletion(nothing, text, environment.grader.grade([(state.problem, answer)])[0])
     return GradedCompletion(nothing, text, CUT_OFF) if left < 1 else None
 
 

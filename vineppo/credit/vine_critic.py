@@ -93,7 +93,7 @@ class VineCritic:
                 state.problem,
                 state.prefix_ids,
                 vine.completion,
-                vine.text,
+                vine.said,
                 vine.grade.reward,
                 vine.grade.verdict,
                 boundaries=(0, len(vine.completion.token_ids)),

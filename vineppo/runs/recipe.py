@@ -22,6 +22,7 @@ from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
 from vineppo.runs.metrics import MetricsConfig
 from vineppo.tasks import TASKS
+from vineppo.thinking import ThinkingConfig
 from vineppo.types import UserError
 
 PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credit": CREDIT}
@@ -58,6 +59,8 @@ class Recipe(Config):
     learner: LearnerConfig
     chat: ChatConfig | None = None
     """Puts problems to the model through its tokenizer's chat template."""
+    thinking: ThinkingConfig | None = None
+    """For models that think before they answer."""
     grading: GradingConfig = GradingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

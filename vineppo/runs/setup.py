@@ -56,6 +56,7 @@ class Setup:
             limit,
             judge,
             chat=self.recipe.chat,
+            thinking=self.recipe.thinking,
             limits=config.limits(),
             max_prefix_tokens=min(longest, (getattr(self.recipe.engine, "max_context", None) or sys.maxsize) - 1),
         )
