@@ -14,6 +14,7 @@ from vineppo.runs.changes import last_checkpoint
 from vineppo.runs.recipe import Recipe, SamplingRecipe, make_part
 from vineppo.runs.setup import make_tokenizer
 from vineppo.runs.task_check import TaskCheck
+from vineppo.runs.template_note import announce_template
 from vineppo.segments import segment_texts
 from vineppo.types import Problem
 
@@ -31,6 +32,8 @@ def check_task(recipe: Recipe) -> None:
         for problem in check.sampled()[:NUM_SHOWN]:
             for line in shown(task, grader, Framing(tokenizer, recipe.chat), problem):
                 echo(line)
+    if note := announce_template(recipe, tokenizer):
+        echo(f"\n{note}")
     if isinstance(recipe, SamplingRecipe):
         echo(f"\nA response has room for {recipe.sampling.max_new_tokens} tokens (sampling.max_new_tokens).")
 
