@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,27 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from tiny import ALIKE, FAST, METHODS, START, StopAt, recipe_of, run
 from turn_task import Guess
 
 from vineppo.analysis import ANALYSES
 from vineppo.analysis.measured import AnalysisConfig
 from vineppo.analysis.subject import find_checkpoints
+from vineppo.cli import main
 from vineppo.credit.common import CreditContext
 from vineppo.credit.states import StatesConfig, state_at, state_boundaries
 from vineppo.credit.vineppo import VinePPO, VinePPOConfig
 from vineppo.environment import Environment
 from vineppo.episode import TurnLimits, runs_of
+from vineppo.grading import Grader
 from vineppo.methods.samples import to_samples
 from vineppo.parts import LOADED
 from vineppo.rollout_files import rollout_files, rollouts_of
 from vineppo.rollouts import SamplingConfig, sample_groups
 from vineppo.runs.metrics import whole_lines
+from vineppo.runs.recipe import make_part
 from vineppo.runs.setup import set_up
 from vineppo.runs.shutdown import Stopped
+from vineppo.runs.task_check import TaskCheck
 from vineppo.transcript import Transcript, turns_of
 from vineppo.types import Group, Rollout, SamplingParams, UserError
 
+PAGE = Path(__file__).parent.parent / "docs" / "turns.md"
 TASK = {"name": f"{Path(__file__).parent / 'turn_task.py'}:Guess"}
 EVALUATION = {"num_samples": 2, "max_new_tokens": 12}
 SFT = ALIKE | {
@@ -292,6 +299,38 @@ def test_one_turn_is_what_it_was_without_turns(isolate, start, tmp_path):
         run(method("vineppo", start, task=name), tmp_path / task)
         logs.append(whole_lines(tmp_path / task / "metrics.jsonl"))
     assert logs[0] == logs[1]
+
+
+def test_the_guides_task_keeps_its_promises_and_is_learnt(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```python\n(# guess\.py.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    Path("guess.py").write_text(block)
+    tree = SFT | {"task": {"name": "guess.py:Guess"}}
+    Path("sft.toml").write_text(tomli_w.dumps(tree))
+    assert main(["check-task", "sft.toml"]) == 0
+    assert "turns of worked solutions are replied to as they say" in capsys.readouterr().out
+    assert main(["sft", "sft.toml", "--out", "run"]) == 0
+    assert json.loads(Path("run/result.json").read_text())["pass@1"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ("'x'", r"problem .*: 'x' to '\d' of its own solution, which goes on with "),
+        ("str(next(COUNTER))", "two replies to ''"),
+        ("1 / 0", "crashed on '' ZeroDivisionError"),
+        ("5", "crashed on '' reply\\(\\) gave 5, neither None nor a text"),
+    ],
+)
+def test_a_task_that_breaks_its_promise_to_reply_is_named(reply, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent / "turn_task.py").read_text()
+    broken = f"\n\nimport itertools\nCOUNTER = itertools.count()\nGuess.reply = lambda self, problem, said: {reply}\n"
+    Path("broken.py").write_text(text + broken)
+    recipe = recipe_of(SFT | {"task": {"name": "broken.py:Guess"}})
+    task = make_part("task", recipe.task)
+    with Grader(task, recipe.grading) as grader, pytest.raises(UserError, match=f"^task Guess.reply: .*{message}"):
+        list(TaskCheck(recipe, task, grader).run())
 
 
 def test_a_reply_that_cannot_be_told_is_counted(start, monkeypatch):
