@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = [
     {"types", "sample", "transcript", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
+    {"sandbox"},
     {"parts", "segments", "alternatives", "batch", "models", "grading", "environment"},
     {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
