@@ -201,7 +201,8 @@ def test_no_signal_reaches_anybody(sandbox):
                 "    attempt(os.setpriority, os.PRIO_PROCESS, pid, 19)\n"
                 "    attempt(os.sched_setaffinity, pid, [0])\n"
                 "    libc.syscall(200, pid, 9), libc.syscall(234, pid, pid, 9)\n"  # tkill, tgkill
-                "    libc.syscall(129, pid, 9, b'\\0' * 128), libc.syscall(101, 16, pid, 0, 0)\n"  # rt_sigqueueinfo, ptrace
+                "    libc.syscall(129, pid, 9, b'\\0' * 128)\n"  # rt_sigqueueinfo
+                "    libc.syscall(101, 16, pid, 0, 0)\n"  # ptrace
                 "    reader, writer = os.pipe()\n"
                 "    attempt(fcntl.fcntl, reader, 8, pid)\n"  # F_SETOWN, F_SETSIG: the kernel sends it
                 "    attempt(fcntl.fcntl, reader, 10, 9)\n"
