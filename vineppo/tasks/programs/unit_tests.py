@@ -29,7 +29,8 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Script:
-    """`functions` are those under test, `setup` is what the tests need besides, `num_tests` how many it has at least."""
+    """Tests in Python. `functions` are those under test, `setup` is what the tests need besides; there are at least
+    `num_tests`."""
 
     source: str
     functions: Sequence[str]
