@@ -18,6 +18,7 @@ from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.code import Code
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
+from vineppo.tasks.python_tool import PythonTool
 from vineppo.tasks.qa import QA
 
-TASKS = {"arithmetic": Arithmetic, "code": Code, "gsm8k": GSM8K, "math": MATH, "qa": QA}
+TASKS = {"arithmetic": Arithmetic, "code": Code, "gsm8k": GSM8K, "math": MATH, "python_tool": PythonTool, "qa": QA}
