@@ -141,6 +141,7 @@ def test_nothing_of_the_users_can_be_read(sandbox, monkeypatch):
         f"for path in {str(Path(__file__))!r}, {str(repository / 'pyproject.toml')!r}, '/etc/passwd', '/etc/shadow', "
         f"'/proc/{pid}/environ', '/proc/{pid}/mem', '/proc/{pid}/maps', '/proc/{pid}/cmdline', '/proc/{pid}/fd/0':\n"
         "    attempt(open, path, 'rb')\n"
+        f"for fd in range(64): attempt(open, f'/proc/{pid}/fd/{{fd}}', 'rb')\n"
         f"for path in {str(Path.home())!r}, {str(repository)!r}, '/proc/{pid}/fd', '/home', '/etc', '/proc':\n"
         "    names = []\n"
         "    try: names = os.listdir(path)\n"

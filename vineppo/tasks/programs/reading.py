@@ -57,7 +57,7 @@ def parse(program: str) -> ast.Module | None:
 
 def cut_statements(text: str) -> list[int]:
     """Cuts after every line with text that ends a statement: not inside of brackets or long strings, nor behind a
-    backslash. A line that begins a block of ``` ends what was left open."""
+    backslash. A line of ``` belongs to the segment behind it, and ends what was left open."""
     cuts: list[int] = []
     quote, depth, start = "", 0, 0
     for mark in MARKS.finditer(text):
@@ -66,7 +66,8 @@ def cut_statements(text: str) -> list[int]:
             quote, depth = "", 0
         elif found == "\n" or (found == "\\\n" and quote == "#"):
             quote = quote if len(quote) == 3 else ""
-            if not quote and depth == 0 and text[start:end].strip():
+            *_, line = text[start:end].split("\n")[:-1]
+            if not quote and depth == 0 and line.strip() and not line.lstrip().startswith("```"):
                 cuts.append(end)
                 start = end
         elif quote:

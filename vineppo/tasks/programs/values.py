@@ -37,7 +37,7 @@ def unpack(packed):
     if not isinstance(packed, dict):
         return packed
     ((kind, items),) = packed.items()
-    if kind not in BUILDERS:
+    if kind not in BUILDERS or not isinstance(items, list):  # bytes(n) would be n bytes of memory
         raise ValueError(f"no kind of value: {kind!r}")
     return BUILDERS[kind](unpack(items))
 
