@@ -18,6 +18,10 @@ from vineppo.types import Problem, UserError
 PROBLEM = Problem("p", "2, times 3\n", "6")
 
 
+def test_it_takes_turns(task):
+    assert isinstance(task, TakesTurns)
+
+
 @pytest.fixture(scope="module")
 def task() -> PythonTool:
     return PythonTool(PythonToolConfig(max_output_chars=40, drawn=ChainConfig(num_test=12, num_validation=4)))
@@ -49,12 +53,10 @@ def reply_to(task: PythonTool, program: str) -> str:
         ("print(object())", "<object object at 0x...>"),
         ("print('é\\x1b[2J', chr(0x202e))", "\\xe9\\x1b[2J \\u202e"),
         ("import random\nprint(random.Random(5).random() < 1)", "True"),
-        ("open('/etc/passwd')", "No such file|Permission denied"),
     ],
 )
 def test_replies(task, program, output):
-    said = reply_to(task, program)
-    assert said == output or any(part in said for part in output.split("|") if "|" in output)
+    assert reply_to(task, program) == output
 
 
 def test_a_reply_repeats_in_a_process_of_its_own(task):
@@ -70,7 +72,6 @@ def test_programs_know_nothing_of_each_other(task):
 
 
 def test_worked_solutions_are_what_the_tool_replies_to(task):
-    assert isinstance(task, TakesTurns)
     for problem in [*task.split("test"), *task.sample(12, seed=0)]:
         turns = Transcript.of(problem.solution.turns).turns  # type: ignore[attr-defined]
         assert len(turns) % 2 == 1

@@ -16,7 +16,7 @@ from vineppo.sandbox.sandbox import Choice
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.drawn import DrawnProblems
 from vineppo.tasks.problem_set import ProblemSet, containing
-from vineppo.tasks.programs.drawn import DrawnConfig, draw, symbols
+from vineppo.tasks.programs.drawn import DrawnConfig, sample_problem, symbols
 from vineppo.tasks.programs.formats import FORMATS
 from vineppo.tasks.programs.reading import cut_statements, find_program, normal_form
 from vineppo.tasks.programs.unit_tests import UnitTests
@@ -62,7 +62,7 @@ class Code:
         self._problems: ProblemSet | DrawnProblems
         if config.path is None:
             sizes = {"num_validation": config.drawn.num_validation, "num_test": config.drawn.num_test}
-            self._problems = DrawnProblems("code", self._draw, **sizes)
+            self._problems = DrawnProblems("code", self._sample_problem, **sizes)
         else:
             _, fields = FORMATS[str(config.format)]
             self._problems = ProblemSet(
@@ -91,8 +91,8 @@ class Code:
     def segment(self, response: str) -> list[int]:
         return cut_statements(response)
 
-    def _draw(self, split: str, seed: int) -> Problem:
-        return draw(self.config.drawn, split, seed)
+    def _sample_problem(self, split: str, seed: int) -> Problem:
+        return sample_problem(self.config.drawn, split, seed)
 
     def _read(self, split: str, problem_id: str, record: Record) -> Problem:
         config, (_, fields) = self.config, record

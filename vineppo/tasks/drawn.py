@@ -13,10 +13,10 @@ BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
 
 
 class DrawnProblems:
-    """`draw(split, seed)` gives one problem, which may be any; `name` is the task's."""
+    """`sample_problem(split, seed)` gives one, which may be any; `name` is the task's."""
 
-    def __init__(self, name: str, draw: Callable[[str, int], Problem], *, num_validation: int, num_test: int):
-        self.name, self._draw = name, draw
+    def __init__(self, name: str, sample_problem: Callable[[str, int], Problem], *, num_validation: int, num_test: int):
+        self.name, self._sample_problem = name, sample_problem
         self._sizes = {"validation": num_validation, "test": num_test}
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
@@ -33,7 +33,7 @@ class DrawnProblems:
         """Distinct problems of a split."""
         seen: set[str] = set()
         for i in count():
-            problem = self._draw(split, derive_seed(self.name, split, seed, i))
+            problem = self._sample_problem(split, derive_seed(self.name, split, seed, i))
             if derive_seed("split", problem.prompt) % 10 in BUCKETS[split] and problem.prompt not in seen:
                 seen.add(problem.prompt)
                 yield problem

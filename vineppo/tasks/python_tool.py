@@ -90,7 +90,7 @@ class PythonTool:
         self._problems: ProblemSet | DrawnProblems
         if config.path is None:
             sizes = {"num_validation": config.drawn.num_validation, "num_test": config.drawn.num_test}
-            self._problems = DrawnProblems("python_tool", self._draw, **sizes)
+            self._problems = DrawnProblems("python_tool", self._sample_problem, **sizes)
         else:
             self._problems = ProblemSet(
                 "python_tool",
@@ -128,7 +128,7 @@ class PythonTool:
         prompt = self.config.prompt_template.replace("{question}", fields["question"].strip())
         return Problem(problem_id, prompt, gold_number(fields["answer"]))
 
-    def _draw(self, split: str, seed: int) -> Problem:
+    def _sample_problem(self, split: str, seed: int) -> Problem:
         config, rng = self.config.drawn, random.Random(seed)
         low, high = 10 ** (config.num_digits - 1), 10**config.num_digits - 1
         names = [rng.choice(list(OPERATIONS)) for _ in range(rng.randint(*config.num_operations))]

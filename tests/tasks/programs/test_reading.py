@@ -50,7 +50,7 @@ def test_statements_are_the_segments():
 def test_every_cut_of_a_program_is_where_python_ends_a_statement():
     """Another way to compute them: the tree that Python makes of the text, every line of a header included."""
     tree, lines = ast.parse(PROGRAM), PROGRAM.splitlines(keepends=True)
-    ends = {node.end_lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)}
+    ends = {node.end_lineno or 0 for node in ast.walk(tree) if isinstance(node, ast.stmt)}
     headers = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     places = [len("".join(lines[:number])) for number in sorted(ends | headers) if number]
     assert cut_statements(PROGRAM) == places

@@ -85,15 +85,15 @@ def symbols() -> list[str]:
     return [*"0123456789", "-", ", ", " ", "\n", "f(", ")=", HEAD, LAST, *parts, *OPERATIONS]
 
 
-def draw(config: DrawnConfig, split: str, seed: int) -> Problem:
+def sample_problem(config: DrawnConfig, split: str, seed: int) -> Problem:
     rng = random.Random(seed)
-    operations = [draw_operation(config, rng) for _ in range(rng.randint(*config.num_operations))]
+    operations = [sample_operation(config, rng) for _ in range(rng.randint(*config.num_operations))]
     inputs = rng.sample(range(-LARGEST, LARGEST + 1), config.num_examples + config.num_tests)
     words = f"{', '.join(map(str, operations))}\n"
     examples = "".join(f"f({x})={run(operations, x)}\n" for x in inputs[: config.num_examples])
     prompt = {"words": words, "examples": examples, "both": words + examples}[config.shown]
     written = [
-        draw_operation(config, rng) if split == "train" and rng.random() < config.slip_share else operation
+        sample_operation(config, rng) if split == "train" and rng.random() < config.slip_share else operation
         for operation in operations
     ]
     tests = UnitTests(calls=[make_call("f", [x], run(operations, x)) for x in inputs])
@@ -101,7 +101,7 @@ def draw(config: DrawnConfig, split: str, seed: int) -> Problem:
     return Problem(f"code/{split}/{derive_seed(prompt):016x}", prompt, tests.write(), solution)
 
 
-def draw_operation(config: DrawnConfig, rng: random.Random) -> Operation:
+def sample_operation(config: DrawnConfig, rng: random.Random) -> Operation:
     return Operation(rng.choice(config.operations), rng.randint(2, config.max_number))
 
 

@@ -21,6 +21,7 @@ class CountedAssertions(ast.NodeTransformer):
         if isinstance(node.test, ast.Constant):
             return ast.Pass()
         (counted,) = ast.parse("try: pass\nexcept Exception: _count(False)\nelse: _count(True)").body
+        assert isinstance(counted, ast.Try)
         counted.body = [node]
         return counted
 
@@ -62,5 +63,6 @@ def understand(reply):
     if "error" not in reply:
         return unpack(reply["value"])
     kind = getattr(builtins, str(reply["error"]), None)
-    known = isinstance(kind, type) and issubclass(kind, Exception)
-    raise (kind if known else RuntimeError)(str(reply.get("message")))
+    if not isinstance(kind, type) or not issubclass(kind, Exception):
+        kind = RuntimeError
+    raise kind(str(reply.get("message")))

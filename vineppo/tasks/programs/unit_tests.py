@@ -68,7 +68,8 @@ class UnitTests:
 
 
 def make_call(function: str, arguments: Sequence[Any], expected: Any) -> Call:
-    return function, pack(list(arguments)), pack(expected)
+    packed: Any = pack(list(arguments))
+    return function, packed, pack(expected)
 
 
 def calls_passed(sandbox: Sandbox, program: str, calls: Sequence[Call]) -> int:
