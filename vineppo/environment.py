@@ -104,8 +104,8 @@ class Environment:
             Episode(state, budget, seed, self.limits)
             for state, budget, seed in zip(states, budgets, seeds, strict=True)
         ]
-        going = dict(enumerate(episodes))
         with self.grader.ahead() as ahead:
+            going = self._begin(dict(enumerate(episodes)), ahead)
             while going:
                 going = self._take_turn(going, ahead, purpose=purpose, keep=keep)
             grades = ahead.grades()
@@ -116,6 +116,15 @@ class Environment:
             GradedCompletion(e.completion, e.text, grades.get(i, CUT_OFF), e.action_mask)
             for i, e in enumerate(episodes)
         ]
+
+    def _begin(self, episodes: dict[int, Episode], ahead: GradingAhead) -> dict[int, Episode]:
+        """Those in which it is the policy's turn. In a state whose turn is over the environment has the first word."""
+        replied = {i: episode for i, episode in episodes.items() if episode.state.turn_is_over}
+        for episode in replied.values():
+            episode.add(Completion((), (), "eos", policy_version=0))
+            episode.text = self._text_of(episode)
+        waiting = {i: episode for i, episode in episodes.items() if i not in replied}
+        return waiting | (self._reply(replied, ahead) if replied else {})
 
     def _take_turn(
         self, going: dict[int, Episode], ahead: GradingAhead, *, purpose: str, keep: bool
@@ -214,6 +223,16 @@ class Environment:
         return text[: min((text.find(stop) for stop in self.params.stop if stop in text), default=len(text))]
 
     def continuations(self, state: State, completions: Sequence[GradedCompletion]) -> tuple[str, ...]:
-        """What completions of one state wrote after it."""
-        start = len(self.text(state.response_ids, state.action_mask))
-        return tuple(graded.text[start:] for graded in completions)
+        """What completions of one state wrote after it; where the task takes turns, with what it was told."""
+        before = self.text(state.response_ids, state.action_mask)
+        return tuple(rest_of(graded.text, before) for graded in completions)
+
+
+def rest_of(text: str, before: str) -> str:
+    rest = text[len(before) :]
+    if not (isinstance(text, Transcript) and isinstance(before, Transcript)):
+        return rest
+    num_over = len(before.turns) if len(before.turns) % 2 == 0 else len(before.turns) - 1
+    begun = before.turns[num_over] if len(before.turns) > num_over else ""
+    first, *others = text.turns[num_over:]
+    return Transcript.of([first[len(begun) :], *others], rest)

@@ -20,6 +20,9 @@ class State:
     response_ids: tuple[int, ...] = ()
     action_mask: tuple[bool, ...] | None = None  # [L] False on what the environment wrote; None: the policy wrote all
 
+    turn_is_over: bool = False
+    """Its last token has ended a turn of the policy's, so the environment is next; it says what becomes of it."""
+
     @cached_property
     def prefix_ids(self) -> tuple[int, ...]:
         """Made once: the K vines of a state share it."""

@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from vineppo.grading import Grader
-from vineppo.grading.finding import Finding
+from vineppo.grading.finding import Finding, Reply
 from vineppo.parts import describe_error
-from vineppo.protocols import Task
+from vineppo.protocols import TakesTurns, Task
 from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.segments import are_cuts, looks_ahead
+from vineppo.transcript import Transcript, turns_of
 from vineppo.types import Problem, UserError
 
 MAX_CHARS = 600
@@ -43,10 +44,12 @@ class TaskCheck:
         yield f"split: {len(held_out)} problems in {self.split!r}"
         problems = held_out[: self.num_problems]
         solved = [problem for problem in problems if problem.solution]
-        texts = ["", *(problem.solution[:MAX_CHARS] for problem in solved)]
-        yield f"segment: {self.cut(texts)}"
+        texts = ["", *(turn[:MAX_CHARS] for problem in solved for turn in turns_of(problem.solution)[::2])]
+        yield f"segment: {self.cut(texts, len(solved))}"
         if look_ahead:
             yield f"segment: {self.causal(texts)}"
+        if isinstance(self.task, TakesTurns):
+            yield f"reply: {self.replied(problems, solved)}"
         yield f"grade: {self.graded(problems, solved)}"
         yield f"answer: {self.answered(solved)}"
 
@@ -68,7 +71,7 @@ class TaskCheck:
                 raise self.wrong(method, f"problem {problem.id}: {', '.join(no_text) or 'the prompt is empty'}")
         return found
 
-    def cut(self, texts: Sequence[str]) -> str:
+    def cut(self, texts: Sequence[str], num_solved: int) -> str:
         num_segments = 0
         for text in texts:
             cuts = self.call("segment", text)
@@ -77,7 +80,7 @@ class TaskCheck:
                     "segment", f"must give increasing positions in (0, {len(text)}] for {text!r}, got {describe(cuts)}"
                 )
             num_segments += len({*cuts, len(text)} - {0})
-        return f"{num_segments / max(1, len(texts) - 1):.1f} segments a worked solution"
+        return f"{num_segments / max(1, num_solved):.1f} segments a worked solution"
 
     def causal(self, texts: Sequence[str]) -> str:
         for text in texts:
@@ -88,6 +91,37 @@ class TaskCheck:
 
     def cuts(self, text: str) -> list[int]:
         return self.call("segment", text)
+
+    def replied(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:
+        """Worked solutions hold what the environment says to them, it is over at their end, and replies repeat."""
+        expected: list[tuple[Problem, Transcript, str | None]] = []
+        for problem in solved:
+            turns = turns_of(problem.solution)
+            for n in range(1, len(turns) + 1, 2):
+                expected.append((problem, Transcript.of(turns[:n]), (*turns, None)[n]))
+        nothing = [(problem, Transcript.of([""])) for problem in problems]
+        self.answers(nothing)
+        pairs = [(problem, said) for problem, said, _ in expected]
+        for (problem, said, reply), found in zip(expected, self.answers(pairs), strict=True):
+            if found != reply:
+                raise self.wrong(
+                    "reply",
+                    f"problem {problem.id}: {show(found)} to {said.turns[-1]!r} of its own solution, "
+                    f"which goes on with {show(reply)}",
+                )
+        return f"{len(pairs)} turns of worked solutions are replied to as they say"
+
+    def answers(self, pairs: Sequence[tuple[Problem, str]]) -> list[str | None]:
+        """Of the environment."""
+        first, again = self.grader.look(pairs, "reply"), self.grader.look(pairs, "reply")
+        for (problem, said), found, other in zip(pairs, first, again, strict=True):
+            if not isinstance(found, Reply):
+                raise self.wrong(
+                    "reply", f"problem {problem.id}: {found.grade.verdict} on {said[-80:]!r} {found.why}".rstrip()
+                )
+            if found != other:
+                raise self.wrong("reply", f"problem {problem.id}: two replies to {said[-80:]!r}: {found}, {other}")
+        return [found.text for found in first if isinstance(found, Reply)]
 
     def graded(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:
         """The worked solution is right and earns most, nothing is not right, and a grade repeats."""
@@ -154,6 +188,10 @@ def is_correct(finding: Finding) -> bool:
 def seen_ahead(segment: Any, text: str, n: int) -> str:
     alone, together = segment(text[:n]), [cut for cut in segment(text) if cut <= n]
     return f"{text[:n]!r} is cut at {alone} alone, and at {together} where {text[n : n + 20]!r} follows"
+
+
+def show(reply: str | None) -> str:
+    return "the end" if reply is None else repr(reply)
 
 
 def describe(value: Any) -> str:
