@@ -35,6 +35,12 @@ def test_errors_are_of_the_programs_own_lines(sandbox):
     assert sandbox.run("raise SystemExit(3)").exit_code == 3
 
 
+def test_errors_behind_a_closed_output_are_read(sandbox):
+    finished = sandbox.run("import os, time\nprint(1, flush=True)\nos.close(1)\ntime.sleep(0.2)\n1 / 0")
+    assert finished.stdout == "1\n"
+    assert "ZeroDivisionError: division by zero\n" in finished.errors
+
+
 def test_output_that_is_no_text_is_read_all_the_same(sandbox):
     assert sandbox.run("import os\nos.write(1, b'\\xff\\x00a\\xc3')").stdout == "\ufffd\0a\ufffd"
     assert sandbox.run("print('数')").stdout == "数\n"

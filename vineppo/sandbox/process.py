@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal
+from typing import IO, Literal
 
 from vineppo.sandbox.backends import ENVIRONMENT, Command
 from vineppo.sandbox.boot import READY
@@ -51,8 +51,10 @@ class Process:
         self._max_output, self._deadline = max_output, time.monotonic() + START_S
         self._ending: Outcome | None = None
         self._selector = selectors.DefaultSelector()
-        for file in (self._stdout, self._stderr):
+        self._open = {self._stdout, self._stderr}
+        for file in self._open:
             self._selector.register(file, selectors.EVENT_READ)
+        self._is_waiting_to_write = False
         os.set_blocking(self._stdin.fileno(), False)
         self._start(program)
         self._deadline = time.monotonic() + timeout_s
@@ -125,7 +127,7 @@ class Process:
 
     def _wait(self, enough: Callable[[], bool]) -> None:
         """Until there is enough, or it says no more."""
-        while not enough() and self._ending is None and self._stdout in self._selector_files():
+        while not enough() and self._ending is None and self._open:
             patience = self._deadline - time.monotonic()
             if patience <= 0:
                 self._kill("timeout")
@@ -134,16 +136,14 @@ class Process:
                 if key.fileobj is self._stdin:
                     self._write()
                 else:
-                    self._read(key.fileobj)
+                    self._read(self._stdout if key.fileobj is self._stdout else self._stderr)
 
-    def _selector_files(self) -> list[object]:
-        return [key.fileobj for key in self._selector.get_map().values()]
-
-    def _read(self, file: object) -> None:
+    def _read(self, file: IO[bytes]) -> None:
         into, most = (self._said, self._max_output) if file is self._stdout else (self._errors, MAX_ERRORS)
-        piece = os.read(file.fileno(), PIECE)  # type: ignore[attr-defined]
+        piece = os.read(file.fileno(), PIECE)
         if not piece:
-            self._selector.unregister(file)  # type: ignore[arg-type]
+            self._selector.unregister(file)
+            self._open.remove(file)
         into += piece
         if len(into) > most:
             self._kill("output")
@@ -154,14 +154,16 @@ class Process:
             while self._unsent:
                 del self._unsent[: os.write(self._stdin.fileno(), self._unsent[:PIECE])]
         except BlockingIOError:
-            if self._stdin not in self._selector_files():
+            if not self._is_waiting_to_write:
                 self._selector.register(self._stdin, selectors.EVENT_WRITE)
+                self._is_waiting_to_write = True
             return
         except OSError:  # it has closed its input, or is gone
             self._unsent.clear()
-        if self._stdin in self._selector_files():
+        if self._is_waiting_to_write:
             self._selector.unregister(self._stdin)
-        if self._closing and not self._stdin.closed:
+            self._is_waiting_to_write = False
+        if self._closing:
             self._stdin.close()
 
     def _kill(self, why: Outcome) -> None:
