@@ -15,6 +15,7 @@ from vineppo.config import read_toml
 from vineppo.methods import load_recipe
 from vineppo.parts import find_part, full_name, load_part
 from vineppo.runs.recipe import PARTS
+from vineppo.tasks import TASKS
 from vineppo.types import UserError
 
 GUIDE = Path(__file__).parent.parent / "docs" / "tasks.md"
@@ -150,7 +151,10 @@ def test_the_knobs_of_an_own_part_are_checked_like_any(here, capsys):
         ("estimator.py:Half", "unknown key 'task.num_test'"),
         ("no_such_package.part:Task", "no_such_package.part: ModuleNotFoundError: No module named 'no_such_package'"),
         ("vineppo.tasks.math:MATHs", "has no class 'MATHs' (did you mean 'MATH'?)"),
-        ("counting", "must be one of 'arithmetic', 'gsm8k', 'math', 'qa', or your own as path/to/file.py:Class"),
+        (
+            "counting",
+            f"must be one of {', '.join(map(repr, TASKS))}, or your own as path/to/file.py:Class",
+        ),
         ("arithmetics", "(did you mean 'arithmetic'?)"),
     ],
 )

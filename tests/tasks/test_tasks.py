@@ -11,7 +11,10 @@ from vineppo.tasks import TASKS
 from vineppo.tasks.answers.boxes import boxed_answer
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+from vineppo.tasks.code import Code, CodeConfig
 from vineppo.tasks.math import math_equal
+from vineppo.tasks.programs.drawn import DrawnConfig
+from vineppo.tasks.python_tool import ChainConfig, PythonTool, PythonToolConfig
 from vineppo.types import Problem, UserError
 
 GSM8K_ROWS = [
@@ -51,7 +54,11 @@ def tasks(tmp_path):
         name: TASKS[name](TASKS[name].Config(path=str(tmp_path / name), num_validation=4, **fields.get(name, {})))
         for name in ("gsm8k", "math", "qa")
     }
-    return made | {"arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30))}
+    return made | {
+        "arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30)),
+        "code": Code(CodeConfig(drawn=DrawnConfig(num_test=4, num_validation=3))),
+        "python_tool": PythonTool(PythonToolConfig(drawn=ChainConfig(num_test=50, num_validation=30))),
+    }
 
 
 @pytest.mark.parametrize("name", TASKS)

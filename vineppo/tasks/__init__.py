@@ -2,6 +2,9 @@
 
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
     qa.py                             questions and answers of any file; the recipe names its fields
+    code.py python_tool.py            programs, and mathematics with a Python tool; both run in vineppo/sandbox
+    programs/                         programs as responses: read, cut, judged by tests
+    drawn.py                          problems that are drawn without end, and their fixed splits
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
@@ -12,8 +15,10 @@ TASKS maps the recipe's `task.name` to a class with a `Config`.
 """
 
 from vineppo.tasks.arithmetic import Arithmetic
+from vineppo.tasks.code import Code
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
+from vineppo.tasks.python_tool import PythonTool
 from vineppo.tasks.qa import QA
 
-TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA}
+TASKS = {"arithmetic": Arithmetic, "code": Code, "gsm8k": GSM8K, "math": MATH, "python_tool": PythonTool, "qa": QA}
