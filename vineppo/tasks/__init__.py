@@ -12,8 +12,10 @@ TASKS maps the recipe's `task.name` to a class with a `Config`.
 """
 
 from vineppo.tasks.arithmetic import Arithmetic
+from vineppo.tasks.game import Game
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
 from vineppo.tasks.qa import QA
+from vineppo.tasks.web import Web
 
-TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA}
+TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA, "game": Game, "web": Web}
