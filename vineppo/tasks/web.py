@@ -4,7 +4,7 @@
     search[striped cotton shirt]
     C striped cotton shirt 18
     A striped cotton shirt 26
-    F plain cotton shirt 12
+    F striped cotton shirt 9
     click[C]
     C striped cotton shirt 18
     red white
@@ -121,12 +121,12 @@ def next_action(shop: Shop, actions: Sequence[str]) -> str:
     """Of a customer who knows which item is the right one."""
     visit, _ = visit_of(shop, actions)
     goal = shop.goal
-    if visit.item and goal.could_be(visit.item):
+    if visit.item and goal.can_be(visit.item):
         if visit.colour != goal.colour:
             return f"click[{goal.colour}]"
         return f"click[{goal.size}]" if visit.size != goal.size else "buy"
     if visit.item:
         return "back"
-    listed = (item.code for item in visit.results or () if goal.could_be(item))
+    listed = (item.code for item in visit.results or () if goal.can_be(item))
     code = next(listed, None)
     return f"search[{' '.join(goal.words)}]" if code is None else f"click[{code}]"

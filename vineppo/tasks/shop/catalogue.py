@@ -54,11 +54,13 @@ class Goal(NamedTuple):
         met = [*(word in item.words for word in self.words), colour == self.colour, size == self.size]
         return (sum(met) + (item.price < self.under)) / 6
 
-    def could_be(self, item: Item) -> bool:
+    def can_be(self, item: Item) -> bool:
+        """Whether a customer who chooses well has all of it with this item."""
         return (
-            self.met_by(item, *(self.colour, self.size)) == 1
+            self.words == item.words
             and self.colour in item.colours
-            and (self.size in item.sizes)
+            and self.size in item.sizes
+            and item.price < self.under
         )
 
     def __str__(self) -> str:
@@ -72,7 +74,8 @@ class Shop(NamedTuple):
 
 def draw_shop(num_items: int, rng: random.Random) -> Shop:
     """One item meets the goal. Some have its title and fail it, others share two words of it, the rest is anything."""
-    goal = Goal(*map(rng.choice, (STYLES, MATERIALS, KINDS, COLOURS, SIZES)), rng.choice(PRICES[4:]))
+    style, material, kind, colour, size = map(rng.choice, (STYLES, MATERIALS, KINDS, COLOURS, SIZES))
+    goal = Goal(style, material, kind, colour, size, under=rng.choice(PRICES[4:]))
     items = [_right_item(goal, rng), *(_like_item(goal, rng) for _ in range(NUM_LIKE))]
     others = _other_items(goal, rng)
     items += [next(others) for _ in range(num_items - len(items))]

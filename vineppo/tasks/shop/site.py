@@ -14,7 +14,7 @@ from typing import NamedTuple
 from vineppo.tasks.shop.catalogue import COLOURS, SIZES, Item, Shop
 
 ACTION = re.compile(r"(search|click)\[([^\[\]]*)\]|(back)|(buy)")
-NUM_RESULTS = 4
+NUM_RESULTS = 3
 NOTHING_FOUND, NOT_HERE, HOME = "nothing found", " is not possible here\n", "search"
 
 
