@@ -49,7 +49,7 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
     bounds = credit.boundaries
     return {
         "problem": rollout.problem.id,
-        "prompt": rollout.problem.prompt,
+        "prompt": environment.framing.prompt(rollout.problem),
         "answer": rollout.problem.answer,
         "reward": rollout.reward,
         "verdict": rollout.verdict,

@@ -92,7 +92,7 @@ def sample_pilots(
 
 def inner_states(rollout: Rollout) -> list[tuple[State, int]]:  # [S - 1]
     """With the new tokens that a vine may take there."""
-    return [(state_at(rollout, b), rollout.max_new_tokens - b) for b in rollout.boundaries[1:-1]]
+    return [(state_at(rollout, b), rollout.budget_at(b)) for b in rollout.boundaries[1:-1]]
 
 
 def fork_states(rollout: Rollout, trial: Trial) -> list[tuple[State, int]]:
@@ -198,24 +198,20 @@ def make_chain(group: Group, vines: Sequence[Sequence[GradedCompletion]]) -> Cha
     return Chain(
         problem=rollout.problem.id,
         reward=rollout.reward,
-        num_tokens=len(rollout.token_ids),
+        num_tokens=rollout.num_actions,
         energies=np.add.reduceat(masked(rollout, found.energy_L), starts),
         expected_energies=np.add.reduceat(masked(rollout, found.expected_L), starts),
         values=means,
         spreads=spreads,
         counts=counts,
-        costs=np.array([mean_length([r.completion for r in group]), *(mean_length(v) for v in completions_of(vines))]),
+        costs=np.array([mean_length(row) for row in (group, *vines)]),
         sharers=np.array([sum(r.token_ids[:b] == rollout.token_ids[:b] for r in group) for b in starts]),
         logprobs=np.add.reduceat(logprobs_L, starts),
     )
 
 
-def completions_of(vines: Sequence[Sequence[GradedCompletion]]) -> list[list[Completion]]:
-    return [[vine.completion for vine in siblings] for siblings in vines]
-
-
-def mean_length(completions: Sequence[Completion]) -> float:
-    return float(np.mean([len(completion.token_ids) for completion in completions]))
+def mean_length(sampled: Sequence[Rollout] | Sequence[GradedCompletion]) -> float:
+    return float(np.mean([one.num_actions for one in sampled]))
 
 
 def moments_of(rewards: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [n] each

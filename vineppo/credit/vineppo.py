@@ -69,7 +69,7 @@ class VinePPO:
         return state_boundaries(rollout, StatesConfig(first=self.config.max_states_per_rollout))
 
     def budget(self, rollout: Rollout, boundary: int) -> int:
-        return rollout.max_new_tokens - (boundary if self.config.vine_budget == "remaining" else 0)
+        return rollout.budget_at(boundary if self.config.vine_budget == "remaining" else 0)
 
     def estimate(
         self,

@@ -12,6 +12,7 @@ from vineppo.config import Config, Named, show, validate
 from vineppo.credit import CREDIT
 from vineppo.engine import ENGINES
 from vineppo.evaluate import EvaluationConfig
+from vineppo.framing import ChatConfig
 from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
@@ -55,6 +56,8 @@ class Recipe(Config):
     model: ModelConfig
     engine: SerializeAsAny[Named]
     learner: LearnerConfig
+    chat: ChatConfig | None = None
+    """Puts problems to the model through its tokenizer's chat template."""
     grading: GradingConfig = GradingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from vineppo.grading import Grader
-from vineppo.grading.reply import Reply
+from vineppo.grading.finding import Finding
 from vineppo.parts import describe_error
 from vineppo.protocols import Task
 from vineppo.runs.recipe import Recipe, SamplingRecipe
@@ -91,32 +91,35 @@ class TaskCheck:
 
     def graded(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:
         """The worked solution is right and earns most, nothing is not right, and a grade repeats."""
-        gold = self.replies([(problem, problem.solution) for problem in solved])
-        nothing = self.replies([(problem, "") for problem in problems])
-        by_id = {problem.id: reply.grade for problem, reply in zip(problems, nothing, strict=True)}
-        for problem, reply in zip(solved, gold, strict=True):
-            if reply.grade.verdict != "correct" or reply.grade.reward <= by_id[problem.id].reward:
+        gold = self.findings([(problem, problem.solution) for problem in solved])
+        nothing = self.findings([(problem, "") for problem in problems])
+        by_id = {problem.id: finding.grade for problem, finding in zip(problems, nothing, strict=True)}
+        for problem, finding in zip(solved, gold, strict=True):
+            grade = finding.grade
+            if grade.verdict != "correct" or grade.reward <= by_id[problem.id].reward:
                 raise self.wrong(
                     "grade",
-                    f"problem {problem.id}: its own solution is {reply.grade.verdict}, reward {reply.grade.reward}; "
+                    f"problem {problem.id}: its own solution is {grade.verdict}, reward {grade.reward}; "
                     f"nothing at all has {by_id[problem.id].reward}",
                 )
-        right = [problem.id for problem, reply in zip(problems, nothing, strict=True) if is_correct(reply)]
+        right = [problem.id for problem, finding in zip(problems, nothing, strict=True) if is_correct(finding)]
         if right:
             raise self.wrong("grade", f"problem {right[0]}: an empty response is correct")
         return f"the worked solution is right in {len(gold)} of {len(problems)}, an empty response in none" + (
             "" if solved else "; no problem has a worked solution, so no right response was graded"
         )
 
-    def replies(self, pairs: Sequence[tuple[Problem, str]]) -> list[Reply]:
-        first, again = self.grader.replies(pairs), self.grader.replies(pairs)
-        for (problem, text), reply, other in zip(pairs, first, again, strict=True):
-            if reply.grade.verdict in ("crashed", "timeout"):
+    def findings(self, pairs: Sequence[tuple[Problem, str]]) -> list[Finding]:
+        first, again = self.grader.findings(pairs), self.grader.findings(pairs)
+        for (problem, text), finding, other in zip(pairs, first, again, strict=True):
+            if finding.grade.verdict in ("crashed", "timeout"):
                 raise self.wrong(
-                    "grade", f"problem {problem.id}: {reply.grade.verdict} on {text!r} {reply.why}".rstrip()
+                    "grade", f"problem {problem.id}: {finding.grade.verdict} on {text!r} {finding.why}".rstrip()
                 )
-            if reply.grade != other.grade:
-                raise self.wrong("grade", f"problem {problem.id}: two grades of {text!r}, {reply.grade}, {other.grade}")
+            if finding.grade != other.grade:
+                raise self.wrong(
+                    "grade", f"problem {problem.id}: two grades of {text!r}, {finding.grade}, {other.grade}"
+                )
         return first
 
     def answered(self, solved: Sequence[Problem]) -> str:
@@ -126,8 +129,8 @@ class TaskCheck:
             if not isinstance(answer, str | None):
                 raise self.wrong("answer", f"must give a text or None, got {describe(answer)}")
         voted = [(replace(p, answer=a), p.solution) for p, a in zip(solved, answers, strict=True) if a is not None]
-        for (problem, solution), reply in zip(voted, self.replies(voted), strict=True):
-            if not is_correct(reply):
+        for (problem, solution), finding in zip(voted, self.findings(voted), strict=True):
+            if not is_correct(finding):
                 raise self.wrong("answer", f"{problem.answer!r} of {solution!r} is no gold answer that it is right for")
         return f"{len(voted)} of {len(solved)} worked solutions have one, and it counts as theirs"
 
@@ -144,8 +147,8 @@ class TaskCheck:
         return UserError(f"task {self.name}.{method}: {what}")
 
 
-def is_correct(reply: Reply) -> bool:
-    return reply.grade.verdict == "correct"
+def is_correct(finding: Finding) -> bool:
+    return finding.grade.verdict == "correct"
 
 
 def seen_ahead(segment: Any, text: str, n: int) -> str:
