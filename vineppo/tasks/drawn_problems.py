@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count, islice
+from operator import attrgetter
 
 from vineppo.seeding import derive_seed
 from vineppo.types import Problem, UserError
 
 BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
-"""Tenths of all prompts."""
+"""Tenths of all problems."""
 
 
 class DrawnProblems:
     """`sample` and `split` of a task whose `draw(split, seed)` gives a problem for any seed.
 
-    A problem's own prompt decides which split it is in, so no prompt is in two.
+    A problem's own content, by default its prompt, decides which split it is in, so none is in two.
     """
 
-    def __init__(self, name: str, draw: Callable[[str, int], Problem], *, num_validation: int, num_test: int):
-        self.name, self._draw = name, draw
+    def __init__(
+        self,
+        name: str,
+        draw: Callable[[str, int], Problem],
+        *,
+        num_validation: int,
+        num_test: int,
+        content: Callable[[Problem], str] = attrgetter("prompt"),
+    ):
+        self.name, self._draw, self._content = name, draw, content
         self._sizes = {"validation": num_validation, "test": num_test}
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
@@ -37,7 +46,7 @@ class DrawnProblems:
         seen: set[str] = set()
         for i in count():
             problem = self._draw(split, derive_seed(self.name, split, seed, i))
-            if derive_seed("split", problem.prompt) % 10 in BUCKETS[split] and problem.id not in seen:
+            if derive_seed("split", self._content(problem)) % 10 in BUCKETS[split] and problem.id not in seen:
                 seen.add(problem.id)
                 yield problem
             elif i > 1000 * (len(seen) + 1):

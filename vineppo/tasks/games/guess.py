@@ -1,9 +1,8 @@
 """A hidden code is guessed from feedback on each place, as in Wordle.
 
-    ecaa -~-~       the opening, a guess that is made already: = right place, ~ elsewhere, - absent
-    abce =~--
-    adbf =-=-
-    afbc ====
+    b-a~c-          the opening, a guess that is made already: = right place, ~ elsewhere, - absent
+    add a=d=d-
+    ada a=d=a=
 
 A letter is marked as often as the code has it: first where it is in place, then from the left.
 """
@@ -26,10 +25,10 @@ UNREADABLE = " is no guess\n"
 
 
 class GuessConfig(Config):
-    num_letters: int = Field(default=6, ge=2, le=len(LETTERS))
+    num_letters: int = Field(default=4, ge=2, le=len(LETTERS))
     """Of the alphabet: the first so many."""
-    num_places: int = Field(default=4, ge=1, le=8)
-    num_tries: int = Field(default=6, ge=1)
+    num_places: int = Field(default=3, ge=1, le=8)
+    num_tries: int = Field(default=4, ge=1)
     """Guesses that the player has, those that cannot be read included."""
 
     @model_validator(mode="after")
@@ -51,13 +50,13 @@ class Guess:
         code, opening = self._random_code(rng), self._random_code(rng)
         while opening == code:
             opening = self._random_code(rng)
-        return Start(f"{opening} {feedback(code, opening)}\n", code, {"opening": opening})
+        return Start(f"{row(code, opening)}\n", code, {"opening": opening})
 
     def play(self, problem: Problem, actions: Sequence[str]) -> Played:
         guess = self.read(actions[-1])
         if guess is None:
             return Played(UNREADABLE, won=False)
-        return Played(f" {feedback(problem.answer, guess)}\n", won=guess == problem.answer)
+        return Played(f" {row(problem.answer, guess)}\n", won=guess == problem.answer)
 
     def advise(self, problem: Problem, actions: Sequence[str], rng: random.Random) -> str:
         """A code that agrees with all feedback so far. It knows no more than the player does."""
@@ -96,3 +95,8 @@ def feedback(code: str, guess: str) -> str:
         else:
             marks += ABSENT
     return marks
+
+
+def row(code: str, guess: str) -> str:
+    """A guess with its marks, each behind its letter."""
+    return "".join(letter + mark for letter, mark in zip(guess, feedback(code, guess), strict=True))
