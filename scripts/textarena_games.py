@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import re
+import sys
 
 from vineppo.tasks.arena import import_textarena
 from vineppo.tasks.textarena import TextArena, TextArenaConfig
@@ -20,14 +21,24 @@ MAX_SECONDS = 60
 NUM_PROBLEMS = 10
 WRAPPED = ("-raw", "-train")
 """Endings of the ids that are a game once more, with other wrappers."""
-PLAYERS = "is no game for one player"
+REASONS = {
+    r"is no game for one player|players|two-player": "for several players",
+    r"^does not replay": "does not replay: the same seed and actions give two games",
+    r"SyntaxError": f"not in the syntax of Python {sys.version_info.major}.{sys.version_info.minor}",
+    r"nltk\.download": "needs data that nltk downloads: words, averaged_perceptron_tagger_eng",
+    r"OPENROUTER_API_KEY": "asks another model over the network",
+    r"FileNotFoundError|ImportError": "lacks a file or a package",
+    r"could not convert string to float": "gives a text where the reward should be",
+}
+"""What an error comes to, the first that fits."""
 
 
 def verdict(env_id: str) -> str:
     try:
         task = TextArena(TextArenaConfig(env=env_id))
     except UserError as error:
-        return re.sub(r"^task\.env = \S+ |; docs/textarena\.md.*", "", str(error))
+        said = re.sub(r"^task\.env = \S+ ", "", str(error))
+        return next((reason for pattern, reason in REASONS.items() if re.search(pattern, said)), said)
     try:
         task.sample(NUM_PROBLEMS, seed=0)
     except UserError:
@@ -56,16 +67,14 @@ def in_its_own_process(env_id: str) -> str:
 
 def main() -> None:
     registry = import_textarena().envs.registration.ENV_REGISTRY
-    names = [name for name in registry if not name.endswith(WRAPPED)]
     by_verdict: dict[str, list[str]] = {}
-    for name in names:
-        by_verdict.setdefault(in_its_own_process(name), []).append(name)
-    others = [name for said, found in by_verdict.items() if PLAYERS in said for name in found]
-    print("| what became of it | environments |\n|---|---|")
-    for said, found in sorted(by_verdict.items(), key=lambda row: (not row[0].startswith("replays"), row[0])):
-        if PLAYERS not in said:
-            print(f"| {said.replace('|', ' ')} | {', '.join(f'`{name}`' for name in found)} |")
-    print(f"\n{len(others)} more of the {len(names)} are for several players.")
+    for name in registry:
+        if not name.endswith(WRAPPED):
+            by_verdict.setdefault(in_its_own_process(name), []).append(name)
+    print("| what became of it | how many | environments |\n|---|---|---|")
+    for said, names in sorted(by_verdict.items(), key=lambda row: -len(row[1])):
+        named = f"{names[0]} to {names[-1]}" if said == REASONS[next(iter(REASONS))] else ", ".join(names)
+        print(f"| {said} | {len(names)} | {named} |")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ HEAVY = {
     "datasets": {"tasks/dataset"},
     "pyarrow": {"tasks/dataset"},
     "gguf": {"models/loading"},
+    "textarena": {"tasks/arena"},
     "vl_convert": {"report"},
     "wandb": {"runs/metrics"},
     "trackio": {"runs/metrics"},
@@ -49,7 +50,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
 INDEPENDENT = {
-    "tasks": {"arithmetic", "gsm8k", "math", "qa"},
+    "tasks": {"arithmetic", "gsm8k", "math", "qa", "game", "web", "textarena"},
     "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines", "vine_critic", "potential"},
 }
 """Parts of a room that must not know each other."""

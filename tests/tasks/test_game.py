@@ -56,7 +56,7 @@ def test_a_letter_has_as_many_marks_as_the_code_has_of_it():
 
 
 def guesser(task: Game, problem: Problem) -> Callable[[Sequence[str]], str]:
-    """Of the codes that agree with all it was told, one that leaves fewest in the worst case."""
+    """Guesses what leaves fewest codes in the worst case, of all that agree with what it was told."""
     rules: Any = task.rules
     codes = list(map("".join, product(rules.alphabet, repeat=rules.num_places)))
 
@@ -66,9 +66,13 @@ def guesser(task: Game, problem: Problem) -> Callable[[Sequence[str]], str]:
         for told in [problem.prompt, *(reply for reply in replies if reply and "is no" not in reply)]:
             guess, marks = told.strip()[::2], told.strip()[1::2]
             left = [code for code in left if feedback(code, guess) == marks]
-        return min(left[:30], key=lambda code: max(Counter(feedback(other, code) for other in left).values()))
+        return min(codes, key=lambda code: (worst(code, left), code not in left))
 
     return guess
+
+
+def worst(guess: str, left: Sequence[str]) -> int:
+    return max(Counter(feedback(code, guess) for code in left).values())
 
 
 def interleave(actions: Sequence[str]) -> list[str]:
@@ -89,7 +93,7 @@ def test_a_perfect_guesser_wins_even_where_one_guess_was_wasted():
     task, rng = make_game("guess"), random.Random(0)
     for problem in task.split("test"):
         perfect = guesser(task, problem)
-        for wasted in (problem.prompt.strip()[::2], "".join(rng.choices("abcd", k=3)), "no guess"):
+        for wasted in (problem.prompt.strip()[::2], "".join(rng.choices("abcde", k=3)), "no guess"):
             assert wins(task, problem, once(wasted, 0, perfect))
 
 

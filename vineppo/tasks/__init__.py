@@ -2,6 +2,10 @@
 
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
     qa.py                             questions and answers of any file; the recipe names its fields
+    game.py games/                    text games with mistakes that can be repaired, a file each
+    web.py shop/                      a small shop on the web, in which the right item is to be bought
+    textarena.py arena.py             games of the package textarena, and how one is replayed
+    drawn_problems.py episodes.py     splits of problems that are drawn; episodes played without a model
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
@@ -16,6 +20,15 @@ from vineppo.tasks.game import Game
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
 from vineppo.tasks.qa import QA
+from vineppo.tasks.textarena import TextArena
 from vineppo.tasks.web import Web
 
-TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA, "game": Game, "web": Web}
+TASKS = {
+    "arithmetic": Arithmetic,
+    "gsm8k": GSM8K,
+    "math": MATH,
+    "qa": QA,
+    "game": Game,
+    "web": Web,
+    "textarena": TextArena,
+}

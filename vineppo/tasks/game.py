@@ -45,7 +45,7 @@ class GameConfig(Named):
     speed_bonus: float = Field(default=0.0, ge=0, le=1)
     """Of a game that is won: so much times the share of its moves that were not needed, on top of the reward 1."""
     num_validation: int = Field(default=500, ge=1)
-    num_test: int = Field(default=1000, ge=1)
+    num_test: int = Field(default=500, ge=1)
 
 
 class Game:

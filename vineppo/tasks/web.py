@@ -51,7 +51,7 @@ class WebConfig(Named):
     slip_share: float = Field(default=0.2, ge=0, le=1)
     """Share of the demonstrator's actions that are drawn from those possible."""
     num_validation: int = Field(default=500, ge=1)
-    num_test: int = Field(default=1000, ge=1)
+    num_test: int = Field(default=500, ge=1)
 
 
 class Web:

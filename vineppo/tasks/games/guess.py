@@ -25,7 +25,7 @@ UNREADABLE = " is no guess\n"
 
 
 class GuessConfig(Config):
-    num_letters: int = Field(default=4, ge=2, le=len(LETTERS))
+    num_letters: int = Field(default=5, ge=2, le=len(LETTERS))
     """Of the alphabet: the first so many."""
     num_places: int = Field(default=3, ge=1, le=8)
     num_tries: int = Field(default=4, ge=1)
