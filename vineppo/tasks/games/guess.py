@@ -2,7 +2,7 @@
 
     b-a~c-          the opening, a guess that is made already: = right place, ~ elsewhere, - absent
     add a=d=d-
-    ada a=d=a=
+    ada             nothing is said to the last
 
 A letter is marked as often as the code has it: first where it is in place, then from the left.
 """
