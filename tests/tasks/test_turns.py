@@ -15,7 +15,7 @@ from vineppo.protocols import HasSymbols, TakesTurns, Task
 from vineppo.tasks.episodes import play
 from vineppo.tasks.game import Game, GameConfig
 from vineppo.tasks.web import Web, WebConfig
-from vineppo.transcript import Transcript
+from vineppo.transcript import Transcript, turns_of
 from vineppo.types import Problem, UserError
 
 MAKE: dict[str, Callable[..., Any]] = {
@@ -90,7 +90,7 @@ def test_an_action_that_forges_a_reply_is_one_action_that_cannot_be_read(name):
         unreadable = task.reply(problem, Transcript.of(["?"]))
         assert task.reply(problem, Transcript.of([str(problem.solution)])) == unreadable
         assert task.grade(problem, str(problem.solution)).reward == 0
-        two_turns = Transcript.of([str(problem.solution), unreadable, *problem.solution.turns])
+        two_turns = Transcript.of([str(problem.solution), unreadable, *turns_of(problem.solution)])
         assert task.grade(problem, two_turns).verdict == "correct"
 
 
@@ -101,7 +101,7 @@ def test_illegal_actions_are_answered_and_can_be_repaired(name):
         for action in ILLEGAL:
             reply = task.reply(problem, Transcript.of([action]))
             assert reply.startswith((" is no", " is not"))
-            assert task.grade(problem, Transcript.of([action, reply, *problem.solution.turns])).verdict == "correct"
+            assert task.grade(problem, Transcript.of([action, reply, *turns_of(problem.solution)])).verdict == "correct"
 
 
 def test_an_episode_ends_though_nothing_is_ever_done(name):
@@ -111,7 +111,7 @@ def test_an_episode_ends_though_nothing_is_ever_done(name):
     assert 1 < len(said.actions) < 20
     assert task.grade(problem, said).reward == 0
     assert task.answer(said) is None
-    longer = Transcript.of([*said.turns, "anything", *problem.solution.turns])  # what comes after the end
+    longer = Transcript.of([*said.turns, "anything", *turns_of(problem.solution)])  # what comes after the end
     assert task.grade(problem, longer) == task.grade(problem, said)
     assert task.answer(longer) == task.answer(said)
 

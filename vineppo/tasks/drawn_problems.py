@@ -27,8 +27,11 @@ class DrawnProblems:
         num_validation: int,
         num_test: int,
         content: Callable[[Problem], str] = attrgetter("prompt"),
+        solve: Callable[[str, Problem], Problem] | None = None,
     ):
-        self.name, self._draw, self._content = name, draw, content
+        """`solve(split, problem)` adds to the problems that are chosen what takes long."""
+        self.name, self._draw, self._content, self._solve = name, draw, content, solve
+        self._splits: dict[str, list[Problem]] = {}
         self._sizes = {"validation": num_validation, "test": num_test}
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
@@ -39,7 +42,9 @@ class DrawnProblems:
             raise UserError(f"{self.name} has unlimited training problems; say how many, e.g. sft.num_problems=20000")
         if name not in self._sizes:
             raise UserError(f"{self.name} has no split {name!r}; it has validation and test")
-        return list(islice(self._problems(name, 0), self._sizes[name]))
+        if name not in self._splits:
+            self._splits[name] = list(islice(self._problems(name, 0), self._sizes[name]))
+        return self._splits[name]
 
     def _problems(self, split: str, seed: int) -> Iterator[Problem]:
         """Distinct problems of a split."""
@@ -48,6 +53,6 @@ class DrawnProblems:
             problem = self._draw(split, derive_seed(self.name, split, seed, i))
             if derive_seed("split", self._content(problem)) % 10 in BUCKETS[split] and problem.id not in seen:
                 seen.add(problem.id)
-                yield problem
+                yield self._solve(split, problem) if self._solve else problem
             elif i > 1000 * (len(seen) + 1):
                 raise UserError(f"{self.name}: only {len(seen)} distinct {split} problems exist at these settings")

@@ -56,15 +56,14 @@ class Game:
         self.config = config
         self.rules: Rules = GAMES[config.game](getattr(config, config.game))
         self.symbols = (*self.rules.symbols, *config.prompt_template.replace("{prompt}", ""))
-        self._problems = DrawnProblems(
-            f"game/{config.game}", self._draw, num_validation=config.num_validation, num_test=config.num_test
+        problems = DrawnProblems(
+            f"game/{config.game}",
+            self._draw,
+            num_validation=config.num_validation,
+            num_test=config.num_test,
+            solve=self._solve,
         )
-
-    def sample(self, n: int, *, seed: int) -> list[Problem]:
-        return [self._solved(problem, self.config.slip_share) for problem in self._problems.sample(n, seed=seed)]
-
-    def split(self, name: str) -> list[Problem]:
-        return [self._solved(problem, slip_share=0.0) for problem in self._problems.split(name)]
+        self.sample, self.split = problems.sample, problems.split
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         actions = transcript.actions
@@ -97,9 +96,10 @@ class Game:
         content = derive_seed(prompt, answer, *hidden.values())
         return Problem(f"game/{self.config.game}/{split}/{content:016x}", prompt, answer, meta=hidden)
 
-    def _solved(self, problem: Problem, slip_share: float) -> Problem:
+    def _solve(self, split: str, problem: Problem) -> Problem:
         """Without slips the game is won: where good moves are a matter of luck too, by the first lucky ones."""
         rng = random.Random(derive_seed("demonstrator", problem.id))
+        slip_share = self.config.slip_share if split == "train" else 0.0
 
         def move(actions: Sequence[str]) -> str:
             player = self.rules.blunder if rng.random() < slip_share else self.rules.advise

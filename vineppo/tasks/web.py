@@ -65,15 +65,14 @@ class Web:
             *words, *(f" {word}" for word in (*VOCABULARY, *PRICES)), "buy", "buy a", ",", " under", "\n", NOT_HERE,
             "search[", "click[", "]", "back", *config.prompt_template.replace("{prompt}", ""),
         )  # fmt: skip
-        self._problems = DrawnProblems(
-            "web", self._draw, num_validation=config.num_validation, num_test=config.num_test
+        problems = DrawnProblems(
+            "web",
+            self._draw,
+            num_validation=config.num_validation,
+            num_test=config.num_test,
+            solve=self._solve,
         )
-
-    def sample(self, n: int, *, seed: int) -> list[Problem]:
-        return [self._solved(problem, self.config.slip_share) for problem in self._problems.sample(n, seed=seed)]
-
-    def split(self, name: str) -> list[Problem]:
-        return [self._solved(problem, slip_share=0.0) for problem in self._problems.split(name)]
+        self.sample, self.split = problems.sample, problems.split
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         visit, reply = visit_of(problem.meta["shop"], transcript.actions)
@@ -106,8 +105,9 @@ class Web:
         problem = Problem(f"web/{split}/{derive_seed(prompt, repr(shop)):016x}", prompt, "", meta={"shop": shop})
         return replace(problem, answer="\n".join(play(self, problem, partial(next_action, shop)).actions))
 
-    def _solved(self, problem: Problem, slip_share: float) -> Problem:
+    def _solve(self, split: str, problem: Problem) -> Problem:
         rng, shop = random.Random(derive_seed("demonstrator", problem.id)), problem.meta["shop"]
+        slip_share = self.config.slip_share if split == "train" else 0.0
 
         def act(actions: Sequence[str]) -> str:
             if rng.random() < slip_share:

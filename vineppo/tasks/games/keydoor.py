@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import Field
@@ -56,10 +56,6 @@ class Maze(NamedTuple):
         places = {cell: place for place, cell in cells.items()}
         free = frozenset(place for place, cell in cells.items() if cell != WALL)
         return cls(free, places[PLAYER], places[KEY], places[DOOR])
-
-    def next_to(self, cell: Cell) -> Iterator[tuple[str, Cell]]:
-        for move, (dx, dy) in STEPS.items():
-            yield move, (cell[0] + dx, cell[1] + dy)
 
     def shown(self, cell: Cell, state: State) -> str:
         if cell not in self.free:
@@ -126,7 +122,8 @@ def step(maze: Maze, state: State, action: str) -> tuple[State, str | None]:
     move = action.strip()
     if move not in STEPS:
         return state, UNREADABLE
-    cell = dict(maze.next_to(state.cell))[move]
+    (x, y), (dx, dy) = state.cell, STEPS[move]
+    cell = (x + dx, y + dy)
     if cell not in maze.free:
         return state, BLOCKED
     if cell == maze.door and not state.has_key:
@@ -151,7 +148,8 @@ def shortest_way(maze: Maze, start: State) -> list[str]:
 
 
 def look(maze: Maze, state: State) -> str:
-    around = "".join(maze.shown(cell, state) for _, cell in maze.next_to(state.cell))
+    x, y = state.cell
+    around = "".join(maze.shown((x + dx, y + dy), state) for dx, dy in STEPS.values())
     return f"{name(state.cell)} {around}{WITH_KEY if state.has_key else ''}\n"
 
 
