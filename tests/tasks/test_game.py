@@ -56,15 +56,15 @@ def test_a_letter_has_as_many_marks_as_the_code_has_of_it():
 
 
 def guesser(task: Game, problem: Problem) -> Callable[[Sequence[str]], str]:
-    """Guesses what leaves fewest codes in the worst case, of all that agree with what it was told."""
+    """Guesses what leaves fewest codes in the worst case, of all that agree with what it has read."""
     rules: Any = task.rules
     codes = list(map("".join, product(rules.alphabet, repeat=rules.num_places)))
 
     def guess(actions: Sequence[str]) -> str:
         replies = [task.reply(problem, Transcript.of(interleave(actions[:n]))) for n in range(1, len(actions) + 1)]
         left = codes
-        for told in [problem.prompt, *(reply for reply in replies if reply and "is no" not in reply)]:
-            guess, marks = told.strip()[::2], told.strip()[1::2]
+        for shown in [problem.prompt, *(reply for reply in replies if reply and "is no" not in reply)]:
+            guess, marks = shown.strip()[::2], shown.strip()[1::2]
             left = [code for code in left if feedback(code, guess) == marks]
         return min(codes, key=lambda code: (worst(code, left), code not in left))
 
@@ -122,9 +122,9 @@ def walker(task: Game, problem: Problem) -> Callable[[Sequence[str]], str]:
     to_key, to_door = distances(rows, "K", closed="D"), distances(rows, "D", closed="")
 
     def walk(actions: Sequence[str]) -> str:
-        told = task.reply(problem, Transcript.of(interleave(actions))) if actions else problem.prompt
-        assert told is not None
-        (column, row), with_key = told.splitlines()[-1][:2], told.endswith(" key\n")
+        shown = task.reply(problem, Transcript.of(interleave(actions))) if actions else problem.prompt
+        assert shown is not None
+        (column, row), with_key = shown.splitlines()[-1][:2], shown.endswith(" key\n")
         x, y = ord(column) - ord("a"), int(row) - 1
         field = to_door if with_key else to_key
         moves = {"n": (x, y - 1), "e": (x + 1, y), "s": (x, y + 1), "w": (x - 1, y)}

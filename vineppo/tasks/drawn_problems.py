@@ -14,7 +14,7 @@ BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
 
 
 class DrawnProblems:
-    """`sample` and `split` of a task whose `draw(split, seed)` gives a problem for any seed.
+    """`sample` and `split` of a task whose `sample_one(split, seed)` gives a problem for any seed.
 
     A problem's own content, by default its prompt, decides which split it is in, so none is in two.
     """
@@ -22,7 +22,7 @@ class DrawnProblems:
     def __init__(
         self,
         name: str,
-        draw: Callable[[str, int], Problem],
+        sample_one: Callable[[str, int], Problem],
         *,
         num_validation: int,
         num_test: int,
@@ -30,7 +30,7 @@ class DrawnProblems:
         solve: Callable[[str, Problem], Problem] | None = None,
     ):
         """`solve(split, problem)` adds to the problems that are chosen what takes long."""
-        self.name, self._draw, self._content, self._solve = name, draw, content, solve
+        self.name, self._sample_one, self._content, self._solve = name, sample_one, content, solve
         self._splits: dict[str, list[Problem]] = {}
         self._sizes = {"validation": num_validation, "test": num_test}
 
@@ -50,7 +50,7 @@ class DrawnProblems:
         """Distinct problems of a split."""
         seen: set[str] = set()
         for i in count():
-            problem = self._draw(split, derive_seed(self.name, split, seed, i))
+            problem = self._sample_one(split, derive_seed(self.name, split, seed, i))
             if derive_seed("split", self._content(problem)) % 10 in BUCKETS[split] and problem.id not in seen:
                 seen.add(problem.id)
                 yield self._solve(split, problem) if self._solve else problem
