@@ -40,6 +40,7 @@ HEAVY = {
     "datasets": {"tasks/dataset"},
     "pyarrow": {"tasks/dataset"},
     "gguf": {"models/loading"},
+    "textarena": {"tasks/arena"},
     "vl_convert": {"report"},
     "wandb": {"runs/metrics"},
     "trackio": {"runs/metrics"},
@@ -51,7 +52,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
 INDEPENDENT = {
-    "tasks": {"arithmetic", "code", "gsm8k", "math", "python_tool", "qa"},
+    "tasks": {"arithmetic", "code", "game", "gsm8k", "math", "python_tool", "qa", "textarena", "web"},
     "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines", "vine_critic", "potential"},
 }
 """Parts of a room that must not know each other."""

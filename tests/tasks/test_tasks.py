@@ -12,9 +12,11 @@ from vineppo.tasks.answers.boxes import boxed_answer
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
 from vineppo.tasks.code import Code, CodeConfig
+from vineppo.tasks.game import Game, GameConfig
 from vineppo.tasks.math import math_equal
 from vineppo.tasks.programs.drawn import DrawnConfig
 from vineppo.tasks.python_tool import ChainConfig, PythonTool, PythonToolConfig
+from vineppo.tasks.web import Web, WebConfig
 from vineppo.types import Problem, UserError
 
 GSM8K_ROWS = [
@@ -30,6 +32,8 @@ QA_ROWS = [
     {"text": f"Where does train {n} stop?", "city": f"Stop {n}", "because": f"It is train {n}.\nStop  {n}"}
     for n in range(20)
 ]
+EMBEDDED = [name for name in TASKS if name != "textarena"]
+"""What is there without a package more."""
 SAME_NUMBER = ["1018", "$1,018.00", " 1018. ", "1 018", "+1018%", "\\$1018\nbye"]
 SOUP = [
     "$", "$$", "\\(", "\\)", "\\[", "\\]", "\\begin{align}", "\\end{align}", "[asy]", "[/asy]",
@@ -58,10 +62,12 @@ def tasks(tmp_path):
         "arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30)),
         "code": Code(CodeConfig(drawn=DrawnConfig(num_test=4, num_validation=3))),
         "python_tool": PythonTool(PythonToolConfig(drawn=ChainConfig(num_test=50, num_validation=30))),
+        "game": Game(GameConfig(num_test=50, num_validation=30)),
+        "web": Web(WebConfig(num_test=50, num_validation=30)),
     }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_gold_solutions_are_right_and_nothing_is_not(tasks, name):
     task = tasks[name]
     for problem in [*task.split("test"), *task.split("validation")]:
@@ -70,7 +76,7 @@ def test_gold_solutions_are_right_and_nothing_is_not(tasks, name):
         assert task.answer(problem.solution) is not None
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_samples_are_distinct_repeatable_training_problems(tasks, name):
     task = tasks[name]
     sample = task.sample(8, seed=3)
@@ -80,7 +86,7 @@ def test_samples_are_distinct_repeatable_training_problems(tasks, name):
     assert not held_out & {problem.prompt for problem in task.sample(11, seed=0)}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_segments_partition_any_response(tasks, name):
     rng = random.Random(0)
     for _ in range(400):
@@ -89,7 +95,7 @@ def test_segments_partition_any_response(tasks, name):
         tasks[name].answer(text)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_an_unknown_split_is_named(tasks, name):
     with pytest.raises(UserError, match="dev"):
         tasks[name].split("dev")

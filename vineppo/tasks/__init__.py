@@ -4,7 +4,10 @@
     qa.py                             questions and answers of any file; the recipe names its fields
     code.py python_tool.py            programs, and mathematics with a Python tool; both run in vineppo/sandbox
     programs/                         programs as responses: read, cut, judged by tests
-    drawn.py                          problems that are drawn without end, and their fixed splits
+    game.py games/                    text games with mistakes that can be repaired, a file each
+    web.py shop/                      a small shop on the web, in which the right item is to be bought
+    textarena.py arena.py             games of the package textarena, and how one is replayed
+    drawn_problems.py episodes.py     splits of problems that are drawn; episodes played without a model
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
@@ -16,9 +19,22 @@ TASKS maps the recipe's `task.name` to a class with a `Config`.
 
 from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.code import Code
+from vineppo.tasks.game import Game
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
 from vineppo.tasks.python_tool import PythonTool
 from vineppo.tasks.qa import QA
+from vineppo.tasks.textarena import TextArena
+from vineppo.tasks.web import Web
 
-TASKS = {"arithmetic": Arithmetic, "code": Code, "gsm8k": GSM8K, "math": MATH, "python_tool": PythonTool, "qa": QA}
+TASKS = {
+    "arithmetic": Arithmetic,
+    "code": Code,
+    "game": Game,
+    "gsm8k": GSM8K,
+    "math": MATH,
+    "python_tool": PythonTool,
+    "qa": QA,
+    "textarena": TextArena,
+    "web": Web,
+}

@@ -37,7 +37,7 @@ from vineppo.config import Named
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers.numbers import grade_number, hash_answer
-from vineppo.tasks.drawn import DrawnProblems
+from vineppo.tasks.drawn_problems import DrawnProblems
 from vineppo.types import Grade, Problem, UserError
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
@@ -114,15 +114,10 @@ class Arithmetic:
         self._slips = dict(self._draw_slips())
         if config.variant == "forks":
             self._check_forks()
-        self._problems = DrawnProblems(
+        problems = DrawnProblems(
             "arithmetic", self._draw, num_validation=config.num_validation, num_test=config.num_test
         )
-
-    def sample(self, n: int, *, seed: int) -> list[Problem]:
-        return self._problems.sample(n, seed=seed)
-
-    def split(self, name: str) -> list[Problem]:
-        return self._problems.split(name)
+        self.sample, self.split = problems.sample, problems.split
 
     def grade(self, problem: Problem, response: str) -> Grade:
         return grade_number(problem.answer, hash_answer(response))

@@ -14,7 +14,7 @@ from vineppo.config import Named
 from vineppo.sandbox import Limits, Sandbox
 from vineppo.sandbox.sandbox import Choice
 from vineppo.tasks.dataset import Record
-from vineppo.tasks.drawn import DrawnProblems
+from vineppo.tasks.drawn_problems import DrawnProblems
 from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.tasks.programs.drawn import DrawnConfig, sample_problem, symbols
 from vineppo.tasks.programs.formats import FORMATS
@@ -61,8 +61,10 @@ class Code:
         self.sandbox = Sandbox.make(config.sandbox, config.limits)
         self._problems: ProblemSet | DrawnProblems
         if config.path is None:
-            sizes = {"num_validation": config.drawn.num_validation, "num_test": config.drawn.num_test}
-            self._problems = DrawnProblems("code", self._sample_problem, **sizes)
+            drawn = config.drawn
+            self._problems = DrawnProblems(
+                "code", self._sample_problem, num_validation=drawn.num_validation, num_test=drawn.num_test
+            )
         else:
             _, fields = FORMATS[str(config.format)]
             self._problems = ProblemSet(

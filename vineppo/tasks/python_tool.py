@@ -30,7 +30,7 @@ from vineppo.sandbox.sandbox import Choice
 from vineppo.seeding import derive_seed
 from vineppo.tasks.answers.numbers import gold_number, grade_number, hash_answer
 from vineppo.tasks.dataset import Record
-from vineppo.tasks.drawn import DrawnProblems
+from vineppo.tasks.drawn_problems import DrawnProblems
 from vineppo.tasks.problem_set import ProblemSet, containing
 from vineppo.tasks.programs.reading import cut_statements, find_block
 from vineppo.transcript import Transcript, turns_of
@@ -89,8 +89,10 @@ class PythonTool:
         self.sandbox = Sandbox.make(config.sandbox, config.limits)
         self._problems: ProblemSet | DrawnProblems
         if config.path is None:
-            sizes = {"num_validation": config.drawn.num_validation, "num_test": config.drawn.num_test}
-            self._problems = DrawnProblems("python_tool", self._sample_problem, **sizes)
+            drawn = config.drawn
+            self._problems = DrawnProblems(
+                "python_tool", self._sample_problem, num_validation=drawn.num_validation, num_test=drawn.num_test
+            )
         else:
             self._problems = ProblemSet(
                 "python_tool",
