@@ -52,6 +52,7 @@ def write_reply(reply: Reply) -> bytes:
     grade = reply.grade
     rewards = grade.segment_rewards and [float(reward) for reward in grade.segment_rewards]
     values = {"reward": float(grade.reward), "verdict": grade.verdict, "segment_rewards": rewards}
+    values["named_rewards"] = {name: float(reward) for name, reward in grade.named_rewards.items()}
     return json.dumps(values | {"why": reply.why, "in_doubt": reply.in_doubt}).encode()
 
 
@@ -61,7 +62,8 @@ def read_reply(message: bytes) -> Reply:
         values = json.loads(message)
         rewards = values["segment_rewards"]
         rewards = None if rewards is None else tuple(map(float, rewards))
-        grade = Grade(float(values["reward"]), values["verdict"], rewards)
+        named = {name: float(reward) for name, reward in values["named_rewards"].items()}
+        grade = Grade(float(values["reward"]), values["verdict"], rewards, named)
         return Reply(grade, str(values["why"]), bool(values["in_doubt"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no reply: {type(error).__name__}: {error}") from None
