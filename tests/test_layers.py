@@ -34,7 +34,7 @@ HEAVY = {
     "transformers": {"models", "engine", "machine/runtime"},
     "vllm": {"engine/vllm"},
     "triton": {"engine/llama/kernels"},
-    "math_verify": {"tasks/math"},
+    "math_verify": {"tasks/answers/formulas"},
     "datasets": {"tasks/dataset"},
     "pyarrow": {"tasks/dataset"},
     "gguf": {"models/loading"},

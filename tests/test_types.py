@@ -105,7 +105,7 @@ def test_named_rewards_are_checked(named, message):
 
 
 def test_a_weighted_grade_is_the_sum_of_its_rewards():
-    grade = Grade.weighted({"right": np.float32(1.0), "form": 0.5}, {"right": 2.0, "form": -1.0, "other": 9.0}, "wrong")
+    grade = Grade.weighted({"right": np.float32(1.0), "form": 0.5}, {"right": 2.0, "form": -1.0, "other": 9.0}, "wrong")  # type: ignore[arg-type]
     assert grade == Grade(1.5, "wrong", named_rewards={"right": 1.0, "form": 0.5})
     assert type(grade.named_rewards["right"]) is float
     with pytest.raises(KeyError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -38,11 +38,11 @@ def plain_numbers(column: Sequence[float]) -> tuple[float, ...]:
     return tuple(column) if set(map(type, column)) <= {int, float} else tuple(map(float, column))
 
 
-def check_names(named: Mapping[str, float]) -> None:
+def check_names(named: Iterable[Any]) -> None:
     """Short names, which are parts of metric keys."""
     for name in named:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name):
-            raise ValueError(f"a name must be 1 to 60 of A-Z a-z 0-9 _ . -, got {name!r}")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+            raise ValueError(f"a name must be 1 to 60 of A-Z a-z 0-9 _ -, got {name!r}")
 
 
 def plain_metrics(metrics: Mapping[str, Any], *, finite: bool = True, kind: str = "metric") -> dict[str, float]:

@@ -29,7 +29,7 @@ def test_replies_arrive_as_they_were_sent():
     rng = random.Random(0)
     for _ in range(200):
         (reward,) = struct.unpack("d", rng.randbytes(7) + bytes([rng.randrange(0x7F)]))  # any finite number
-        named = Grade(0.0, "wrong", named_rewards={"a": reward, "b.c": 1})
+        named = Grade(0.0, "wrong", named_rewards={"a": reward, "b-c": 1})
         crash = Reply(Grade(reward, "correct"), "\x1b\ud800", True)
         for reply in (Reply(Grade(reward, "wrong", (reward,))), Reply(named), crash):
             assert read_reply(write_reply(reply)) == reply

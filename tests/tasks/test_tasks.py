@@ -9,9 +9,9 @@ from vineppo.models.make import make_symbol_tokenizer
 from vineppo.segments import are_cuts
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers.boxes import boxed_answer
+from vineppo.tasks.answers.formulas import math_equal
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
-from vineppo.tasks.math import math_equal
 from vineppo.types import Problem, UserError
 
 GSM8K_ROWS = [

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Event
 
 from vineppo.grading.reply import READY, TIME_IS_UP, Pair, Reply, crash, read_reply
-from vineppo.parts import code_of
+from vineppo.parts import codes_in
 from vineppo.protocols import Task
 from vineppo.types import Grade, UserError
 
@@ -221,9 +221,10 @@ class Worker:
 
 
 def pickle_task(task: Task) -> bytes:
-    """With the code of the file that it is from, where it is somebody's own."""
+    """With the code of the files that it needs, where they are somebody's own."""
     try:
-        return pickle.dumps((code_of(type(task)), pickle.dumps(task)))
+        task_bytes = pickle.dumps(task)
+        return pickle.dumps((codes_in(task_bytes), task_bytes))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise UserError(
             f"{type(task).__name__} cannot be sent to the processes that grade it ({error}); keep what cannot be "

@@ -6,13 +6,16 @@ import json
 import signal
 from dataclasses import dataclass
 
+from vineppo.parts import describe_error, raised_at
 from vineppo.protocols import Task
-from vineppo.types import Grade, Problem
+from vineppo.types import Grade, Problem, UserError
 
 Pair = tuple[Problem, str]  # and a response to it
 
 READY = b"ready"
 """What a worker sends once it may be given answers."""
+MAX_WHY = 400
+"""Characters."""
 TIME_IS_UP = signal.SIGPROF
 """What the kernel sends a worker that has computed for as long as it may; nothing sleeps through it."""
 
@@ -42,8 +45,10 @@ def grade_with(task: Task, problem: Problem, response: str) -> Reply:
                 return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
     except MemoryError:  # what came before it has left less room than a fresh worker has
         return crash("out of memory", in_doubt=True)
+    except UserError as error:  # which says it all
+        return crash(str(error)[:MAX_WHY])
     except Exception as error:
-        return crash(f"{type(error).__name__}: {error}"[:200])
+        return crash(f"{raised_at(error)}: {describe_error(error)}"[:MAX_WHY])
     return Reply(grade)
 
 

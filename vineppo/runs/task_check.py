@@ -5,14 +5,13 @@ Each check says in a sentence what it found, or raises UserError with the class,
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from vineppo.grading import Grader
 from vineppo.grading.reply import Reply
-from vineppo.parts import describe_error
+from vineppo.parts import describe_error, raised_at
 from vineppo.protocols import Task
 from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.segments import are_cuts, looks_ahead
@@ -137,8 +136,7 @@ class TaskCheck:
         except UserError:
             raise
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise self.wrong(method, f"{frame.filename}:{frame.lineno}: {describe_error(error)}") from None
+            raise self.wrong(method, f"{raised_at(error)}: {describe_error(error)}") from None
 
     def wrong(self, method: str, what: str) -> UserError:
         return UserError(f"task {self.name}.{method}: {what}")
