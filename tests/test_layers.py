@@ -36,6 +36,7 @@ HEAVY = {
     "triton": {"engine/llama/kernels"},
     "math_verify": {"tasks/answers/formulas"},
     "datasets": {"tasks/dataset"},
+    "reasoning_gym": {"tasks/reasoning_gym"},
     "pyarrow": {"tasks/dataset"},
     "gguf": {"models/loading"},
     "vl_convert": {"report"},
@@ -49,7 +50,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
 INDEPENDENT = {
-    "tasks": {"arithmetic", "gsm8k", "math", "qa"},
+    "tasks": {"arithmetic", "gsm8k", "math", "qa", "reasoning_gym"},
     "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines", "vine_critic", "potential"},
 }
 """Parts of a room that must not know each other."""

@@ -150,7 +150,10 @@ def test_the_knobs_of_an_own_part_are_checked_like_any(here, capsys):
         ("estimator.py:Half", "unknown key 'task.num_test'"),
         ("no_such_package.part:Task", "no_such_package.part: ModuleNotFoundError: No module named 'no_such_package'"),
         ("vineppo.tasks.math:MATHs", "has no class 'MATHs' (did you mean 'MATH'?)"),
-        ("counting", "must be one of 'arithmetic', 'gsm8k', 'math', 'qa', or your own as path/to/file.py:Class"),
+        (
+            "counting",
+            "must be one of 'arithmetic', 'gsm8k', 'math', 'qa', 'reasoning_gym', or your own as path/to/file.py:Class",
+        ),
         ("arithmetics", "(did you mean 'arithmetic'?)"),
     ],
 )

@@ -32,7 +32,13 @@ class Config(BaseModel):
     not know is an error."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, str_min_length=1, protected_namespaces=()
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        str_min_length=1,
+        protected_namespaces=(),
     )
 
     @model_validator(mode="before")

@@ -17,7 +17,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +29,7 @@ from vineppo.config import Named, show
 from vineppo.seeding import derive_seed
 from vineppo.types import UserError
 
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 RECIPE, OF_A_RUN = "recipe.toml", ("environment.json", "metrics.jsonl", "checkpoints")
 """A folder that holds the first and any of the others is a run's."""
 
@@ -227,15 +229,29 @@ def place_of(error: BaseException, path: str) -> str:
     return f"{path}:{lines[-1]}" if lines else path
 
 
-def raised_at(error: BaseException) -> str:
-    """File and line."""
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    return f"{frame.f_code.co_filename}:{line}"
+def explain_error(error: BaseException) -> str:
+    """The last line of somebody's own code that the error came by, as file:line, and what it says."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = {code.path for code in CODE.values()}
+    places = [place for place in frames if place[0] in own] or [p for p in frames if not p[0].startswith((HERE, "<"))]
+    place = [f"{file}:{line}" for file, line in places[-1:]]
+    return ": ".join([*place, describe_error(error)])
 
 
 def describe_error(error: BaseException) -> str:
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+@contextmanager
+def own_code(key: str) -> Iterator[None]:
+    """Whatever it does wrong is a UserError that begins with `key`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{key}: {explain_error(error)}") from error
 
 
 def check_members(part: Any, protocol: type, key: str) -> None:

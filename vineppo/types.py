@@ -90,6 +90,8 @@ class Grade:
     named_rewards: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.reward, str):
+            raise ValueError(f"reward must be a number, got {self.reward!r}")
         if not isinstance(self.reward, int | float):  # numpy's and torch's scalars are not all floats
             object.__setattr__(self, "reward", float(self.reward))
         if self.segment_rewards is not None:

@@ -150,7 +150,7 @@ class Worker:
 
     def take(self, job: Job) -> bool:
         """Whether it took the job; a dead worker takes none."""
-        if not self._send(pickle.dumps(job.pair)):
+        if not self._send(pickle_pair(job.pair)):
             return False
         self.job, self.deadline = job, time.monotonic() + self._patience
         return True
@@ -229,4 +229,14 @@ def pickle_task(task: Task) -> bytes:
         raise UserError(
             f"{type(task).__name__} cannot be sent to the processes that grade it ({error}); keep what cannot be "
             "pickled out of the task, or set isolate = False"
+        ) from None
+
+
+def pickle_pair(pair: Pair) -> bytes:
+    try:
+        return pickle.dumps(pair)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"problem {pair[0].id} cannot be sent to the processes that grade it ({error}); keep what cannot be "
+            "pickled out of its meta, or set isolate = False"
         ) from None

@@ -6,7 +6,7 @@ import json
 import signal
 from dataclasses import dataclass
 
-from vineppo.parts import describe_error, raised_at
+from vineppo.parts import explain_error
 from vineppo.protocols import Task
 from vineppo.types import Grade, Problem, UserError
 
@@ -47,8 +47,8 @@ def grade_with(task: Task, problem: Problem, response: str) -> Reply:
         return crash("out of memory", in_doubt=True)
     except UserError as error:  # which says it all
         return crash(str(error)[:MAX_WHY])
-    except Exception as error:
-        return crash(f"{raised_at(error)}: {describe_error(error)}"[:MAX_WHY])
+    except (Exception, SystemExit) as error:
+        return crash(explain_error(error)[:MAX_WHY])
     return Reply(grade)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, SerializeAsAny, field_validator
@@ -15,7 +16,7 @@ from vineppo.evaluate import EvaluationConfig
 from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
-from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_function, load_part
+from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_function, load_part, own_code
 from vineppo.protocols import CreditEstimator, Engine, LearningEstimator, Task
 from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
@@ -142,14 +143,19 @@ def read_section(section: str, values: Any, source: str) -> Named:
         raise UserError(f"{source}: {section}.name must be one of {', '.join(map(repr, PARTS[section]))}")
     name = full_name(values["name"])
     part = find_part(name, PARTS[section], f"{source}: {section}.name")
-    return validate(part.Config, {**values, "name": name}, source=source, section=section)
+    with own_code(f"{source}: {section}") if is_own(name) else nullcontext():
+        return validate(part.Config, {**values, "name": name}, source=source, section=section)
 
 
 def make_part(section: str, config: Named, *args: Any, **kwargs: Any) -> Any:
     """What a section of a recipe asks for."""
-    part = find_part(config.name, PARTS[section], f"{section}.name")(config, *args, **kwargs)
-    if is_own(config.name):
-        check_members(part, PROTOCOLS[section], f"{section}.name = {config.name}")
+    kind = find_part(config.name, PARTS[section], f"{section}.name")
+    if not is_own(config.name):
+        return kind(config, *args, **kwargs)
+    key = f"{section}.name = {config.name}"
+    with own_code(key):
+        part = kind(config, *args, **kwargs)
+        check_members(part, PROTOCOLS[section], key)
         if section == "credit" and any(hasattr(part, name) for name in LEARNING):
-            check_members(part, LearningEstimator, f"{section}.name = {config.name}")
+            check_members(part, LearningEstimator, key)
     return part

@@ -1,7 +1,8 @@
 """Tasks: problems, where a response may be cut into segments, and how good it is.
 
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
-    qa.py                             questions and answers of any file; the recipe names its fields
+    qa.py reward_functions.py         questions and answers of any file, graded by functions of the user's if need be
+    reasoning_gym.py                  the generators of a package
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
@@ -15,5 +16,6 @@ from vineppo.tasks.arithmetic import Arithmetic
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
 from vineppo.tasks.qa import QA
+from vineppo.tasks.reasoning_gym import ReasoningGym
 
-TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA}
+TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA, "reasoning_gym": ReasoningGym}
