@@ -1,6 +1,7 @@
 """Every generator of the package reasoning-gym as a task: whether it keeps a task's promises, and what it costs.
 
     python benchmarks/generators.py --out benchmarks/results/reasoning-gym.json
+    python benchmarks/generators.py acre maze                  measures these anew, in the same file
     python benchmarks/generators.py --page                  writes the table of docs/reasoning-gym.md from that file
 
 50 training problems of each, twice: in two processes whose sets and dicts of texts have different orders
@@ -36,10 +37,12 @@ RESULT, PAGE = ROOT / "benchmarks" / "results" / "reasoning-gym.json", ROOT / "d
 NUM_PROBLEMS = 50
 GARBAGE = ("?", "None", "[", "{}", "-1", "1/0", "a b c", "()", "nan", "x = y", "0 0\n0")
 KNOBS: dict[str, dict[str, Any]] = {
+    "acre": {"size": 1000},
+    "sokoban": {"size": 1000},
     "word_ladder": {"size": 1000},
     "composite": {"options": {"datasets": [{"name": "chain_sum", "weight": 1.0, "config": {}}]}},
 }
-"""Of those that are not made without."""
+"""Of those that are not made without, or only in a long time."""
 
 
 def look_at(name: str) -> dict[str, Any]:
@@ -97,16 +100,16 @@ def send_look(connection: Connection, limit: int, name: str) -> None:
         connection.send({"error": str(error)})
 
 
-def look_at_all(limit: int) -> None:
+def look_at_all(limit: int, names: list[str]) -> None:
     """A line of JSON for each."""
-    from reasoning_gym.factory import DATASETS
+    from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
 
-    for name in sorted(DATASETS):
+    for name in sorted(names or DATASETS):
         print(json.dumps({"name": name, **look_within(limit, name)}), flush=True)
 
 
-def measure(limit: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--limit", str(limit), "--lines"]
+def measure(limit: int, names: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--limit", str(limit), "--lines", *names]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONHASHSEED": seed})
         for seed in "12"
@@ -151,17 +154,21 @@ def write_page(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="generators; all of them by default")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--limit", type=int, default=30)
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.lines:
-        look_at_all(options.limit)
+        look_at_all(options.limit, options.names)
     elif options.page:
         write_page(read_json(options.out))
     else:
-        write_json(options.out, measure(options.limit))
+        measured = measure(options.limit, options.names)
+        if options.names:
+            measured["generators"] = read_json(options.out)["generators"] | measured["generators"]
+        write_json(options.out, measured)
 
 
 if __name__ == "__main__":

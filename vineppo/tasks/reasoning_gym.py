@@ -122,8 +122,8 @@ class ReasoningGym:
         config = self.config
         if importlib.util.find_spec(PACKAGE) is None:
             raise UserError('reasoning-gym is needed for this task: pip install "vineppo[reasoning-gym]"')
-        from reasoning_gym.composite import DatasetSpec
-        from reasoning_gym.factory import DATASETS, create_dataset
+        from reasoning_gym.composite import DatasetSpec  # pyright: ignore[reportMissingImports]
+        from reasoning_gym.factory import DATASETS, create_dataset  # pyright: ignore[reportMissingImports]
 
         if config.dataset not in DATASETS:
             near = did_you_mean(config.dataset, DATASETS)
