@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from vineppo.cli.quickstart import SFT
-from vineppo.environment import encode_prompt
 from vineppo.exact.world import World
 from vineppo.exact.worlds import find_world
+from vineppo.framing import encode_prompt
 from vineppo.methods.run import run_recipe
 from vineppo.methods.sft import SFTRecipe
 from vineppo.models.loading import load_policy_model

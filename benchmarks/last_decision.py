@@ -20,12 +20,12 @@ from statistics import fmean, pvariance
 import torch
 
 from vineppo.credit.advantages import leave_one_out
-from vineppo.environment import encode_prompt
 from vineppo.exact.chain import CHAINS
 from vineppo.exact.measure import Summary, full_text, make_methods, run
 from vineppo.exact.methods import ROWS, Row
 from vineppo.exact.world import World
 from vineppo.exact.worlds import find_world
+from vineppo.framing import encode_prompt
 from vineppo.models.loading import load_policy_model
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
 from vineppo.types import Assigned, Credit, Group

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = [
     {"types", "sample", "transcript", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
-    {"parts", "segments", "alternatives", "batch", "models", "grading", "environment"},
+    {"parts", "segments", "alternatives", "batch", "models", "grading", "framing"},
+    {"thinking", "episode", "environment"},
     {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},

@@ -6,6 +6,7 @@ Rollouts start at the prompt, vines in the middle of a response; both end under 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,25 +15,15 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, get_args
 
-from vineppo.grading import Grader, Judge
-from vineppo.protocols import Engine, Task
-from vineppo.types import Completion, Grade, Problem, Request, SamplingParams, Verdict
+from vineppo.episode import Episode, State, TurnLimits, join_masks, runs_of
+from vineppo.framing import ChatConfig, Framing
+from vineppo.grading import Grader, GradingAhead, Judge, Pair
+from vineppo.protocols import Engine, TakesTurns, Task
+from vineppo.thinking import ThinkingConfig, said
+from vineppo.transcript import Transcript
+from vineppo.types import Completion, Grade, Problem, SamplingParams, Verdict, num_actions
 
 CUT_OFF = Grade(0.0, "unparseable")
-
-
-@dataclass(frozen=True)
-class State:
-    """A problem and how far its response has come, in token ids."""
-
-    problem: Problem
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...] = ()
-
-    @cached_property
-    def prefix_ids(self) -> tuple[int, ...]:
-        """Made once: the K vines of a state share it."""
-        return self.prompt_ids + self.response_ids
 
 
 @dataclass(frozen=True)
@@ -42,14 +33,20 @@ class GradedCompletion:
     completion: Completion
     text: str
     grade: Grade
+    action_mask: tuple[bool, ...] | None = None
+    """Of the completion; None where it is all the policy's."""
+    without_thoughts: str | None = None
+    """The text that the grade is of, where thoughts stand before it."""
 
+    @property
+    def said(self) -> str:
+        """What the grade is of."""
+        return self.text if self.without_thoughts is None else self.without_thoughts
 
-def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
-    """As the tokenizer frames a text; a prompt that begins with bos is framed already, as a chat template leaves it."""
-    bos = tokenizer.bos_token
-    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
-    closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
-    return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
+    @property
+    def num_actions(self) -> int:
+        """Tokens that the policy wrote."""
+        return num_actions(self.completion.token_ids, self.action_mask)
 
 
 @dataclass
@@ -75,10 +72,19 @@ class Environment:
     max_prompt_tokens: int
     judge: Judge | None = None
     """A reward model that has a say in the rewards; without one they are the task's."""
+    chat: ChatConfig | None = None
+    thinking: ThinkingConfig | None = None
+    limits: TurnLimits = field(default_factory=TurnLimits)
+    max_prefix_tokens: int = sys.maxsize
+    """What the model's context has room for before a new token."""
+
+    @cached_property
+    def framing(self) -> Framing:
+        return Framing(self.tokenizer, self.chat)
 
     def reset(self, problem: Problem) -> State | None:
         """The state before the first response token; None where the prompt is longer than `max_prompt_tokens`."""
-        prompt_ids = encode_prompt(self.tokenizer, problem.prompt)
+        prompt_ids = self.framing.prompt_ids(problem)
         return State(problem, prompt_ids) if 0 < len(prompt_ids) <= self.max_prompt_tokens else None
 
     @contextmanager
@@ -98,37 +104,92 @@ class Environment:
         purpose: str,
         keep: bool = False,
     ) -> list[GradedCompletion]:
-        """One continuation per state, of at most its budget of new tokens, all in one engine call.
+        """One continuation per state, in which the policy writes at most its budget of tokens.
 
-        `keep` where the continuations may themselves be continued later, as vines continue rollouts.
+        All in one engine call; where a task takes turns, in one for each turn. `keep` where the continuations may
+        themselves be continued later, as vines continue rollouts.
         """
-        requests = [
-            Request(state.prefix_ids, budget, seed, num_response_tokens=len(state.response_ids))
+        episodes = [
+            Episode(state, budget, seed, self.limits)
             for state, budget, seed in zip(states, budgets, seeds, strict=True)
         ]
-        texts: dict[int, str] = {}
         with self.grader.ahead() as ahead:
-
-            def on_complete(i: int, completion: Completion) -> None:
-                texts[i] = self.text(states[i].response_ids + completion.token_ids)
-                # A response that the budget cut off earns nothing and is not read, as in the paper's code. Evaluation,
-                # training and vines share the rule, so a value is the value of the reward that is trained on.
-                if completion.finish_reason != "length":
-                    ahead.add(i, (states[i].problem, texts[i]))
-
-            completions = self.engine.generate(
-                requests, self.params, purpose=purpose, keep=keep, on_complete=on_complete
-            )
-            if len(completions) != len(requests):
-                raise RuntimeError(f"the engine returned {len(completions)} completions for {len(requests)} requests")
-            for i, completion in enumerate(completions):
-                if i not in texts:
-                    on_complete(i, completion)
+            going = self._begin(dict(enumerate(episodes)), ahead)
+            while going:
+                going = self._take_turn(going, ahead, purpose=purpose, keep=keep)
             grades = ahead.grades()
         if self.judge:
-            pairs = [(states[i].problem, texts[i]) for i in grades]
+            pairs = [self._pair(episodes[i]) for i in grades]
             grades = dict(zip(grades, self.judge.regrade(pairs, list(grades.values())), strict=True))
-        return [GradedCompletion(c, texts[i], grades.get(i, CUT_OFF)) for i, c in enumerate(completions)]
+        return [
+            GradedCompletion(e.completion, e.text, grades.get(i, CUT_OFF), e.action_mask, self._answer(e))
+            for i, e in enumerate(episodes)
+        ]
+
+    def _begin(self, episodes: dict[int, Episode], ahead: GradingAhead) -> dict[int, Episode]:
+        """Those in which it is the policy's turn. In a state whose turn is over the environment has the first word."""
+        replied = {i: episode for i, episode in episodes.items() if episode.state.turn_is_over}
+        for episode in replied.values():
+            episode.add(Completion((), (), "eos", policy_version=0))
+            episode.text = self._text_of(episode)
+        waiting = {i: episode for i, episode in episodes.items() if i not in replied}
+        return waiting | (self._reply(replied, ahead) if replied else {})
+
+    def _take_turn(
+        self, going: dict[int, Episode], ahead: GradingAhead, *, purpose: str, keep: bool
+    ) -> dict[int, Episode]:
+        """The policy's next turn in each. Returns those that go on, with what the environment has replied."""
+        numbers, episodes = list(going), list(going.values())
+        completed: set[int] = set()
+
+        def on_complete(j: int, completion: Completion) -> None:
+            completed.add(j)
+            episodes[j].add(completion)
+            episodes[j].text = self._text_of(episodes[j])
+            # A response that the budget cut off earns nothing and is not read, as in the paper's code. Evaluation,
+            # training and vines share the rule, so a value is the value of the reward that is trained on.
+            if not (self.takes_turns or episodes[j].is_cut_off):
+                ahead.add(numbers[j], self._pair(episodes[j]))
+
+        requests = [episode.request() for episode in episodes]
+        completions = self.engine.generate(requests, self.params, purpose=purpose, keep=keep, on_complete=on_complete)
+        if len(completions) != len(requests):
+            raise RuntimeError(f"the engine returned {len(completions)} completions for {len(requests)} requests")
+        for j, completion in enumerate(completions):
+            if j not in completed:
+                on_complete(j, completion)
+        return self._reply(going, ahead) if self.takes_turns else {}
+
+    def _reply(self, going: dict[int, Episode], ahead: GradingAhead) -> dict[int, Episode]:
+        """Asks the environment where a turn has ended; what is over then is graded."""
+        asked = {i: episode for i, episode in going.items() if not episode.is_cut_off}
+        replies = ahead.replies([self._pair(episode) for episode in asked.values()])
+        still_going = {}
+        for (i, episode), reply in zip(asked.items(), replies, strict=True):
+            if isinstance(reply, Grade):
+                ahead.settle(i, reply)
+            elif reply.text is None:
+                ahead.add(i, self._pair(episode))
+            else:
+                token_ids = self.framing.reply_ids(reply.text, episode.completion.finish_reason)
+                if episode.add_reply(token_ids, self.max_prefix_tokens):
+                    still_going[i] = episode
+        return still_going
+
+    @cached_property
+    def takes_turns(self) -> bool:
+        return isinstance(self.task, TakesTurns)
+
+    def _pair(self, episode: Episode) -> Pair:
+        return episode.state.problem, said(episode.text, self.thinking)
+
+    def _answer(self, episode: Episode) -> str | None:
+        return said(episode.text, self.thinking) if self.thinking else None
+
+    def _text_of(self, episode: Episode) -> str:
+        state, completion = episode.state, episode.completion
+        mask = join_masks(state.response_ids, state.action_mask, completion.token_ids, episode.action_mask)
+        return self.text(state.response_ids + completion.token_ids, mask)
 
     def branch(
         self,
@@ -157,12 +218,33 @@ class Environment:
         )
         return [list(islice(completions, count)) for count in counts]
 
-    def text(self, response_ids: Sequence[int]) -> str:
-        """The response as graded: without special tokens, up to the first stop string."""
-        text = self.tokenizer.decode(response_ids, skip_special_tokens=True)
+    def text(self, response_ids: Sequence[int], action_mask: Sequence[bool] | None = None) -> str:
+        """The response as graded: without special tokens, up to the first stop string. Where the task takes turns, a
+        Transcript, in which each turn of the policy's ends in front of its stop string."""
+        if not self.takes_turns:
+            return self._until_stop(self._decode(response_ids))
+        runs = [self._decode(run) for run in runs_of(response_ids, action_mask)]
+        turns = [run if number % 2 else self._until_stop(run) for number, run in enumerate(runs)]
+        whole = "".join([*runs[:-1], *turns[-1:]])
+        return Transcript.of(turns or [""], whole)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def _until_stop(self, text: str) -> str:
         return text[: min((text.find(stop) for stop in self.params.stop if stop in text), default=len(text))]
 
     def continuations(self, state: State, completions: Sequence[GradedCompletion]) -> tuple[str, ...]:
-        """What completions of one state wrote after it."""
-        start = len(self.text(state.response_ids))
-        return tuple(graded.text[start:] for graded in completions)
+        """What completions of one state wrote after it; where the task takes turns, with what it was told."""
+        before = self.text(state.response_ids, state.action_mask)
+        return tuple(rest_of(graded.text, before) for graded in completions)
+
+
+def rest_of(text: str, before: str) -> str:
+    rest = text[len(before) :]
+    if not (isinstance(text, Transcript) and isinstance(before, Transcript)):
+        return rest
+    num_over = len(before.turns) if len(before.turns) % 2 == 0 else len(before.turns) - 1
+    begun = before.turns[num_over] if len(before.turns) > num_over else ""
+    first, *others = text.turns[num_over:]
+    return Transcript.of([first[len(begun) :], *others], rest)

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from vineppo.config import Config
 from vineppo.environment import Environment, GradedCompletion
+from vineppo.episode import TurnLimits
 from vineppo.grading import Grader
 from vineppo.intervals import score_ci95
 from vineppo.protocols import Task
@@ -41,6 +42,8 @@ class EvaluationConfig(Config):
     top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
     max_new_tokens: int = Field(default=1024, ge=1)
+    max_turns: int | None = Field(default=None, ge=1)
+    max_turn_tokens: int | None = Field(default=None, ge=1)
     pass_at: tuple[int, ...] = (1, 2, 4, 8, 16)
     """The k of pass@k; those above num_samples are left out, 1 is always there."""
 
@@ -50,6 +53,9 @@ class EvaluationConfig(Config):
         if min(pass_at, default=1) < 1:
             raise ValueError("every k must be at least 1")
         return pass_at
+
+    def limits(self) -> TurnLimits:
+        return TurnLimits(self.max_turns, self.max_turn_tokens)
 
     def params(self) -> SamplingParams:
         return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop)
@@ -126,7 +132,7 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
 
     `environment` is the one of training or any other; its sampling parameters are replaced by the config's.
     """
-    environment = replace(environment, params=config.params())
+    environment = replace(environment, params=config.params(), limits=config.limits())
     problems = environment.task.split(config.split)[: config.num_problems]
     states = [state for state in map(environment.reset, problems) if state is not None]
     if not states:
@@ -150,13 +156,16 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
         num_prompts_too_long=len(problems) - len(states),
         num_truncated=sum(truncated),
         verdicts=Counter(graded.grade.verdict for graded, cut in zip(completions, truncated, strict=True) if not cut),
-        num_tokens=sum(len(graded.completion.token_ids) for graded in completions),
+        num_tokens=sum(graded.num_actions for graded in completions),
         first_samples=[
-            make_sample(state.prompt_ids, of_problem[0].completion.token_ids)
-            for state, of_problem in zip(states, samples, strict=True)
+            first_sample(state.prompt_ids, of_problem[0]) for state, of_problem in zip(states, samples, strict=True)
         ],
         named_rewards=mean_named_rewards([graded.grade.named_rewards for graded in completions]),
     )
+
+
+def first_sample(prompt_ids: tuple[int, ...], graded: GradedCompletion) -> Sample:
+    return make_sample(prompt_ids, graded.completion.token_ids, graded.action_mask)
 
 
 def pass_rewards(by_problem: Sequence[Sequence[GradedCompletion]], config: EvaluationConfig) -> dict[str, list[float]]:
@@ -191,7 +200,7 @@ def majority_rewards(
     while any(waiting):
         golds = [next(iter(answers), "") for answers in waiting]
         jobs = [(i, answer) for i, answers in enumerate(waiting) for answer in answers if answer != golds[i]]
-        pairs = [(replace(by_problem[i][0], answer=golds[i]), waiting[i][answer][0].text) for i, answer in jobs]
+        pairs = [(replace(by_problem[i][0], answer=golds[i]), waiting[i][answer][0].said) for i, answer in jobs]
         for i, answers in enumerate(waiting):
             if answers:
                 classes[i].append(answers.pop(golds[i]))
@@ -209,7 +218,7 @@ def votes(task: Task, samples: Sequence[GradedCompletion]) -> dict[str, list[Gra
     """
     found: dict[str, list[GradedCompletion]] = {}
     for graded in samples:
-        answer = task.answer(graded.text) if graded.grade.verdict in ("correct", "wrong") else None
+        answer = task.answer(graded.said) if graded.grade.verdict in ("correct", "wrong") else None
         if answer is not None:
             found.setdefault(answer, []).append(graded)
     return found

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from vineppo.environment import Environment
+from vineppo.episode import runs_of
 from vineppo.machine.files import parse_object, write_file
 from vineppo.rollouts import earned_before
 from vineppo.segments import segment_texts
+from vineppo.transcript import turns_of
 from vineppo.types import Credit, Group, Rollout, UserError, ValueEstimate
 
 NAME = re.compile(r"iteration-(\d{6,})\.jsonl\.gz", re.ASCII)
@@ -49,13 +51,14 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
     bounds = credit.boundaries
     return {
         "problem": rollout.problem.id,
-        "prompt": rollout.problem.prompt,
+        "prompt": environment.framing.prompt(rollout.problem),
         "answer": rollout.problem.answer,
         "reward": rollout.reward,
         **({"named_rewards": dict(rollout.named_rewards)} if rollout.named_rewards else {}),
         "verdict": rollout.verdict,
         "finish_reason": rollout.completion.finish_reason,
         "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),
+        **({} if rollout.action_mask is None else {"turns": turns_in(rollout, bounds, environment)}),
         "num_tokens": [b - a for a, b in pairwise(bounds)],
         "token_ids": list(rollout.token_ids),
         "advantages": credit.segment_advantages,
@@ -66,6 +69,13 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
     }
 
 
+def turns_in(rollout: Rollout, boundaries: Sequence[int], environment: Environment) -> list[list[str]]:  # [S]
+    """What the policy and the environment say by turns in each segment, the policy first."""
+    ids, mask = rollout.token_ids, rollout.is_action
+    runs = [runs_of(ids[a:b], mask[a:b]) for a, b in pairwise(boundaries)]
+    return [[environment.tokenizer.decode(run, skip_special_tokens=True) for run in of_segment] for of_segment in runs]
+
+
 def known(number: float) -> float | None:
     """JSON has no nan."""
     return number if math.isfinite(number) else None
@@ -74,7 +84,10 @@ def known(number: float) -> float | None:
 def some_vines(estimate: ValueEstimate, n: int) -> list[dict[str, object]]:
     """The first n, which are as good as any n."""
     vines = zip(estimate.texts, estimate.rewards, strict=False)
-    return [{"text": text, "reward": reward} for text, reward in islice(vines, n)]
+    return [
+        {"text": text, "reward": reward, **({"turns": list(turns)} if len(turns := turns_of(text)) > 1 else {})}
+        for text, reward in islice(vines, n)
+    ]
 
 
 def boundary_values(rollout: Rollout, credit: Credit) -> list[float] | None:  # [S+1]
@@ -105,7 +118,15 @@ def rollouts_of(path: Path, name: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{name}: torn or damaged after line {number} ({error})") from None
 
 
-PER_SEGMENT = {"advantages": 0, "values": 1, "vines": 0, "standard_errors": 0, "num_vines": 0, "num_tokens": 0}
+PER_SEGMENT = {
+    "advantages": 0,
+    "values": 1,
+    "vines": 0,
+    "standard_errors": 0,
+    "num_vines": 0,
+    "num_tokens": 0,
+    "turns": 0,
+}
 """Columns, and how many entries they have beyond the number of segments."""
 
 
@@ -147,7 +168,9 @@ def is_list_of(*is_right: Callable[[Any], bool], optional: bool = False) -> Call
 
 
 def is_vine(value: Any) -> bool:
-    return isinstance(value, dict) and is_text(value.get("text")) and is_number(value.get("reward"))
+    if not (isinstance(value, dict) and is_text(value.get("text")) and is_number(value.get("reward"))):
+        return False
+    return is_list_of(is_text, optional=True)(value.get("turns"))
 
 
 def is_none(value: Any) -> bool:
@@ -165,5 +188,6 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         (key, is_list_of(is_count, optional=True), "a list of counts")
         for key in ("num_tokens", "num_vines", "token_ids")
     ),
+    ("turns", is_list_of(is_list_of(is_text), optional=True), "a list of lists of texts"),
     ("vines", is_list_of(is_list_of(is_vine), optional=True), "a list of lists of vines"),
 )

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise, zip_longest
 from statistics import fmean, pstdev
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
 from vineppo.config import Config
 from vineppo.environment import Environment, GradedCompletion, State
+from vineppo.episode import TurnLimits, runs_of
 from vineppo.protocols import Task
 from vineppo.seeding import derive_seed
 from vineppo.segments import (
@@ -26,6 +28,8 @@ from vineppo.segments import (
     token_boundaries,
     token_segment_rewards,
 )
+from vineppo.thinking import ThinkingConfig, cut_thoughts, cut_turn
+from vineppo.transcript import turns_of
 from vineppo.types import (
     Group,
     Problem,
@@ -43,7 +47,11 @@ class SamplingConfig(Config):
     group_size: int = Field(ge=1)
     """Rollouts per prompt (G)."""
     max_new_tokens: int = Field(ge=1)
-    """Longest response, in tokens; one that reaches it unfinished has reward 0."""
+    """Longest response, in tokens that the policy writes; one that reaches it unfinished has reward 0."""
+    max_turns: int | None = Field(default=None, ge=1)
+    """Of the policy, in a response; one that goes on after them is cut off, as by `max_new_tokens`."""
+    max_turn_tokens: int | None = Field(default=None, ge=1)
+    """Longest turn; one that reaches it unfinished cuts the response off."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     """Longer prompts are skipped; by default what the model's context leaves beside one new token."""
     temperature: float = Field(default=1.0, gt=0)
@@ -63,6 +71,9 @@ class SamplingConfig(Config):
         if self.max_resamples and self.group_size == 1:
             raise ValueError("max_resamples replaces groups of equal rewards, which all groups of size 1 are")
         return self
+
+    def limits(self) -> TurnLimits:
+        return TurnLimits(self.max_turns, self.max_turn_tokens)
 
     def params(self) -> SamplingParams:
         return SamplingParams(self.temperature, self.top_p, self.top_k, self.stop, self.num_alternatives)
@@ -131,28 +142,63 @@ def check_policy_version(groups: Sequence[Group], version: int) -> None:
 
 
 def make_rollout(environment: Environment, state: State, graded: GradedCompletion, max_new_tokens: int) -> Rollout:
-    """Cut as it was written, a stop string included: what is graded ends in front of it, which no token before says."""
-    task, pieces = environment.task, decode_pieces(environment.tokenizer, graded.completion.token_ids)
-    boundaries = token_boundaries(pieces, cuts_of(task, "".join(pieces)))
-    earned = graded.grade.segment_rewards
-    if earned is not None:
-        earned = token_segment_rewards(pieces, cuts_of(task, graded.text), earned, boundaries)
+    completion, mask = graded.completion, graded.action_mask
+    boundaries, earned = cut_response(
+        environment.task,
+        environment.tokenizer,
+        completion.token_ids,
+        mask,
+        graded.text,
+        graded.grade.segment_rewards,
+        environment.thinking,
+    )
     return Rollout(
         problem=state.problem,
         prompt_ids=state.prompt_ids,
-        completion=graded.completion,
-        text=graded.text,
+        completion=completion,
+        text=graded.said,
         reward=graded.grade.reward,
         verdict=graded.grade.verdict,
         boundaries=boundaries,
         max_new_tokens=max_new_tokens,
         segment_rewards=earned,
         named_rewards=graded.grade.named_rewards,
+        action_mask=mask,
     )
 
 
-def cuts_of(task: Task, text: str) -> list[int]:
-    cuts = task.segment(text)
+def cut_response(
+    task: Task,
+    tokenizer: Any,
+    token_ids: tuple[int, ...],
+    action_mask: tuple[bool, ...] | None,
+    text: str,
+    earned: Sequence[float] | None,
+    thinking: ThinkingConfig | None = None,
+) -> tuple[tuple[int, ...], tuple[float, ...] | None]:  # [S+1], [S]
+    """Boundaries, and what each segment has earned. Every turn of the policy's is cut by itself, and the environment's
+    reply belongs to the segment in front of it.
+
+    Cut as it was written, a stop string included: what is graded ends in front of it, which no token before says.
+    """
+    runs = runs_of(token_ids, action_mask)
+    boundaries, rewards = [0], list(earned or ())
+    summed: list[float] = []
+    for run, reply, turn in zip_longest(runs[::2], runs[1::2], turns_of(text)[::2], fillvalue=()):
+        pieces = decode_pieces(tokenizer, run)
+        inside = token_boundaries(pieces, cuts_of(task, "".join(pieces), thinking))
+        if earned is not None:
+            cuts, thoughts = cuts_of(task, str(turn), thinking), cut_thoughts(str(turn), thinking)
+            num_said = len(cuts) - len(thoughts) + 1
+            own, rewards = rewards[:num_said], rewards[num_said:]
+            summed += token_segment_rewards(pieces, cuts, [*[0.0] * len(thoughts), *own], inside)
+        start = boundaries[-1]
+        boundaries += [start + b for b in inside[1:-1]] + [start + len(run) + len(reply)]
+    return tuple(boundaries), None if earned is None else tuple(summed)
+
+
+def cuts_of(task: Task, text: str, thinking: ThinkingConfig | None = None) -> list[int]:
+    cuts = cut_turn(task, text, thinking)
     if not are_cuts(cuts, text):
         raise UserError(
             f"{type(task).__name__}.segment() gave {cuts} for a text of {len(text)} characters: cuts must rise "
@@ -167,11 +213,20 @@ def needs_what_follows(environment: Environment, rollout: Rollout) -> bool:
     One look at each rollout is enough to notice a rule that looks ahead, and two more cuts are next to nothing beside
     sampling.
     """
-    if rollout.num_segments == 1:
-        return False
-    pieces = decode_pieces(environment.tokenizer, rollout.token_ids)
-    seen = len("".join(pieces[: rollout.boundaries[-2]]))
-    return looks_ahead(environment.task.segment, "".join(pieces), seen)
+    for start, end in reversed(turn_spans(rollout)):
+        inner = [boundary for boundary in rollout.boundaries if start < boundary < end]
+        if inner:
+            pieces = decode_pieces(environment.tokenizer, rollout.token_ids[start:end])
+            seen = len("".join(pieces[: inner[-1] - start]))
+            cut = partial(cut_turn, environment.task, thinking=environment.thinking)
+            return looks_ahead(cut, "".join(pieces), seen)
+    return False
+
+
+def turn_spans(rollout: Rollout) -> list[tuple[int, int]]:
+    """Where each turn of the policy's begins and ends."""
+    ends = accumulate(map(len, runs_of(rollout.token_ids, rollout.action_mask)), initial=0)
+    return list(pairwise(ends))[::2]
 
 
 def rollout_metrics(sampled: Sampled) -> dict[str, float]:
@@ -191,7 +246,7 @@ def rollout_metrics(sampled: Sampled) -> dict[str, float]:
         "rollouts/num_truncated": reasons["length"],
         "rollouts/num_one_segment": sum(rollout.num_segments == 1 for rollout in rollouts),
         "rollouts/num_looking_ahead": sampled.num_looking_ahead,
-        "rollouts/length_mean": fmean(len(rollout.token_ids) for rollout in rollouts),
+        "rollouts/length_mean": fmean(rollout.num_actions for rollout in rollouts),
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
     }
     named = mean_named_rewards([rollout.named_rewards for rollout in rollouts])

@@ -6,12 +6,14 @@ policy's own tokens are the state, and decoding tells which text each of them wr
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that are no UTF-8, or not yet
+SENTENCE_END = re.compile(r"[.!?][)\]\"']*\s")
 MAX_UNFINISHED = 3  # a UTF-8 character has at most 4 bytes, so at most 3 of them can wait for the last
 MAX_WINDOW = 16  # tokens; enough for several characters spread over one token per byte
 
@@ -94,6 +96,12 @@ def cut_lines(text: str) -> list[int]:
         if line.strip():
             cuts.append(end)
     return cuts
+
+
+def cut_sentences(text: str) -> list[int]:
+    """Cuts behind the blank or line break that follows the end of a sentence, and behind every line with text."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return sorted({*ends, *cut_lines(text)})
 
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:

@@ -22,8 +22,9 @@ class Transcript(str):
     turns: tuple[str, ...]
 
     @classmethod
-    def of(cls, turns: Sequence[str]) -> Transcript:
-        said = cls("".join(turns))
+    def of(cls, turns: Sequence[str], text: str | None = None) -> Transcript:
+        """`text` is what was written where it is more than the turns: the stop strings that ended them."""
+        said = cls("".join(turns) if text is None else text)
         said.turns = tuple(turns)
         return said
 

@@ -64,6 +64,7 @@ class Problem:
     answer: str
     solution: str = ""  # worked solution, for SFT; the text that should follow the prompt
     meta: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()  # (role, what it says), where a task is a chat by nature
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,15 @@ class Rollout:
     def num_segments(self) -> int:
         return len(self.boundaries) - 1
 
+    def budget_at(self, boundary: int) -> int:
+        """Tokens that the policy had left there."""
+        return self.max_new_tokens - num_actions(self.token_ids[:boundary], self.action_mask)
+
+    @property
+    def num_actions(self) -> int:
+        """Tokens that the policy wrote."""
+        return num_actions(self.token_ids, self.action_mask)
+
     @property
     def is_action(self) -> tuple[bool, ...]:  # [L]
         """Which tokens the policy wrote."""
@@ -229,6 +239,11 @@ def mean_named_rewards(responses: Sequence[Mapping[str, float]]) -> dict[str, fl
     """Over all responses, by name; one that was not graded, and so lacks a reward, has 0 as its reward has."""
     names = sorted({name for named in responses for name in named})
     return {name: fmean(named.get(name, 0.0) for named in responses) for name in names}
+
+
+def num_actions(token_ids: Sequence[int], action_mask: Sequence[bool] | None) -> int:
+    """The mask may be longer than the tokens."""
+    return len(token_ids) if action_mask is None else sum(action_mask[: len(token_ids)])
 
 
 Group = list[Rollout]  # [G], siblings of one prompt

@@ -16,6 +16,7 @@ from hostile_task import HostileTask
 
 from vineppo.grading import Grader, GradingConfig
 from vineppo.grading.ahead import AHEAD, GradingAhead
+from vineppo.grading.finding import Finding
 from vineppo.grading.grader import MIN_FAILURES
 from vineppo.grading.pool import STARTS, Worker
 from vineppo.machine.limits import available_memory_bytes
@@ -231,8 +232,9 @@ def test_killing_workers_at_random_changes_no_grade():
     found: dict[int, str] = {}
     with Grader(TASK, LENIENT) as grader:
         assert grader._pool is not None
-        for number, (i, reply) in enumerate(grader._pool.grade(pairs)):
-            found[i] = reply.grade.verdict
+        for number, (i, finding) in enumerate(grader._pool.ask(pairs, "grade")):
+            assert isinstance(finding, Finding)
+            found[i] = finding.grade.verdict
             running = [worker for worker in workers_of(grader) if worker.ready and worker.alive]
             if number % 15 == 0 and running:
                 os.kill(rng.choice(running)._process.pid, signal.SIGKILL)
@@ -366,12 +368,12 @@ def test_what_is_done_is_looked_at_once(lag):
 
 
 def test_the_newest_answers_are_remembered(monkeypatch):
-    monkeypatch.setattr("vineppo.grading.grader.CACHE_SIZE", 10)
+    monkeypatch.setattr("vineppo.grading.grader.CACHE_SIZE", {"grade": 10})
     task = HostileTask(isolate=False)
     with Grader(task, GradingConfig()) as grader:
         for number in range(40):
             grader.grade([(PROBLEMS[0], f"{number}"), (PROBLEMS[1], f"{number}")])
-        assert len(grader._cache) == 10
+        assert len(grader._caches["grade"]) == 10
         before = task.num_graded
         grader.grade([(PROBLEMS[i], f"{number}") for number in range(35, 40) for i in (0, 1)])
         assert task.num_graded == before

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from vineppo.environment import encode_prompt
+from vineppo.framing import Framing, encode_prompt
 from vineppo.methods.sft import SFTConfig, make_examples
 from vineppo.models import TinyModelConfig
 from vineppo.models.loading import load_critic_model, load_model, load_policy_model, load_tokenizer
@@ -203,7 +203,7 @@ def test_a_prompt_is_framed_once(adds_bos):
 def test_problems_without_a_solution_teach_nothing():
     task = SimpleNamespace(split=lambda name: [Problem("1", "a", "b", "b"), Problem("2", "a", "b", " ")])
     with pytest.raises(UserError, match="1 of 2 training problems have no worked solution"):
-        make_examples(task, TOKENIZER, SFTConfig(), context=64, seed=0)  # type: ignore[arg-type]
+        make_examples(task, Framing(TOKENIZER), SFTConfig(), context=64, seed=0)  # type: ignore[arg-type]
 
 
 def test_every_lost_tensor_is_noticed(folder, capfd):

@@ -352,6 +352,27 @@ def test_a_page_that_begins_with_sft_leads_to_the_credit(visit, write_run):
     assert visit(write_report([rl])).locator(".live").count() == 0
 
 
+def test_turns_show_who_wrote_what(visit, write_run):
+    """In the response and in its vines, what the environment replied stands apart, and is text."""
+    reply = f"it is locked {HOSTILE}"
+
+    def in_turns(iteration: int) -> list[dict[str, Any]]:
+        made = rollout("door", 0.0, [0.5, 0.25])
+        vine = {"text": f"use key{reply}open", "reward": 1.0, "turns": ["use key", reply, "open"]}
+        turns = [["go north", reply], ["use axe"]]
+        texts = ["".join(of_segment) for of_segment in turns]
+        return [made | {"segments": texts, "turns": turns, "vines": [[vine], [vine]]}, rollout("door", 1.0, [0.9])]
+
+    page = visit(write_report([write_run(rollouts=in_turns)]))
+    page.locator(".inspector").scroll_into_view_if_needed()
+    assert page.locator(".segments > li .segment .reply").all_inner_texts() == [reply]
+    assert page.locator(".segments > li .segment .text").first.inner_text() == f"go north{reply}"
+    assert "2 turns, " in page.locator(".problem .small").inner_text()
+    page.keyboard.press("Enter")
+    vines = page.locator(".vines .reply")
+    assert vines.all_inner_texts() == [reply] * 2
+
+
 def test_a_chart_that_cannot_be_drawn_says_so(visit, tmp_path):
     result = analysis()
     result["charts"]["broken"] = {"mark": "nothing", "data": {"values": []}}

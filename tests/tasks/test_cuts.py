@@ -10,14 +10,13 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-from tasks.test_tasks import GSM8K_ROWS, MATH_ROWS, SOUP, tasks  # noqa: F401 (a fixture)
+from tasks.test_tasks import GSM8K_ROWS, MATH_ROWS, NAMES, SOUP, tasks  # noqa: F401 (a fixture)
 from test_segments import make_byte_tokenizer, make_sentencepiece_like_tokenizer
 
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
 from vineppo.models.make import make_symbol_tokenizer
 from vineppo.rollouts import make_rollout, needs_what_follows
 from vineppo.segments import cut_lines, cut_tokens, decode_pieces, looks_ahead
-from vineppo.tasks import TASKS
 from vineppo.tasks.gsm8k import GSM8K, GSM8KConfig
 from vineppo.tasks.latex import MIN_CHARS, cut_latex
 from vineppo.tasks.math import MATH, MATHConfig
@@ -60,7 +59,7 @@ def violations(segment: Callable[[str], list[int]], some: Iterator[str]) -> int:
     return sum(looks_ahead(segment, text, n) for text in some for n in range(len(text) + 1))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_task_cuts_by_what_stands_before(tasks, name):  # noqa: F811
     assert violations(tasks[name].segment, texts(0, 8)) == 0
 

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_a_crash_that_says_why(isolated):
         assert task.isolate
         task.isolate = isolated
         with Grader(task, GradingConfig(num_workers=1)) as grader:
-            (reply,) = grader.replies([(PROBLEM, "Oslo")])
+            (reply,) = grader.findings([(PROBLEM, "Oslo")])
         assert reply.grade == Grade(0.0, "crashed")
         assert re.search(why, reply.why), reply.why
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from importlib.util import find_spec
 
 import pytest
 
@@ -12,6 +13,7 @@ from vineppo.tasks.answers.boxes import boxed_answer
 from vineppo.tasks.answers.formulas import math_equal
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+from vineppo.tasks.reasoning_gym import PACKAGE, ReasoningGym, ReasoningGymConfig
 from vineppo.types import Problem, UserError
 
 GSM8K_ROWS = [
@@ -40,6 +42,10 @@ def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+WITHOUT_PACKAGE = pytest.mark.skipif(find_spec(PACKAGE) is None, reason="an extra")
+NAMES = [pytest.param(name, marks=WITHOUT_PACKAGE if name == PACKAGE else ()) for name in TASKS]
+
+
 @pytest.fixture
 def tasks(tmp_path):
     for name, rows in (("gsm8k", GSM8K_ROWS), ("math", MATH_ROWS), ("qa", QA_ROWS)):
@@ -51,10 +57,12 @@ def tasks(tmp_path):
         name: TASKS[name](TASKS[name].Config(path=str(tmp_path / name), num_validation=4, **fields.get(name, {})))
         for name in ("gsm8k", "math", "qa")
     }
+    if find_spec(PACKAGE) is not None:
+        made[PACKAGE] = ReasoningGym(ReasoningGymConfig(dataset="leg_counting", num_test=15, num_validation=4))
     return made | {"arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30))}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_gold_solutions_are_right_and_nothing_is_not(tasks, name):
     task = tasks[name]
     for problem in [*task.split("test"), *task.split("validation")]:
@@ -63,7 +71,7 @@ def test_gold_solutions_are_right_and_nothing_is_not(tasks, name):
         assert task.answer(problem.solution) is not None
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_are_distinct_repeatable_training_problems(tasks, name):
     task = tasks[name]
     sample = task.sample(8, seed=3)
@@ -73,7 +81,7 @@ def test_samples_are_distinct_repeatable_training_problems(tasks, name):
     assert not held_out & {problem.prompt for problem in task.sample(11, seed=0)}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_segments_partition_any_response(tasks, name):
     rng = random.Random(0)
     for _ in range(400):
@@ -82,7 +90,7 @@ def test_segments_partition_any_response(tasks, name):
         tasks[name].answer(text)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_split_is_named(tasks, name):
     with pytest.raises(UserError, match="dev"):
         tasks[name].split("dev")

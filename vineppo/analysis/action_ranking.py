@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from vineppo.analysis.measured import AnalysisConfig, draw_groups, states_of, vine_rewards
+from vineppo.analysis.measured import AnalysisConfig, draw_groups, vine_rewards
 from vineppo.analysis.reference_values import ReferenceValues
 from vineppo.analysis.result import Result, plot
 from vineppo.analysis.subject import RunCheckpoint, Subject, last_checkpoints, open_subject
+from vineppo.credit.growing import continue_rollout
 from vineppo.credit.ppo import PPO
-from vineppo.environment import GradedCompletion, State
+from vineppo.credit.states import state_at
+from vineppo.environment import State
 from vineppo.intervals import bootstrap, weighted_mean
 from vineppo.machine.tables import Row
 from vineppo.report.charts import bars
 from vineppo.seeding import derive_seed
-from vineppo.segments import decode_pieces, token_boundaries, token_segment_rewards
+from vineppo.types import Rollout
 
 TITLE = "Ranking of next steps"
 TEXT = (
@@ -76,45 +78,39 @@ def draw_choices(subject: Subject, config: AnalysisConfig) -> tuple[list[Choice]
     """One state per problem, at random along its response, wherever enough distinct segments follow it."""
     rollouts = [group[0] for group in draw_groups(subject, config, group_size=1)]
     rng = np.random.default_rng(derive_seed(config.seed, "states"))
-    states = [states_of(rollout)[rng.integers(rollout.num_segments)] for rollout in rollouts]
+    positions = [rollout.boundaries[rng.integers(rollout.num_segments)] for rollout in rollouts]
+    states = [state_at(rollout, position) for rollout, position in zip(rollouts, positions, strict=True)]
     completions = subject.environment.branch(
-        [state for state, _ in states],
-        [budget for _, budget in states],
+        states,
+        [rollout.budget_at(position) for rollout, position in zip(rollouts, positions, strict=True)],
         config.num_draws,
         seed=lambda state, k: derive_seed(config.seed, "actions", state.problem.id, state.prefix_ids, k),
         purpose="reference",
     )
     choices = []
-    for (state, budget), continuations in zip(states, completions, strict=True):
-        segments: dict[tuple[int, ...], float] = {}
+    for rollout, position, continuations in zip(rollouts, positions, completions, strict=True):
+        found: dict[tuple[int, ...], tuple[Rollout, float]] = {}
         for graded in continuations:
-            if (found := next_segment(subject, state, graded)) is not None:
-                segment, earned = found
-                segments[segment] = max(earned, segments.get(segment, earned), key=abs)  # 0 of one that was cut off
-        if len(segments) >= config.num_actions:
-            taken = list(segments)[: config.num_actions]
-            after = [replace(state, response_ids=state.response_ids + segment) for segment in taken]
-            budgets = [budget - len(segment) for segment in taken]
-            choices.append(Choice(state, after, budgets, [segments[segment] for segment in taken]))
+            whole = continue_rollout(subject.environment, rollout, position, graded)
+            if (segment := next_segment(whole, position)) is not None:
+                earned = max(segment[1], found.get(segment[0], (whole, segment[1]))[1], key=abs)  # 0 of one cut off
+                found[segment[0]] = whole, earned
+        if len(found) >= config.num_actions:
+            taken = list(found.items())[: config.num_actions]
+            after = [(whole, position + len(segment)) for segment, (whole, _) in taken]
+            budgets = [whole.budget_at(end) for whole, end in after]
+            earned = [earned for _, (_, earned) in taken]
+            choices.append(Choice(state_at(rollout, position), [state_at(*place) for place in after], budgets, earned))
     return choices, len(states)
 
 
-def next_segment(subject: Subject, state: State, graded: GradedCompletion) -> tuple[tuple[int, ...], float] | None:
-    """The segment that a continuation begins with, and what is earned by its end.
-
-    None where it ends the response or does not begin at the state.
-    """
-    environment, token_ids = subject.environment, state.response_ids + graded.completion.token_ids
-    pieces = decode_pieces(environment.tokenizer, token_ids)
-    boundaries = token_boundaries(pieces, environment.task.segment("".join(pieces)))
-    start = len(state.response_ids)
-    ends = [b for b in boundaries if b > start]
-    if start not in boundaries or len(ends) < 2:
+def next_segment(rollout: Rollout, start: int) -> tuple[tuple[int, ...], float] | None:
+    """The segment that begins there, and what is earned by its end. None where it ends the response, or none begins."""
+    ends = [b for b in rollout.boundaries if b > start]
+    if start not in rollout.boundaries or len(ends) < 2:
         return None
-    earned = graded.grade.segment_rewards
-    cuts = environment.task.segment(graded.text)
-    rewards = () if earned is None else token_segment_rewards(pieces, cuts, earned, boundaries)
-    return token_ids[start : ends[0]], math.fsum(rewards[: boundaries.index(ends[0])])
+    rewards = rollout.segment_rewards or ()
+    return rollout.token_ids[start : ends[0]], math.fsum(rewards[: rollout.boundaries.index(ends[0])])
 
 
 def ranking_rows(subject: Subject, choices: Sequence[Choice], config: AnalysisConfig) -> list[Row]:

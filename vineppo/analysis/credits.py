@@ -36,7 +36,7 @@ def credit_all(subject: Subject, groups: Sequence[Group], config: AnalysisConfig
         **({"PPO": subject.ppo} if subject.ppo else {}),
     }
     num_rollouts = sum(map(len, groups))
-    num_tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
+    num_tokens = sum(rollout.num_actions for group in groups for rollout in group)
     usage = environment.engine.usage
     found = {}
     for name, estimator in estimators.items():

@@ -84,7 +84,7 @@ def draw_groups(subject: Subject, config: AnalysisConfig, *, group_size: int | N
 
 def states_of(rollout: Rollout) -> list[tuple[State, int]]:  # [S]
     """Every state of a response but the last, with the new tokens it may still take."""
-    return [(state_at(rollout, b), rollout.max_new_tokens - b) for b in rollout.boundaries[:-1]]
+    return [(state_at(rollout, b), rollout.budget_at(b)) for b in rollout.boundaries[:-1]]
 
 
 def measure(subject: Subject, config: AnalysisConfig) -> Measured:

@@ -17,7 +17,9 @@ from vineppo.analysis.forks import BASELINES, Fork, squares
 from vineppo.analysis.moments import Chain
 from vineppo.credit.states import state_at
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
+from vineppo.episode import runs_of
 from vineppo.seeding import derive_seed
+from vineppo.thinking import said
 from vineppo.types import Completion, Group, Rollout
 
 NUM_ALTERNATIVES = 8
@@ -92,13 +94,14 @@ def sample_pilots(
 
 def inner_states(rollout: Rollout) -> list[tuple[State, int]]:  # [S - 1]
     """With the new tokens that a vine may take there."""
-    return [(state_at(rollout, b), rollout.max_new_tokens - b) for b in rollout.boundaries[1:-1]]
+    return [(state_at(rollout, b), rollout.budget_at(b)) for b in rollout.boundaries[1:-1]]
 
 
 def fork_states(rollout: Rollout, trial: Trial) -> list[tuple[State, int]]:
-    before = rollout.token_ids[: trial.position]
-    left = rollout.max_new_tokens - trial.position - 1
-    return [(State(rollout.problem, rollout.prompt_ids, (*before, action)), left) for action in trial.actions]
+    before = state_at(rollout, trial.position)
+    mask = None if before.action_mask is None else (*before.action_mask, True)
+    ids, left = before.response_ids, rollout.budget_at(trial.position) - 1
+    return [(replace(before, response_ids=(*ids, action), action_mask=mask), left) for action in trial.actions]
 
 
 def choose_trials(rollout: Rollout, num_forks: int, *, seed: int) -> list[Trial]:
@@ -132,6 +135,8 @@ def sample_vines(
     last_tokens: frozenset[int],
 ) -> list[list[GradedCompletion]]:  # [n][K], or [n][1] of a state that is over
     """A response that is over already is its own only continuation. Equal states have vines of their own each."""
+    if environment.takes_turns:  # it says whether a response is over
+        states = [(replace(s, turn_is_over=turn_is_over(environment, s, last_tokens)), left) for s, left in states]
     over = {i: ended for i, (state, left) in enumerate(states) if (ended := end(environment, state, left, last_tokens))}
     jobs = [(i, k) for i in range(len(states)) if i not in over for k in range(num_vines)]
     sampled = iter(
@@ -147,12 +152,19 @@ def sample_vines(
 
 def end(environment: Environment, state: State, left: int, last_tokens: frozenset[int]) -> GradedCompletion | None:
     """The response as it is graded where its last token has ended it; `last_tokens` do."""
-    text = environment.text(state.response_ids)
-    is_stopped = any(stop in environment.tokenizer.decode(state.response_ids) for stop in environment.params.stop)
+    text = environment.text(state.response_ids, state.action_mask)
     nothing = Completion((), (), "eos", 0)
-    if state.response_ids[-1] in last_tokens or is_stopped:
-        return GradedCompletion(nothing, text, environment.grader.grade([(state.problem, text)])[0])
+    if environment.takes_turns:
+        return GradedCompletion(nothing, text, CUT_OFF) if left < 1 and not state.turn_is_over else None
+    if turn_is_over(environment, state, last_tokens):
+        answer = said(text, environment.thinking)
+        return GradedCompletion(nothing, text, environment.grader.grade([(state.problem, answer)])[0])
     return GradedCompletion(nothing, text, CUT_OFF) if left < 1 else None
+
+
+def turn_is_over(environment: Environment, state: State, last_tokens: frozenset[int]) -> bool:
+    turn = runs_of(state.response_ids, state.action_mask)[-1]
+    return turn[-1] in last_tokens or any(s in environment.tokenizer.decode(turn) for s in environment.params.stop)
 
 
 def find_last_tokens(groups: Sequence[Group]) -> frozenset[int]:
@@ -198,24 +210,20 @@ def make_chain(group: Group, vines: Sequence[Sequence[GradedCompletion]]) -> Cha
     return Chain(
         problem=rollout.problem.id,
         reward=rollout.reward,
-        num_tokens=len(rollout.token_ids),
+        num_tokens=rollout.num_actions,
         energies=np.add.reduceat(masked(rollout, found.energy_L), starts),
         expected_energies=np.add.reduceat(masked(rollout, found.expected_L), starts),
         values=means,
         spreads=spreads,
         counts=counts,
-        costs=np.array([mean_length([r.completion for r in group]), *(mean_length(v) for v in completions_of(vines))]),
+        costs=np.array([mean_length(row) for row in (group, *vines)]),
         sharers=np.array([sum(r.token_ids[:b] == rollout.token_ids[:b] for r in group) for b in starts]),
         logprobs=np.add.reduceat(logprobs_L, starts),
     )
 
 
-def completions_of(vines: Sequence[Sequence[GradedCompletion]]) -> list[list[Completion]]:
-    return [[vine.completion for vine in siblings] for siblings in vines]
-
-
-def mean_length(completions: Sequence[Completion]) -> float:
-    return float(np.mean([len(completion.token_ids) for completion in completions]))
+def mean_length(sampled: Sequence[Rollout] | Sequence[GradedCompletion]) -> float:
+    return float(np.mean([one.num_actions for one in sampled]))
 
 
 def moments_of(rewards: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [n] each

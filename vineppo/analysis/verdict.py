@@ -55,7 +55,7 @@ def make_case(pilots: Sequence[Pilot], rates: Rates, num_vines: Sequence[int]) -
     }
     return Case(
         problems=[pilot.chain.problem for pilot in pilots],
-        lengths=np.array([np.mean([len(r.token_ids) for r in pilot.group]) for pilot in pilots]),
+        lengths=np.array([np.mean([r.num_actions for r in pilot.group]) for pilot in pilots]),
         forecasts=forecasts,
         allocation=forecast.allocation(pilots),
         rates=rates,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from vineppo.environment import encode_prompt
+from vineppo.framing import Framing
 from vineppo.grading import Grader
 from vineppo.machine.terminal import echo
 from vineppo.models.loading import load_tokenizer
 from vineppo.protocols import Task
+from vineppo.rollouts import cut_response
 from vineppo.runs.changes import last_checkpoint
 from vineppo.runs.recipe import Recipe, SamplingRecipe, make_part
 from vineppo.runs.setup import make_tokenizer
 from vineppo.runs.task_check import TaskCheck
-from vineppo.segments import decode_pieces, segment_texts, token_boundaries
+from vineppo.runs.template_note import announce_template
+from vineppo.segments import segment_texts
 from vineppo.types import Problem
 
 NUM_SHOWN = 3
@@ -29,28 +30,30 @@ def check_task(recipe: Recipe) -> None:
         for finding in check.run():
             echo(f"ok  {finding}")
         for problem in check.sampled()[:NUM_SHOWN]:
-            for line in shown(task, grader, tokenizer, problem):
+            for line in shown(task, grader, Framing(tokenizer, recipe.chat), problem):
                 echo(line)
+    if note := announce_template(recipe, tokenizer):
+        echo(f"\n{note}")
     if isinstance(recipe, SamplingRecipe):
         echo(f"\nA response has room for {recipe.sampling.max_new_tokens} tokens (sampling.max_new_tokens).")
 
 
-def shown(task: Task, grader: Grader, tokenizer: Any, problem: Problem) -> Iterator[str]:
+def shown(task: Task, grader: Grader, framing: Framing, problem: Problem) -> Iterator[str]:
     """The prompt, its tokens decoded again, and the worked solution with a segment to a line."""
-    prompt_ids = encode_prompt(tokenizer, problem.prompt)
+    tokenizer, prompt_ids = framing.tokenizer, framing.prompt_ids(problem)
     yield f"\n{problem.id}: a prompt of {len(prompt_ids)} tokens"
     yield tokenizer.decode(prompt_ids)
     yield f"-- the answer is {problem.answer!r}"
     if not problem.solution:
         yield "-- no worked solution"
         return
-    token_ids = tokenizer.encode(problem.solution, add_special_tokens=False)
-    pieces = decode_pieces(tokenizer, token_ids)
-    boundaries = token_boundaries(pieces, task.segment("".join(pieces)))
-    (reply,) = grader.replies([(problem, problem.solution)])
+    token_ids, mask = framing.response(problem.solution)
+    token_ids = token_ids[:-1]  # eos
+    boundaries, _ = cut_response(task, tokenizer, token_ids, mask and mask[:-1], problem.solution, None)
+    (finding,) = grader.findings([(problem, problem.solution)])
     yield (
         f"-- a worked solution of {len(token_ids)} tokens in {len(boundaries) - 1} segments: "
-        f"{reply.grade.verdict}, reward {reply.grade.reward:g}"
+        f"{finding.grade.verdict}, reward {finding.grade.reward:g}"
     )
     for start, text in zip(boundaries, segment_texts(tokenizer, token_ids, boundaries), strict=False):
         yield f"{start:5} {text!r}"

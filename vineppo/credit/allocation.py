@@ -44,7 +44,7 @@ def allocate(
         keys = [state_key(state_at(rollout, cut)) for cut in cuts]
         squared = squared_scores(rollout)
         for key, cut in zip(keys[:-1], cuts[:-1], strict=True):
-            rests[key].append(len(rollout.token_ids) - cut)
+            rests[key].append(rollout.budget_at(cut) - rollout.budget_at(len(rollout.token_ids)))
         for segment, (start, end) in zip(pairwise(keys), pairwise(cuts), strict=True):
             segments[segment] += 1
             scores[segment] = math.fsum(squared[start:end])

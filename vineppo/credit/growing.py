@@ -10,6 +10,7 @@ from functools import cached_property
 from vineppo.credit.branching import Branch
 from vineppo.credit.states import sample_vines, state_at
 from vineppo.environment import Environment, GradedCompletion, State
+from vineppo.episode import join_masks
 from vineppo.rollouts import make_rollout
 from vineppo.types import Group, Rollout
 
@@ -80,7 +81,7 @@ def find_forks(tree: list[Branch], plan: Plan, number: int | None) -> Iterator[F
 def plant(environment: Environment, forks: Sequence[Fork], plan: Plan, *, keep: bool, seed: int) -> None:
     """The vines that each lacks, within what the response had left there; into its tree."""
     states = [fork.state for fork in forks]
-    budgets = [fork.branch.rollout.max_new_tokens - fork.position for fork in forks]
+    budgets = [fork.branch.rollout.budget_at(fork.position) for fork in forks]
     vines = sample_vines(environment, states, budgets, [fork.num_vines for fork in forks], seed=seed, keep=keep)
     for fork, vine in ((fork, vine) for fork, siblings in zip(forks, vines, strict=True) for vine in siblings):
         rollout = continue_rollout(environment, fork.branch.rollout, fork.position, vine)
@@ -99,4 +100,7 @@ def continue_rollout(environment: Environment, rollout: Rollout, position: int, 
         alternatives=before.alternatives and after.alternatives and before.alternatives[:position] + after.alternatives,
     )
     start = State(rollout.problem, rollout.prompt_ids)
-    return make_rollout(environment, start, replace(vine, completion=completion), rollout.max_new_tokens)
+    shared = state_at(rollout, position)
+    mask = join_masks(shared.response_ids, shared.action_mask, after.token_ids, vine.action_mask)
+    whole = replace(vine, completion=completion, action_mask=mask)
+    return make_rollout(environment, start, whole, rollout.max_new_tokens)

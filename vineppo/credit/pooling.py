@@ -92,7 +92,7 @@ def find_node(nodes: dict[object, Node], rollout: Rollout, boundary: int) -> Nod
     state = state_at(rollout, boundary)
     key = state_key(state), rollout.max_new_tokens
     if key not in nodes:
-        nodes[key] = Node(state, rollout.max_new_tokens - boundary)
+        nodes[key] = Node(state, rollout.budget_at(boundary))
     return nodes[key]
 
 

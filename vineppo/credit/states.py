@@ -24,7 +24,8 @@ StateKey = tuple[str, tuple[int, ...]]  # problem id, prefix ids
 
 
 def state_at(rollout: Rollout, boundary: int) -> State:
-    return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary])
+    mask = rollout.action_mask and rollout.action_mask[:boundary]
+    return State(rollout.problem, rollout.prompt_ids, rollout.token_ids[:boundary], mask)
 
 
 def state_key(state: State) -> StateKey:
@@ -52,8 +53,9 @@ def sample_vines(
 
 
 class StatesConfig(Config):
-    kind: Literal["segments", "stride", "forks", "rare"] = "segments"
-    """segments: where the task cuts. stride: before every `stride`-th token. forks: before a token whose likeliest
+    kind: Literal["segments", "turns", "stride", "forks", "rare"] = "segments"
+    """segments: where the task cuts. turns: before every turn of the policy's. stride: before every `stride`-th token.
+    forks: before a token whose likeliest
     choice has a probability below `threshold`; needs sampling.num_alternatives. rare: after a token whose own
     probability was below `threshold`."""
     stride: int | None = Field(default=None, ge=1)
@@ -110,6 +112,8 @@ def _cuts(rollout: Rollout, config: StatesConfig, mask: Sequence[bool]) -> Itera
     highest = math.log(config.threshold or 0.9)
     if config.kind == "segments":
         return rollout.boundaries[1:-1]
+    if config.kind == "turns":
+        return [t for t in actions[1:] if not mask[t - 1]]
     if config.kind == "stride":
         return actions[:: config.stride]
     if config.kind == "forks":

@@ -143,9 +143,10 @@ class TreeCredit:
 
 
 def make_extra(branch: Branch, credit: Credit, root: int) -> ExtraRollout:
-    """Tokens that are not its own, or count nothing, are no actions."""
+    """Tokens that are not its own, the environment's, or count nothing, are no actions."""
     assert credit.weights is not None
-    mask = tuple(t >= branch.start and weight > 0 for t, weight in enumerate(credit.weights))
+    own = zip(branch.rollout.is_action, credit.weights, strict=True)
+    mask = tuple(t >= branch.start and is_action and weight > 0 for t, (is_action, weight) in enumerate(own))
     return ExtraRollout(replace(branch.rollout, action_mask=mask), credit, root=root)
 
 

@@ -85,7 +85,7 @@ class VineCritic:
         for rollout in rollouts:
             for boundary in state_boundaries(rollout, self.config.states)[1:-1]:  # the prompt has its siblings
                 state = state_at(rollout, boundary)
-                found[state_key(state)] = state, rollout.max_new_tokens - boundary
+                found[state_key(state)] = state, rollout.budget_at(boundary)
         states, budgets = [state for state, _ in found.values()], [budget for _, budget in found.values()]
         vines = sample_vines(self.environment, states, budgets, self.config.num_vines, seed=seed)
         return [
@@ -93,11 +93,12 @@ class VineCritic:
                 state.problem,
                 state.prefix_ids,
                 vine.completion,
-                vine.text,
+                vine.said,
                 vine.grade.reward,
                 vine.grade.verdict,
                 boundaries=(0, len(vine.completion.token_ids)),
                 max_new_tokens=budget,
+                action_mask=vine.action_mask,
             )
             for state, budget, siblings in zip(states, budgets, vines, strict=True)
             for vine in siblings

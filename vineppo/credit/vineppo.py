@@ -22,7 +22,15 @@ from vineppo.credit.common import (
     differences,
     first_advantages,
 )
-from vineppo.credit.states import StateKey, StatesConfig, sample_vines, state_at, state_boundaries, state_key
+from vineppo.credit.states import (
+    StateKey,
+    StatesConfig,
+    check_states,
+    sample_vines,
+    state_at,
+    state_boundaries,
+    state_key,
+)
 from vineppo.environment import State
 from vineppo.types import Assigned, Credit, Group, Rollout, ValueEstimate
 
@@ -34,6 +42,8 @@ class VinePPOConfig(Named):
     vine_budget: Literal["remaining", "full"] = "remaining"
     """New tokens a vine may take: what the rollout had left, the value of the task that is trained; or, as the
     reference implementation has it, the whole max_new_tokens from every state."""
+    states: StatesConfig = StatesConfig()
+    """Which states are measured; the paper's are those where the task cuts."""
     max_states_per_rollout: int | None = Field(default=None, ge=1)
     """Measure the first states of a rollout only, at most this many; the segment after the last one takes the rest."""
     allocation: Literal["equal", "by_score"] = "equal"
@@ -45,6 +55,7 @@ class VinePPO:
     Config = VinePPOConfig
 
     def __init__(self, config: VinePPOConfig, context: CreditContext):
+        check_states(config.states, context.environment.params)
         self.config = config
         self.environment = context.environment
 
@@ -66,10 +77,11 @@ class VinePPO:
         return Assigned(credits, vine_metrics(estimates) | metrics | {"credit/num_states": num_states})
 
     def boundaries(self, rollout: Rollout) -> tuple[int, ...]:
-        return state_boundaries(rollout, StatesConfig(first=self.config.max_states_per_rollout))
+        states, most = self.config.states, self.config.max_states_per_rollout
+        return state_boundaries(rollout, states if most is None else states.model_copy(update={"first": most}))
 
     def budget(self, rollout: Rollout, boundary: int) -> int:
-        return rollout.max_new_tokens - (boundary if self.config.vine_budget == "remaining" else 0)
+        return rollout.budget_at(boundary if self.config.vine_budget == "remaining" else 0)
 
     def estimate(
         self,

@@ -24,7 +24,7 @@ from vineppo.credit.worth import num_worthwhile, weight_of
 from vineppo.machine.files import read_json, write_json
 from vineppo.machine.saved_state import restoring
 from vineppo.sample import Sample
-from vineppo.types import Assigned, Credit, Group, Rollout, UserError, ValueEstimate
+from vineppo.types import Assigned, Credit, Group, Rollout, UserError, ValueEstimate, num_actions
 
 STATE_FILE = "vines.json"
 
@@ -109,7 +109,7 @@ class Vines:
             end_pools,
             rollout.reward,
             [math.fsum(scores[start:end]) for start, end in pairwise(cuts)],
-            [len(rollout.token_ids) - cut for cut in cuts[:-1]],
+            [num_actions(rollout.token_ids[cut:], rollout.is_action[cut:]) for cut in cuts[:-1]],
         )
 
     def credit(self, rollout: Rollout, nodes: Sequence[Node], trail: Trail) -> Credit:
@@ -166,7 +166,7 @@ def score_segments(path: Sequence[Node], scores: Sequence[float]) -> None:
 def count_tokens(rollouts: Sequence[Rollout], paths: Sequence[Sequence[Node]]) -> int:
     """Sampled for all of this."""
     vines = [vine for node in unique(paths) for vine in node.vines]
-    return sum(len(rollout.token_ids) for rollout in rollouts) + sum(len(vine.completion.token_ids) for vine in vines)
+    return sum(rollout.num_actions for rollout in rollouts) + sum(vine.num_actions for vine in vines)
 
 
 def pool_metrics(paths: Sequence[Sequence[Node]], num_vines: int) -> dict[str, float]:

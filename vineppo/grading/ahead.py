@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future, wait
 from threading import Event
 from types import TracebackType
 
-from vineppo.grading.reply import Pair
+from vineppo.grading.finding import Pair, Reply
 from vineppo.types import Grade
 
 AHEAD = 16
@@ -23,11 +23,18 @@ class GradingAhead:
     is at work.
     """
 
-    def __init__(self, grade: Callable[[Sequence[Pair]], list[Grade]], thread: Executor | None, stopping: Event):
-        self._grade, self._thread, self._stopping = grade, thread, stopping
+    def __init__(
+        self,
+        grade: Callable[[Sequence[Pair]], list[Grade]],
+        thread: Executor | None,
+        stopping: Event,
+        reply: Callable[[Sequence[Pair]], list[Reply | Grade]] | None = None,
+    ):
+        self._grade, self._reply, self._thread, self._stopping = grade, reply, thread, stopping
         self._new: dict[int, Pair] = {}
         self._jobs: deque[Future[dict[int, Grade]]] = deque()  # in the order in which they will be done
         self._graded: dict[int, Grade] = {}
+        self._asked: Future[list[Reply | Grade]] | None = None
 
     def add(self, index: int, pair: Pair) -> None:
         """Raises what grading has raised so far, so that a run with a broken grader stops at once."""
@@ -37,6 +44,18 @@ class GradingAhead:
                 self._graded |= self._jobs.popleft().result()
             self._jobs.append(self._thread.submit(self._grade_all, self._new))
             self._new = {}
+
+    def settle(self, index: int, grade: Grade) -> None:
+        """Of an answer that is graded already."""
+        self._graded[index] = grade
+
+    def replies(self, pairs: Sequence[Pair]) -> list[Reply | Grade]:
+        """What the environment says to each; a failure's grade. Behind all that is being graded, and waits for it."""
+        assert self._reply is not None
+        if self._thread is None:
+            return self._reply(pairs)
+        self._asked = self._thread.submit(self._reply, pairs)
+        return self._asked.result()
 
     def grades(self) -> dict[int, Grade]:
         """Of all that were added, by index; waits for them."""
@@ -57,7 +76,8 @@ class GradingAhead:
     ) -> None:
         if error is not None:
             self._stopping.set()
-            for job in self._jobs:
+            jobs = [*self._jobs, *([self._asked] if self._asked else [])]
+            for job in jobs:
                 job.cancel()
-            wait(self._jobs)
+            wait(jobs)
             self._stopping.clear()

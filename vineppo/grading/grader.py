@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
@@ -18,14 +18,15 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.grading.ahead import GradingAhead
+from vineppo.grading.finding import Finding, Pair, Reply, Wanted, answer
 from vineppo.grading.judge import JudgeConfig
 from vineppo.grading.pool import Pool
-from vineppo.grading.reply import Pair, Reply, grade_with
 from vineppo.machine.limits import available_memory_bytes
 from vineppo.protocols import Task
+from vineppo.transcript import turns_of
 from vineppo.types import Grade, UserError
 
-CACHE_SIZE = 200_000
+CACHE_SIZE = {"grade": 200_000, "reply": 20_000}
 MIN_FAILURES = 10
 """Timeouts and crashes before their share is believed: 3 of the first 20 answers happen by chance at a rate of 5 %."""
 
@@ -55,34 +56,34 @@ class Grader:
         self._task = task
         self._stopping = Event()
         self._pool = make_pool(task, config, self._stopping) if task.isolate else None
-        self._cache: OrderedDict[bytes, Grade] = OrderedDict()
+        self._caches: dict[Wanted, OrderedDict[bytes, Grade | Reply]] = {"grade": OrderedDict(), "reply": OrderedDict()}
         self._graded: Counter[str] = Counter()
         # One for life: a worker dies with the thread that started it.
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     def grade(self, pairs: Sequence[Pair]) -> list[Grade]:
         """In time and memory proportional to the pairs, whatever has been graded before."""
-        keys = [fingerprint(pair) for pair in pairs]
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._cache}
-        self.num_cached += len(pairs) - len(new)
-        known = {key: self._cache[key] for key in keys if key in self._cache}
-        grades = known | dict(zip(new, self._grade_new(list(new.values())), strict=True))
-        self._remember({key: grades[key] for key in new})
-        results = [grades[key] for key in keys]
-        self.verdicts.update(grade.verdict for grade in results)
-        return results
+        grades = [found for found in self._answers(pairs, "grade") if isinstance(found, Grade)]
+        self.verdicts.update(grade.verdict for grade in grades)
+        return grades
 
-    def replies(self, pairs: Sequence[Pair]) -> list[Reply]:
+    def reply(self, pairs: Sequence[Pair]) -> list[Reply | Grade]:
+        """What the environment says to each; where it failed to, the response's grade."""
+        replies = self._answers(pairs, "reply")
+        self.verdicts.update(found.verdict for found in replies if isinstance(found, Grade))
+        return replies
+
+    def findings(self, pairs: Sequence[Pair]) -> list[Finding]:
         """Grades with why a grader crashed. Nothing is counted or remembered: it is the task that is looked at."""
-        if self._pool is None:
-            return [grade_with(self._task, *pair) for pair in pairs]
-        with closing(self._pool.grade(list(pairs))) as graded:
-            found = dict(graded)
+        return [found for found in self.look(pairs, "grade") if isinstance(found, Finding)]
+
+    def look(self, pairs: Sequence[Pair], wanted: Wanted) -> list[Finding | Reply]:
+        found = dict(self._ask(pairs, wanted))
         return [found[i] for i in range(len(pairs))]
 
     def ahead(self) -> GradingAhead:
         """For answers that come one by one. Left by an exception, it waits for none of them any more."""
-        return GradingAhead(self.grade, self._thread if self._task.isolate else None, self._stopping)
+        return GradingAhead(self.grade, self._thread if self._task.isolate else None, self._stopping, self.reply)
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -97,34 +98,42 @@ class Grader:
     ) -> None:
         self.close()
 
-    def _grade_new(self, pairs: list[Pair]) -> list[Grade]:
-        if self._pool is None:
-            return [self._count(pair, grade_with(self._task, *pair)) for pair in pairs]
-        grades: dict[int, Grade] = {}
-        with closing(self._pool.grade(pairs)) as graded:
-            for i, reply in graded:
-                grades[i] = self._count(pairs[i], reply)
-        return [grades[i] for i in range(len(pairs))]
+    def _answers(self, pairs: Sequence[Pair], wanted: Wanted) -> list[Grade | Reply]:
+        cache, keys = self._caches[wanted], [fingerprint(pair) for pair in pairs]
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in cache}
+        self.num_cached += len(pairs) - len(new)
+        answers = {key: cache[key] for key in keys if key in cache}
+        asked, waiting = list(new), list(new.values())
+        with closing(self._ask(waiting, wanted)) as found:
+            for i, finding in found:
+                answers[asked[i]] = self._count(waiting[i], finding)
+        cache |= {key: answers[key] for key in new}
+        while len(cache) > CACHE_SIZE[wanted]:
+            cache.popitem(last=False)
+        return [answers[key] for key in keys]
 
-    def _count(self, pair: Pair, reply: Reply) -> Grade:
+    def _ask(self, pairs: Sequence[Pair], wanted: Wanted) -> Generator[tuple[int, Finding | Reply], None, None]:
+        if self._pool is not None:
+            return self._pool.ask(pairs, wanted)
+        return ((i, answer(self._task, *pair, wanted)) for i, pair in enumerate(pairs))
+
+    def _count(self, pair: Pair, finding: Finding | Reply) -> Grade | Reply:
         """Stops the run at once when too many of the answers graded so far failed, rather than after a whole batch."""
-        self._graded[reply.grade.verdict] += 1
+        if isinstance(finding, Reply):
+            self._graded["reply"] += 1
+            return finding
+        self._graded[finding.grade.verdict] += 1
         num_graded, num_failed = self._graded.total(), self._graded["timeout"] + self._graded["crashed"]
-        failed = reply.grade.verdict in ("timeout", "crashed")
+        failed = finding.grade.verdict in ("timeout", "crashed")
         if failed and num_failed >= MIN_FAILURES and num_failed > self.config.max_failure_share * num_graded:
             raise UserError(
                 f"grading fails: of {num_graded} answers {self._graded['timeout']} timed out and "
                 f"{self._graded['crashed']} crashed the grader, more than grading.max_failure_share = "
                 f"{self.config.max_failure_share}; for example {pair[0].id}: {pair[1][-80:]!r}"
-                f"{reply.why and f' ({reply.why!r})'}; "
+                f"{finding.why and f' ({finding.why!r})'}; "
                 "raise grading.timeout_s or grading.memory_mb, or mend the task's grade"
             )
-        return reply.grade
-
-    def _remember(self, grades: dict[bytes, Grade]) -> None:
-        self._cache |= grades
-        while len(self._cache) > CACHE_SIZE:
-            self._cache.popitem(last=False)
+        return finding.grade
 
 
 def make_pool(task: Task, config: GradingConfig, stopping: Event) -> Pool:
@@ -138,5 +147,7 @@ def make_pool(task: Task, config: GradingConfig, stopping: Event) -> Pool:
 
 
 def fingerprint(pair: Pair) -> bytes:
+    """The same text in other turns is another response."""
     problem, response = pair
-    return hashlib.blake2b(repr((problem.id, problem.answer, response)).encode(), digest_size=16).digest()
+    key = problem.id, problem.answer, response if turns_of(response) == (response,) else turns_of(response)
+    return hashlib.blake2b(repr(key).encode(), digest_size=16).digest()

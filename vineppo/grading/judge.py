@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from vineppo.grading.reply import Pair
+from vineppo.grading.finding import Pair
 from vineppo.models import RewardModelConfig
 from vineppo.types import Grade
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from threading import Event
 
-from vineppo.grading.reply import READY, TIME_IS_UP, Pair, Reply, crash, read_reply
+from vineppo.grading.finding import READY, TIME_IS_UP, Finding, Pair, Reply, Wanted, crash, read_finding
 from vineppo.parts import codes_in
 from vineppo.protocols import Task
 from vineppo.types import Grade, UserError
@@ -32,7 +32,7 @@ STARTS = 3
 """Times that a worker is started before the run gives up."""
 PATIENCE = 10
 """Times the limit of processor time that an answer may take on the clock: for what waits instead of computing."""
-MAX_REPLY = 1 << 26
+MAX_FINDING = 1 << 26
 """Bytes."""
 LOOK_S = 0.2
 """Between looks at whether grading goes on at all."""
@@ -44,6 +44,7 @@ ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREA
 class Job:
     index: int
     pair: Pair
+    wanted: Wanted
     again: bool = False
 
 
@@ -56,9 +57,9 @@ class Pool:
         self._task_bytes = pickle_task(task)
         self._workers: list[Worker] = []
 
-    def grade(self, pairs: Sequence[Pair]) -> Generator[tuple[int, Reply], None, None]:
+    def ask(self, pairs: Sequence[Pair], wanted: Wanted) -> Generator[tuple[int, Finding | Reply], None, None]:
         """The index of a pair and what came of it, in the order in which they are done. To be closed if left early."""
-        jobs = deque(Job(i, pair) for i, pair in enumerate(pairs))
+        jobs = deque(Job(i, pair, wanted) for i, pair in enumerate(pairs))
         num_open = len(jobs)
         try:
             while num_open:
@@ -90,21 +91,22 @@ class Pool:
             else:  # it died between two answers
                 self._drop(worker)
 
-    def _look_at(self, worker: Worker) -> tuple[int, Reply] | None:
+    def _look_at(self, worker: Worker) -> tuple[int, Finding | Reply] | None:
         """What a worker has done. One that is gone is dropped, or replaced by one that begins with its job."""
-        reply, job = worker.look(), worker.job
+        finding, job = worker.look(), worker.job
         if not worker.ready and not worker.alive:
             how = worker.end()
             self._drop(worker)
             if worker.starts == STARTS:
                 raise UserError(f"the grading worker did not start, {STARTS} times; the last time it {how}")
             self._workers.append(self._start(job, worker.starts + 1))
-        elif reply is not None and job is not None:
+        elif finding is not None and job is not None:
             worker.job = None
-            if reply.in_doubt or not worker.alive:
+            in_doubt = isinstance(finding, Finding) and finding.in_doubt
+            if in_doubt or not worker.alive:
                 self._drop(worker)
-            if not reply.in_doubt or job.again:
-                return job.index, reply
+            if not in_doubt or job.again:
+                return job.index, finding
             self._workers.append(self._start(replace(job, again=True)))
         return None
 
@@ -150,13 +152,13 @@ class Worker:
 
     def take(self, job: Job) -> bool:
         """Whether it took the job; a dead worker takes none."""
-        if not self._send(pickle_pair(job.pair)):
+        if not self._send(pickle_job(job)):
             return False
         self.job, self.deadline = job, time.monotonic() + self._patience
         return True
 
-    def look(self) -> Reply | None:
-        """The reply to the job, or None while there is none yet. Afterwards a process that broke off is not alive."""
+    def look(self) -> Finding | Reply | None:
+        """What came of the job, or None while there is none yet. Afterwards a process that broke off is not alive."""
         received = None
         if self.connection.poll():
             received = self._receive()
@@ -164,9 +166,9 @@ class Worker:
             return None
         if received is not None and self.ready:
             try:
-                return read_reply(received)
+                return read_finding(received)
             except ValueError:
-                return crash("the worker sent no reply", in_doubt=True)
+                return crash("the worker sent no finding", in_doubt=True)
         if received == READY:
             self.ready = True
             if self.job is None or self.take(self.job):
@@ -174,9 +176,9 @@ class Worker:
         expired = time.monotonic() >= self.deadline
         code = self._reap()
         if code == -TIME_IS_UP:
-            return Reply(Grade(0.0, "timeout"))
+            return Finding(Grade(0.0, "timeout"))
         if expired:
-            return Reply(Grade(0.0, "timeout"), in_doubt=True)
+            return Finding(Grade(0.0, "timeout"), in_doubt=True)
         return crash(f"the worker {self.end()}", in_doubt=code < 0)
 
     def end(self) -> str:
@@ -215,7 +217,7 @@ class Worker:
 
     def _receive(self) -> bytes | None:
         try:
-            return self.connection.recv_bytes(MAX_REPLY)
+            return self.connection.recv_bytes(MAX_FINDING)
         except (EOFError, OSError):
             return None
 
@@ -232,11 +234,11 @@ def pickle_task(task: Task) -> bytes:
         ) from None
 
 
-def pickle_pair(pair: Pair) -> bytes:
+def pickle_job(job: Job) -> bytes:
     try:
-        return pickle.dumps(pair)
+        return pickle.dumps((*job.pair, job.wanted))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise UserError(
-            f"problem {pair[0].id} cannot be sent to the processes that grade it ({error}); keep what cannot be "
+            f"problem {job.pair[0].id} cannot be sent to the processes that grade it ({error}); keep what cannot be "
             "pickled out of its meta, or set isolate = False"
         ) from None

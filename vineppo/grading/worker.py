@@ -1,4 +1,4 @@
-"""The process behind `pool.Worker`: receives a task, then answers every (problem, response) with a Reply.
+"""The process behind `pool.Worker`: receives a task, then answers every (problem, response, wanted).
 
 It dies with its parent, with its limits, or when its parent kills it; nothing here waits or retries.
 """
@@ -13,7 +13,7 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from vineppo.grading.reply import READY, TIME_IS_UP, grade_with, write_reply
+from vineppo.grading.finding import READY, TIME_IS_UP, answer, write_finding
 from vineppo.parts import run_code
 from vineppo.protocols import Prepares, Task
 
@@ -39,11 +39,11 @@ def main(descriptor: int, timeout_s: float, memory_mb: int) -> None:
         connection.send_bytes(READY)
         be_silent()
         while True:
-            problem, response = connection.recv()
+            problem, response, wanted = connection.recv()
             signal.setitimer(signal.ITIMER_PROF, timeout_s)
-            reply = grade_with(task, problem, response)
+            finding = answer(task, problem, response, wanted)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            connection.send_bytes(write_reply(reply))
+            connection.send_bytes(write_finding(finding))
     except (EOFError, ConnectionError):  # the parent is gone
         return
     except MemoryError:  # outside of an answer: as if the kernel had run out of it, and no answer's fault

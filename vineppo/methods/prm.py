@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.environment import encode_prompt
+from vineppo.framing import encode_prompt
 from vineppo.machine.files import read_json, write_json
 from vineppo.methods.epochs import Passes, run_steps
 from vineppo.models import longest_prompt

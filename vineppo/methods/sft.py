@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.environment import encode_prompt
+from vineppo.framing import Framing
 from vineppo.learner.config import LearnerConfig
 from vineppo.learner.objective import Counts, Loss, Sum, token_weights
 from vineppo.methods.epochs import Passes, run_passes
@@ -44,9 +44,8 @@ class SFTRecipe(Recipe):
 def run_sft(recipe: SFTRecipe, session: Session) -> None:
     config, setup = recipe.sft, session.setup
     session.check_evaluations(setup.make_engine())
-    examples, num_too_long = make_examples(
-        setup.task, setup.tokenizer, config, context=longest_prompt(setup.policy) + 1, seed=recipe.seed
-    )
+    framing, context = Framing(setup.tokenizer, recipe.chat), longest_prompt(setup.policy) + 1
+    examples, num_too_long = make_examples(setup.task, framing, config, context=context, seed=recipe.seed)
     metrics = {"sft/num_too_long": num_too_long, "sft/num_examples": len(examples)}
     passes = Passes("sft", examples, config.minibatch_size, config.num_epochs, metrics)
     learner = session.make_learner(None, sampling=SamplingParams(), total_steps=passes.num_steps)
@@ -60,9 +59,10 @@ def nll_loss(batch: Batch, readings: Readings, config: LearnerConfig, counts: Co
 
 
 def make_examples(
-    task: Task, tokenizer: Any, config: SFTConfig, *, context: int, seed: int
+    task: Task, framing: Framing, config: SFTConfig, *, context: int, seed: int
 ) -> tuple[list[Sample], int]:
-    """Prompt and worked solution as token ids, closed by eos; and how many were longer than `max_tokens` or context."""
+    """Prompt and worked solution as token ids, every turn closed by eos; and how many were longer than `max_tokens` or
+    context."""
     longest = min(config.max_tokens, context)
     if config.num_problems is None:
         problems = task.split("train")
@@ -71,7 +71,7 @@ def make_examples(
     empty = sum(not problem.solution.strip() for problem in problems)
     if empty:
         raise UserError(f"{empty} of {len(problems)} training problems have no worked solution to learn from")
-    examples = [make_example(tokenizer, problem) for problem in problems]
+    examples = [make_example(framing, problem) for problem in problems]
     kept = [e for e in examples if len(e.prompt_ids) + len(e.response_ids) <= longest]
     if not kept:
         raise UserError(
@@ -80,7 +80,5 @@ def make_examples(
     return kept, len(examples) - len(kept)
 
 
-def make_example(tokenizer: Any, problem: Problem) -> Sample:
-    prompt_ids = encode_prompt(tokenizer, problem.prompt)
-    response_ids = [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
-    return make_sample(prompt_ids, tuple(response_ids))
+def make_example(framing: Framing, problem: Problem) -> Sample:
+    return make_sample(framing.prompt_ids(problem), *framing.response(problem.solution))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vineppo.batch import Batch, collate, microbatches, num_tokens
-from vineppo.environment import encode_prompt
+from vineppo.framing import encode_prompt
 from vineppo.models import RewardModelConfig, longest_prompt
 from vineppo.models.loading import check_vocabulary, load_classifier, load_tokenizer
 from vineppo.models.make import value_head

@@ -203,8 +203,15 @@ const withoutBreaks = (text) => text.replace(/^\n|\n$/g, "");
 // A last segment without text is the end token alone.
 function segmentText(rollout, text, i) {
   const ends = i + 1 === rollout.segments.length && rollout.finish_reason === "eos";
+  if (rollout.turns?.[i]?.length > 1) return turnsView(rollout.turns[i]);
   return withoutBreaks(text) || (ends ? "<eos>" : "(empty)");
 }
+
+const repliesIn = (turns) => turns.reduce((sum, ofSegment) => sum + Math.floor(ofSegment.length / 2), 0);
+
+// By turns the policy's and the environment's.
+const turnsView = (turns) => turns.map((text, n) => n % 2
+  ? el("span", { class: "reply", title: "what the environment replied" }, text) : text);
 
 const textOf = (rollout) => (rollout.text ??= `${rollout.prompt}\n${rollout.segments.join("")}`.toLowerCase());
 
@@ -217,7 +224,8 @@ function summaryOf(rollout) {
   const endings = { length: "stopped at its token limit", eos: "ended by itself", stop: "ended by a stop text" };
   const tokens = rollout.num_tokens ? `${number(rollout.num_tokens.reduce((a, b) => a + b, 0))} tokens, ` : "";
   const verdict = ["correct", "wrong"].includes(rollout.verdict) ? "" : `${rollout.verdict}, `;
-  return ` ${verdict}the answer is ${shorten(rollout.answer, 200)}; ${tokens}` +
+  const turns = rollout.turns ? `${number(1 + repliesIn(rollout.turns))} turns, ` : "";
+  return ` ${verdict}the answer is ${shorten(rollout.answer, 200)}; ${turns}${tokens}` +
     `${endings[rollout.finish_reason] ?? rollout.finish_reason}; iteration ${rollout.iteration}`;
 }
 
@@ -264,8 +272,9 @@ function vinesOf(title, rollout, j, none) {
   if (!vines?.length) return el("div", {}, heading, el("p", { class: "small" }, none));
   return el("div", {}, heading,
     el("p", { class: "small" }, `${vines.length} of the continuations that were sampled from here:`),
-    el("ul", {}, vines.map(({ reward, text }) =>
-      el("li", {}, markView(reward), el("pre", {}, withoutBreaks(text) || "(ends at once)")))));
+    el("ul", {}, vines.map(({ reward, text, turns }) =>
+      el("li", {}, markView(reward),
+        el("pre", {}, turns ? turnsView(turns) : withoutBreaks(text) || "(ends at once)")))));
 }
 
 function valueChart(template, rollout) {

@@ -4,6 +4,9 @@ days is announced.
 
 from __future__ import annotations
 
+from math import ceil
+
+from vineppo.credit.states import StatesConfig
 from vineppo.machine.limits import available_memory_bytes
 from vineppo.models.sizes import count_tiny_parameters, format_bytes, model_bytes
 from vineppo.runs.recipe import Recipe, SamplingRecipe
@@ -44,6 +47,34 @@ def announce_days(recipe: Recipe) -> str | None:
         f"{rollouts:,} rollouts of at most {sampling.max_new_tokens:,} tokens"
         + (f", each with {vines:,} vines of one state" if vines else "")
     )
+
+
+def announce_vines(recipe: Recipe) -> str | None:
+    """A line on what vines cost. The vines of state j of S write (S - j) / S of a response each, on average."""
+    vines = recipe.num_vines if isinstance(recipe, SamplingRecipe) else 0
+    if not vines:
+        return None
+    most = most_states(recipe)
+    states, example = ("every state", 10) if most is None else (f"each of at most {most} states", most)
+    return (
+        f"credit: at most {vines} vines from {states} of a response; with S states they take up to {vines} (S + 1) / 2 "
+        f"times its tokens, {vines * (example + 1) / 2:g} times with {example} (credit.states says which states are "
+        "measured; `vineppo analyze RUN --kind pays` whether they pay)"
+    )
+
+
+def most_states(recipe: Recipe) -> int | None:
+    """Of a response; None where only its text tells."""
+    assert isinstance(recipe, SamplingRecipe)
+    sampling, credit = recipe.sampling, getattr(recipe, "credit", None)
+    states = getattr(credit, "states", StatesConfig())
+    bounds = [states.first, getattr(credit, "max_states_per_rollout", None)]
+    if states.kind == "stride":
+        assert states.stride is not None
+        bounds.append(ceil(sampling.max_new_tokens / (states.stride * states.every)))
+    if states.kind == "turns" and sampling.max_turns:
+        bounds.append(ceil(sampling.max_turns / states.every))
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _model(recipe: Recipe) -> list[tuple[str, int, str]]:

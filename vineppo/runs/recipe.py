@@ -13,6 +13,7 @@ from vineppo.config import Config, Named, show, validate
 from vineppo.credit import CREDIT
 from vineppo.engine import ENGINES
 from vineppo.evaluate import EvaluationConfig
+from vineppo.framing import ChatConfig
 from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
@@ -22,6 +23,7 @@ from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
 from vineppo.runs.metrics import MetricsConfig
 from vineppo.tasks import TASKS
+from vineppo.thinking import ThinkingConfig
 from vineppo.types import UserError
 
 PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credit": CREDIT}
@@ -58,6 +60,10 @@ class Recipe(Config):
     model: ModelConfig
     engine: SerializeAsAny[Named]
     learner: LearnerConfig
+    chat: ChatConfig | None = None
+    """Puts problems to the model through its tokenizer's chat template."""
+    thinking: ThinkingConfig | None = None
+    """For models that think before they answer."""
     grading: GradingConfig = GradingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

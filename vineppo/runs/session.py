@@ -32,7 +32,7 @@ from vineppo.runs.checkpoint import (
     prune,
     save_checkpoint,
 )
-from vineppo.runs.estimate import announce_days, check_sizes
+from vineppo.runs.estimate import announce_days, announce_vines, check_sizes
 from vineppo.runs.lock import lock_folder
 from vineppo.runs.metrics import MetricsLog, Sink, mend_logs
 from vineppo.runs.recipe import Recipe, is_own_task, make_recipe
@@ -51,6 +51,7 @@ from vineppo.runs.run_folder import (
 from vineppo.runs.setup import Setup, set_up
 from vineppo.runs.shutdown import Shutdown, Stopped
 from vineppo.runs.task_check import TaskCheck
+from vineppo.runs.template_note import announce_template
 from vineppo.types import Problem, Request, SamplingParams, UserError
 
 R = TypeVar("R", bound=Recipe)
@@ -214,8 +215,9 @@ def open_session(
             is_finished = is_done(folder, checkpoint) and recipe.length not in changes
             if not is_finished:
                 keep_recipe(folder, recipe, changes, echo)
-                if days := announce_days(recipe):
-                    echo(days)
+                notes = announce_vines(recipe), announce_days(recipe), announce_template(recipe, setup.tokenizer)
+                for note in filter(None, notes):
+                    echo(note)
             iteration, pending = (checkpoint.iteration, checkpoint.progress["pending"]) if checkpoint else (0, None)
             owes_line = mend_logs(folder, iteration, may_owe=pending is not None, echo=echo)
             with MetricsLog(folder, recipe.metrics, sinks, iteration=iteration) as log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,19 @@ class Setup:
         asked = config.max_prompt_tokens if isinstance(config, SamplingConfig) else None
         limit = min(asked or longest, longest)
         judge = self.judge if isinstance(config, SamplingConfig) else None
-        return Environment(engine, self.task, self.grader, self.tokenizer, config.params(), limit, judge)
+        return Environment(
+            engine,
+            self.task,
+            self.grader,
+            self.tokenizer,
+            config.params(),
+            limit,
+            judge,
+            chat=self.recipe.chat,
+            thinking=self.recipe.thinking,
+            limits=config.limits(),
+            max_prefix_tokens=min(longest, (getattr(self.recipe.engine, "max_context", None) or sys.maxsize) - 1),
+        )
 
     @cached_property
     def judge(self) -> Judge | None:

@@ -12,11 +12,12 @@ from typing import Any
 
 from vineppo.config import unusable
 from vineppo.grading import Grader
-from vineppo.grading.reply import Reply
+from vineppo.grading.finding import Finding, Reply
 from vineppo.parts import own_code
-from vineppo.protocols import HasSymbols, Task
+from vineppo.protocols import HasSymbols, TakesTurns, Task
 from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.segments import are_cuts, looks_ahead
+from vineppo.transcript import Transcript, turns_of
 from vineppo.types import Problem, UserError
 
 MAX_CHARS = 600
@@ -49,10 +50,12 @@ class TaskCheck:
         yield f"split: {len(held_out)} problems in {self.split!r}"
         problems = held_out[: self.num_problems]
         solved = [problem for problem in problems if problem.solution]
-        texts = ["", *(problem.solution[:MAX_CHARS] for problem in solved)]
-        yield f"segment: {self.cut(texts)}"
+        texts = ["", *(turn[:MAX_CHARS] for problem in solved for turn in turns_of(problem.solution)[::2])]
+        yield f"segment: {self.cut(texts, len(solved))}"
         if look_ahead:
             yield f"segment: {self.causal(texts)}"
+        if isinstance(self.task, TakesTurns):
+            yield f"reply: {self.replied(problems, solved)}"
         yield f"grade: {self.graded(problems, solved)}"
         yield f"answer: {self.answered(solved)}"
 
@@ -88,7 +91,7 @@ class TaskCheck:
                 raise self.wrong("symbols", f"problem {problem.id}: none of them is {left[:20]!r}")
         return found
 
-    def cut(self, texts: Sequence[str]) -> str:
+    def cut(self, texts: Sequence[str], num_solved: int) -> str:
         num_segments = 0
         for text in texts:
             cuts = self.call("segment", text)
@@ -97,7 +100,7 @@ class TaskCheck:
                     "segment", f"must give increasing positions in (0, {len(text)}] for {text!r}, got {describe(cuts)}"
                 )
             num_segments += len({*cuts, len(text)} - {0})
-        return f"{num_segments / max(1, len(texts) - 1):.1f} segments a worked solution"
+        return f"{num_segments / max(1, num_solved):.1f} segments a worked solution"
 
     def causal(self, texts: Sequence[str]) -> str:
         for text in texts:
@@ -109,34 +112,68 @@ class TaskCheck:
     def cuts(self, text: str) -> list[int]:
         return self.call("segment", text)
 
+    def replied(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:
+        """Worked solutions hold what the environment says to them, it is over at their end, and replies repeat."""
+        expected: list[tuple[Problem, Transcript, str | None]] = []
+        for problem in solved:
+            turns = turns_of(problem.solution)
+            for n in range(1, len(turns) + 1, 2):
+                expected.append((problem, Transcript.of(turns[:n]), (*turns, None)[n]))
+        nothing = [(problem, Transcript.of([""])) for problem in problems]
+        self.answers(nothing)
+        pairs = [(problem, said) for problem, said, _ in expected]
+        for (problem, said, reply), found in zip(expected, self.answers(pairs), strict=True):
+            if found != reply:
+                raise self.wrong(
+                    "reply",
+                    f"problem {problem.id}: {show(found)} to {said.turns[-1]!r} of its own solution, "
+                    f"which goes on with {show(reply)}",
+                )
+        return f"{len(pairs)} turns of worked solutions are replied to as they say"
+
+    def answers(self, pairs: Sequence[tuple[Problem, str]]) -> list[str | None]:
+        """Of the environment."""
+        first, again = self.grader.look(pairs, "reply"), self.grader.look(pairs, "reply")
+        for (problem, said), found, other in zip(pairs, first, again, strict=True):
+            if not isinstance(found, Reply):
+                raise self.wrong(
+                    "reply", f"problem {problem.id}: {found.grade.verdict} on {said[-80:]!r} {found.why}".rstrip()
+                )
+            if found != other:
+                raise self.wrong("reply", f"problem {problem.id}: two replies to {said[-80:]!r}: {found}, {other}")
+        return [found.text for found in first if isinstance(found, Reply)]
+
     def graded(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:
         """The worked solution is right and earns most, nothing is not right, and a grade repeats."""
-        gold = self.replies([(problem, problem.solution) for problem in solved])
-        nothing = self.replies([(problem, "") for problem in problems])
-        by_id = {problem.id: reply.grade for problem, reply in zip(problems, nothing, strict=True)}
-        for problem, reply in zip(solved, gold, strict=True):
-            if reply.grade.verdict != "correct" or reply.grade.reward <= by_id[problem.id].reward:
+        gold = self.findings([(problem, problem.solution) for problem in solved])
+        nothing = self.findings([(problem, "") for problem in problems])
+        by_id = {problem.id: finding.grade for problem, finding in zip(problems, nothing, strict=True)}
+        for problem, finding in zip(solved, gold, strict=True):
+            grade = finding.grade
+            if grade.verdict != "correct" or grade.reward <= by_id[problem.id].reward:
                 raise self.wrong(
                     "grade",
-                    f"problem {problem.id}: its own solution is {reply.grade.verdict}, reward {reply.grade.reward}; "
+                    f"problem {problem.id}: its own solution is {grade.verdict}, reward {grade.reward}; "
                     f"nothing at all has {by_id[problem.id].reward}",
                 )
-        right = [problem.id for problem, reply in zip(problems, nothing, strict=True) if is_correct(reply)]
+        right = [problem.id for problem, finding in zip(problems, nothing, strict=True) if is_correct(finding)]
         if right:
             raise self.wrong("grade", f"problem {right[0]}: an empty response is correct")
         return f"the worked solution is right in {len(gold)} of {len(problems)}, an empty response in none" + (
             "" if solved else "; no problem has a worked solution, so no right response was graded"
         )
 
-    def replies(self, pairs: Sequence[tuple[Problem, str]]) -> list[Reply]:
-        first, again = self.grader.replies(pairs), self.grader.replies(pairs)
-        for (problem, text), reply, other in zip(pairs, first, again, strict=True):
-            if reply.grade.verdict in ("crashed", "timeout"):
+    def findings(self, pairs: Sequence[tuple[Problem, str]]) -> list[Finding]:
+        first, again = self.grader.findings(pairs), self.grader.findings(pairs)
+        for (problem, text), finding, other in zip(pairs, first, again, strict=True):
+            if finding.grade.verdict in ("crashed", "timeout"):
                 raise self.wrong(
-                    "grade", f"problem {problem.id}: {reply.grade.verdict} on {text!r} {reply.why}".rstrip()
+                    "grade", f"problem {problem.id}: {finding.grade.verdict} on {text!r} {finding.why}".rstrip()
                 )
-            if reply.grade != other.grade:
-                raise self.wrong("grade", f"problem {problem.id}: two grades of {text!r}, {reply.grade}, {other.grade}")
+            if finding.grade != other.grade:
+                raise self.wrong(
+                    "grade", f"problem {problem.id}: two grades of {text!r}, {finding.grade}, {other.grade}"
+                )
         return first
 
     def answered(self, solved: Sequence[Problem]) -> str:
@@ -146,8 +183,8 @@ class TaskCheck:
             if not isinstance(answer, str | None):
                 raise self.wrong("answer", f"must give a text or None, got {describe(answer)}")
         voted = [(replace(p, answer=a), p.solution) for p, a in zip(solved, answers, strict=True) if a is not None]
-        for (problem, solution), reply in zip(voted, self.replies(voted), strict=True):
-            if not is_correct(reply):
+        for (problem, solution), finding in zip(voted, self.findings(voted), strict=True):
+            if not is_correct(finding):
                 raise self.wrong("answer", f"{problem.answer!r} of {solution!r} is no gold answer that it is right for")
         return f"{len(voted)} of {len(solved)} worked solutions have one, and it counts as theirs"
 
@@ -168,13 +205,17 @@ def pattern_of(symbols: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(symbols, key=len, reverse=True))))
 
 
-def is_correct(reply: Reply) -> bool:
-    return reply.grade.verdict == "correct"
+def is_correct(finding: Finding) -> bool:
+    return finding.grade.verdict == "correct"
 
 
 def seen_ahead(segment: Any, text: str, n: int) -> str:
     alone, together = segment(text[:n]), [cut for cut in segment(text) if cut <= n]
     return f"{text[:n]!r} is cut at {alone} alone, and at {together} where {text[n : n + 20]!r} follows"
+
+
+def show(reply: str | None) -> str:
+    return "the end" if reply is None else repr(reply)
 
 
 def describe(value: Any) -> str:

@@ -1,16 +1,19 @@
-"""What comes of grading one answer, and what a worker process says of it to its parent."""
+"""What a task says of one response, its grade or its reply, and how a worker process says that to its parent."""
 
 from __future__ import annotations
 
 import json
 import signal
 from dataclasses import dataclass
+from typing import Literal
 
 from vineppo.parts import explain_error
-from vineppo.protocols import Task
+from vineppo.protocols import TakesTurns, Task
+from vineppo.transcript import Transcript, turns_of
 from vineppo.types import Grade, Problem, UserError
 
 Pair = tuple[Problem, str]  # and a response to it
+Wanted = Literal["grade", "reply"]
 
 READY = b"ready"
 """What a worker sends once it may be given answers."""
@@ -21,7 +24,7 @@ TIME_IS_UP = signal.SIGPROF
 
 
 @dataclass(frozen=True)
-class Reply:
+class Finding:
     grade: Grade
     why: str = ""
     """What went wrong, of a crash."""
@@ -29,18 +32,28 @@ class Reply:
     """Whether a fresh worker may come to another end."""
 
 
-def crash(why: str, *, in_doubt: bool = False) -> Reply:
-    return Reply(Grade(0.0, "crashed"), why, in_doubt)
+@dataclass(frozen=True)
+class Reply:
+    text: str | None
+    """What the environment says; None where the episode is over."""
 
 
-def grade_with(task: Task, problem: Problem, response: str) -> Reply:
+def answer(task: Task, problem: Problem, response: str, wanted: Wanted) -> Finding | Reply:
+    return grade_with(task, problem, response) if wanted == "grade" else reply_with(task, problem, response)
+
+
+def crash(why: str, *, in_doubt: bool = False) -> Finding:
+    return Finding(Grade(0.0, "crashed"), why, in_doubt)
+
+
+def grade_with(task: Task, problem: Problem, response: str) -> Finding:
     """Whatever the task does wrong is a crash."""
     try:
         grade = task.grade(problem, response)
         if not isinstance(grade, Grade):
             return crash(f"grade() gave {type(grade).__name__}, not a Grade")
         if grade.segment_rewards is not None:
-            num_segments = len(task.segment(response)) + 1
+            num_segments = sum(len(task.segment(turn)) + 1 for turn in turns_of(response)[::2])
             if len(grade.segment_rewards) != num_segments:
                 return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
     except MemoryError:  # what came before it has left less room than a fresh worker has
@@ -49,26 +62,47 @@ def grade_with(task: Task, problem: Problem, response: str) -> Reply:
         return crash(str(error)[:MAX_WHY])
     except (Exception, SystemExit) as error:
         return crash(explain_error(error)[:MAX_WHY])
-    return Reply(grade)
+    return Finding(grade)
 
 
-def write_reply(reply: Reply) -> bytes:
+def reply_with(task: Task, problem: Problem, response: str) -> Finding | Reply:
+    assert isinstance(task, TakesTurns)
+    assert isinstance(response, Transcript)
+    try:
+        text = task.reply(problem, response)
+        if text is not None and not (isinstance(text, str) and text):
+            return crash(f"reply() gave {text!r}"[:200] + ", neither None nor a text that is not empty")
+    except MemoryError:
+        return crash("out of memory", in_doubt=True)
+    except UserError as error:  # which says it all
+        return crash(str(error)[:MAX_WHY])
+    except (Exception, SystemExit) as error:
+        return crash(explain_error(error)[:MAX_WHY])
+    return Reply(text)
+
+
+def write_finding(finding: Finding | Reply) -> bytes:
     """As JSON: a worker has read what a model wrote, so nothing that comes from one is unpickled."""
-    grade = reply.grade
+    if isinstance(finding, Reply):
+        return json.dumps({"reply": finding.text}).encode()
+    grade = finding.grade
     rewards = grade.segment_rewards and [float(reward) for reward in grade.segment_rewards]
     values = {"reward": float(grade.reward), "verdict": grade.verdict, "segment_rewards": rewards}
     values["named_rewards"] = {name: float(reward) for name, reward in grade.named_rewards.items()}
-    return json.dumps(values | {"why": reply.why, "in_doubt": reply.in_doubt}).encode()
+    return json.dumps(values | {"why": finding.why, "in_doubt": finding.in_doubt}).encode()
 
 
-def read_reply(message: bytes) -> Reply:
+def read_finding(message: bytes) -> Finding | Reply:
     """Raises ValueError where it is none, or its grade breaks a law of grades."""
     try:
         values = json.loads(message)
+        if "reply" in values:
+            text = values["reply"]
+            return Reply(None if text is None else str(text))
         rewards = values["segment_rewards"]
         rewards = None if rewards is None else tuple(map(float, rewards))
         named = {name: float(reward) for name, reward in values["named_rewards"].items()}
         grade = Grade(float(values["reward"]), values["verdict"], rewards, named)
-        return Reply(grade, str(values["why"]), bool(values["in_doubt"]))
+        return Finding(grade, str(values["why"]), bool(values["in_doubt"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"no reply: {type(error).__name__}: {error}") from None
+        raise ValueError(f"no finding: {type(error).__name__}: {error}") from None

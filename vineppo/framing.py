@@ -1,0 +1,118 @@
+"""How a problem, and what an environment replies, become the tokens that a model reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field
+
+from vineppo.config import Config
+from vineppo.transcript import turns_of
+from vineppo.types import FinishReason, Problem, UserError
+
+TURN, REPLY = "a turn of the policy", "a reply to it"
+"""Stand where these stand, to see what a template puts around them."""
+
+
+class ChatExample(Config):
+    prompt: str
+    response: str
+
+
+class ChatConfig(Config):
+    """Problems are put to the model as messages, through its tokenizer's own template."""
+
+    system: str | None = None
+    """What the first message says, of role "system"."""
+    examples: tuple[ChatExample, ...] = ()
+    """Worked ones, in front of every problem."""
+    template: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further arguments of the template, such as `enable_thinking = false`."""
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
+    """As the tokenizer frames a text; a prompt that begins with bos is framed already, as a chat template leaves it."""
+    bos = tokenizer.bos_token
+    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
+    closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
+    return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
+
+
+@dataclass(frozen=True)
+class Framing:
+    tokenizer: Any
+    chat: ChatConfig | None = None
+
+    def prompt(self, problem: Problem) -> str:
+        """The exact text that the policy continues."""
+        if self.chat is None:
+            if problem.messages:
+                raise UserError(f"problem {problem.id} is a chat: add a [chat] section to the recipe")
+            return problem.prompt
+        return self._render([*self._before(), *self._messages(problem)])
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        text = self.prompt(problem)
+        if self.chat is None:
+            return encode_prompt(self.tokenizer, text)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # the template has put in what is needed
+
+    def reply_ids(self, reply: str, ended_by: FinishReason = "eos") -> tuple[int, ...]:
+        """What stands between a turn of the policy, which ended like this, and its next. What a reply says is text: a
+        special token that it spells is none."""
+        said = self.tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
+        if self.chat is None:
+            return tuple(said)
+        closing = [self.tokenizer.eos_token_id] if ended_by == "stop" else []
+        before, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in self._around_reply)
+        return (*closing, *before, *said, *after)
+
+    def response(self, response: str) -> tuple[tuple[int, ...], tuple[bool, ...] | None]:
+        """A worked solution as the policy would have written it, every turn closed by eos; and its action mask."""
+        ids: list[int] = []
+        mask: list[bool] = []
+        for number, turn in enumerate(turns_of(response)):
+            is_action = number % 2 == 0
+            encoded = self._turn_ids(turn) if is_action else self.reply_ids(turn)
+            ids += encoded
+            mask += [is_action] * len(encoded)
+        return tuple(ids), None if all(mask) else tuple(mask)
+
+    def _turn_ids(self, turn: str) -> tuple[int, ...]:
+        return (*self.tokenizer.encode(turn, add_special_tokens=False), self.tokenizer.eos_token_id)
+
+    def _before(self) -> list[dict[str, str]]:
+        assert self.chat is not None
+        system = [{"role": "system", "content": self.chat.system}] if self.chat.system else []
+        pairs = [(("user", shown.prompt), ("assistant", shown.response)) for shown in self.chat.examples]
+        return [*system, *({"role": role, "content": text} for pair in pairs for role, text in pair)]
+
+    def _messages(self, problem: Problem) -> list[dict[str, str]]:
+        messages = problem.messages or (("user", problem.prompt),)
+        return [{"role": role, "content": text} for role, text in messages]
+
+    @cached_property
+    def _around_reply(self) -> tuple[str, str]:
+        """What the template puts before and after a message that follows the policy's turn and its eos."""
+        turns = [("user", "a question"), ("assistant", TURN), ("user", REPLY)]
+        text = self._render([{"role": role, "content": said} for role, said in turns])
+        behind = text.partition(TURN)[2]
+        before, found, after = behind.partition(REPLY)
+        if not found:
+            raise UserError("chat: the tokenizer's template does not repeat what messages say, so it takes no turns")
+        return before.partition(self.tokenizer.eos_token)[2] or before, after
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        assert self.chat is not None
+        if not self.tokenizer.chat_template:
+            raise UserError("chat: the model's tokenizer has no chat template; leave [chat] out, or take a chat model")
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.chat.template
+            )
+        except Exception as error:  # jinja's own, and whatever a template makes of its arguments
+            roles = ", ".join(message["role"] for message in messages)
+            said = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(f"chat: the tokenizer's template does not take messages of {roles}: {said}") from None
