@@ -16,8 +16,9 @@ ROOT = Path(__file__).parent.parent / "vineppo"
 LAYERS = [
     {"types", "sample", "transcript", "checks", "protocols", "seeding"},
     {"machine", "config", "intervals"},
+    {"sandbox"},
     {"parts", "segments", "alternatives", "batch", "models", "grading", "framing"},
-    {"thinking", "episode", "environment"},
+    {"thinking", "episode", "cutting", "environment"},
     {"rollouts", "rollout_files", "evaluate"},
     {"tasks", "engine", "learner"},
     {"credit"},
@@ -51,7 +52,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
 INDEPENDENT = {
-    "tasks": {"arithmetic", "gsm8k", "math", "qa", "reasoning_gym"},
+    "tasks": {"arithmetic", "code", "gsm8k", "math", "python_tool", "qa", "reasoning_gym"},
     "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines", "vine_critic", "potential"},
 }
 """Parts of a room that must not know each other."""

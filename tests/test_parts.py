@@ -15,6 +15,7 @@ from vineppo.config import read_toml
 from vineppo.methods import load_recipe
 from vineppo.parts import find_part, full_name, load_part
 from vineppo.runs.recipe import PARTS
+from vineppo.tasks import TASKS
 from vineppo.types import UserError
 
 GUIDE = Path(__file__).parent.parent / "docs" / "tasks.md"
@@ -152,7 +153,7 @@ def test_the_knobs_of_an_own_part_are_checked_like_any(here, capsys):
         ("vineppo.tasks.math:MATHs", "has no class 'MATHs' (did you mean 'MATH'?)"),
         (
             "counting",
-            "must be one of 'arithmetic', 'gsm8k', 'math', 'qa', 'reasoning_gym', or your own as path/to/file.py:Class",
+            f"must be one of {', '.join(map(repr, TASKS))}, or your own as path/to/file.py:Class",
         ),
         ("arithmetics", "(did you mean 'arithmetic'?)"),
     ],

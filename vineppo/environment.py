@@ -20,7 +20,7 @@ from vineppo.framing import ChatConfig, Framing
 from vineppo.grading import Grader, GradingAhead, Judge, Pair
 from vineppo.protocols import Engine, TakesTurns, Task
 from vineppo.thinking import ThinkingConfig, said
-from vineppo.transcript import Transcript
+from vineppo.transcript import Transcript, rest_of
 from vineppo.types import Completion, Grade, Problem, SamplingParams, Verdict, num_actions
 
 CUT_OFF = Grade(0.0, "unparseable")
@@ -238,13 +238,3 @@ class Environment:
         """What completions of one state wrote after it; where the task takes turns, with what it was told."""
         before = self.text(state.response_ids, state.action_mask)
         return tuple(rest_of(graded.text, before) for graded in completions)
-
-
-def rest_of(text: str, before: str) -> str:
-    rest = text[len(before) :]
-    if not (isinstance(text, Transcript) and isinstance(before, Transcript)):
-        return rest
-    num_over = len(before.turns) if len(before.turns) % 2 == 0 else len(before.turns) - 1
-    begun = before.turns[num_over] if len(before.turns) > num_over else ""
-    first, *others = text.turns[num_over:]
-    return Transcript.of([first[len(begun) :], *others], rest)

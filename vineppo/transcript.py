@@ -40,3 +40,14 @@ class Transcript(str):
 def turns_of(response: str) -> tuple[str, ...]:
     """A plain text is one turn of the policy's."""
     return response.turns if isinstance(response, Transcript) else (response,)
+
+
+def rest_of(text: str, before: str) -> str:
+    """What follows the beginning `before` of a text; of transcripts, in turns too."""
+    rest = text[len(before) :]
+    if not (isinstance(text, Transcript) and isinstance(before, Transcript)):
+        return rest
+    num_over = len(before.turns) if len(before.turns) % 2 == 0 else len(before.turns) - 1
+    begun = before.turns[num_over] if len(before.turns) > num_over else ""
+    first, *others = text.turns[num_over:]
+    return Transcript.of([first[len(begun) :], *others], rest)

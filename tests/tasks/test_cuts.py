@@ -13,9 +13,10 @@ import pytest
 from tasks.test_tasks import GSM8K_ROWS, MATH_ROWS, NAMES, SOUP, tasks  # noqa: F401 (a fixture)
 from test_segments import make_byte_tokenizer, make_sentencepiece_like_tokenizer
 
+from vineppo.cutting import needs_what_follows
 from vineppo.environment import CUT_OFF, Environment, GradedCompletion, State
 from vineppo.models.make import make_symbol_tokenizer
-from vineppo.rollouts import make_rollout, needs_what_follows
+from vineppo.rollouts import make_rollout
 from vineppo.segments import cut_lines, cut_tokens, decode_pieces, looks_ahead
 from vineppo.tasks.gsm8k import GSM8K, GSM8KConfig
 from vineppo.tasks.latex import MIN_CHARS, cut_latex

@@ -13,6 +13,9 @@ from vineppo.tasks.answers.boxes import boxed_answer
 from vineppo.tasks.answers.formulas import math_equal
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+from vineppo.tasks.code import Code, CodeConfig
+from vineppo.tasks.programs.drawn import DrawnConfig
+from vineppo.tasks.python_tool import ChainConfig, PythonTool, PythonToolConfig
 from vineppo.tasks.reasoning_gym import PACKAGE, ReasoningGym, ReasoningGymConfig
 from vineppo.types import Problem, UserError
 
@@ -59,7 +62,11 @@ def tasks(tmp_path):
     }
     if find_spec(PACKAGE) is not None:
         made[PACKAGE] = ReasoningGym(ReasoningGymConfig(dataset="leg_counting", num_test=15, num_validation=4))
-    return made | {"arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30))}
+    return made | {
+        "arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30)),
+        "code": Code(CodeConfig(drawn=DrawnConfig(num_test=4, num_validation=3))),
+        "python_tool": PythonTool(PythonToolConfig(drawn=ChainConfig(num_test=50, num_validation=30))),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vineppo.cutting import cut_response
 from vineppo.framing import Framing
 from vineppo.grading import Grader
 from vineppo.machine.terminal import echo
 from vineppo.models.loading import load_tokenizer
 from vineppo.protocols import Task
-from vineppo.rollouts import cut_response
 from vineppo.runs.changes import last_checkpoint
 from vineppo.runs.recipe import Recipe, SamplingRecipe, make_part
 from vineppo.runs.setup import make_tokenizer

@@ -30,7 +30,7 @@ PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credi
 """Sections whose `name` picks a part; the part's own Config checks the rest of the section."""
 PROTOCOLS: dict[str, type] = {"task": Task, "engine": Engine, "credit": CreditEstimator}
 
-FUNCTIONS = {"task": ("grader", "rewards.*.function", "environment")}
+FUNCTIONS = {"task": ("grader", "rewards.*.function")}
 """Keys under which a built-in part takes a function of the user's; * is any name."""
 LEARNING = ("update", "save", "load")
 """An estimator that has one of these learns, and needs the rest of LearningEstimator too."""

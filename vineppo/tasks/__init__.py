@@ -3,6 +3,9 @@
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
     qa.py reward_functions.py         questions and answers of any file, graded by functions of the user's if need be
     reasoning_gym.py                  the generators of a package
+    code.py python_tool.py            programs, and mathematics with a Python tool; both run in vineppo/sandbox
+    programs/                         programs as responses: read, cut, judged by tests
+    drawn.py                          problems that are drawn without end, and their fixed splits
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
@@ -13,9 +16,19 @@ TASKS maps the recipe's `task.name` to a class with a `Config`.
 """
 
 from vineppo.tasks.arithmetic import Arithmetic
+from vineppo.tasks.code import Code
 from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
+from vineppo.tasks.python_tool import PythonTool
 from vineppo.tasks.qa import QA
 from vineppo.tasks.reasoning_gym import ReasoningGym
 
-TASKS = {"arithmetic": Arithmetic, "gsm8k": GSM8K, "math": MATH, "qa": QA, "reasoning_gym": ReasoningGym}
+TASKS = {
+    "arithmetic": Arithmetic,
+    "code": Code,
+    "gsm8k": GSM8K,
+    "math": MATH,
+    "python_tool": PythonTool,
+    "qa": QA,
+    "reasoning_gym": ReasoningGym,
+}

@@ -29,7 +29,6 @@ import math
 import random
 import re
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
 from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -38,12 +37,12 @@ from vineppo.config import Named
 from vineppo.seeding import derive_seed
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers.numbers import grade_number, hash_answer
+from vineppo.tasks.drawn import DrawnProblems
 from vineppo.types import Grade, Problem, UserError
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
 OPERATION = re.compile(r"([+*-])(\d+)")
 STEP = re.compile(r"([a-z])(\d*)([+*-]\d+)")
-BUCKETS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
 NOTICED = 0.5
 """Share of the slips that are repaired."""
 NUM_FORKS = 2
@@ -115,17 +114,15 @@ class Arithmetic:
         self._slips = dict(self._draw_slips())
         if config.variant == "forks":
             self._check_forks()
+        self._problems = DrawnProblems(
+            "arithmetic", self._draw, num_validation=config.num_validation, num_test=config.num_test
+        )
 
     def sample(self, n: int, *, seed: int) -> list[Problem]:
-        return list(islice(self._problems("train", seed), n))
+        return self._problems.sample(n, seed=seed)
 
     def split(self, name: str) -> list[Problem]:
-        if name == "train":
-            raise UserError("arithmetic has unlimited training problems; say how many, e.g. sft.num_problems=20000")
-        if name not in BUCKETS:
-            raise UserError(f"arithmetic has no split {name!r}; it has validation and test")
-        size = self.config.num_test if name == "test" else self.config.num_validation
-        return list(islice(self._problems(name, 0), size))
+        return self._problems.split(name)
 
     def grade(self, problem: Problem, response: str) -> Grade:
         return grade_number(problem.answer, hash_answer(response))
@@ -157,17 +154,6 @@ class Arithmetic:
                 rights.append(line == (f"#### {carried}" if done == len(steps) else ""))
             done += 1
         return rights
-
-    def _problems(self, split: str, seed: int) -> Iterator[Problem]:
-        """Distinct problems of a split. The problem's own text decides which split it is in, so none is in two."""
-        seen: set[str] = set()
-        for i in count():
-            problem = self._draw(split, derive_seed("arithmetic", split, seed, i))
-            if derive_seed("split", problem.prompt) % 10 in BUCKETS[split] and problem.prompt not in seen:
-                seen.add(problem.prompt)
-                yield problem
-            elif i > 1000 * (len(seen) + 1):
-                raise UserError(f"arithmetic: only {len(seen)} distinct {split} problems exist at these settings")
 
     def _draw(self, split: str, seed: int) -> Problem:
         rng = random.Random(seed)

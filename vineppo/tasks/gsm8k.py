@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vineppo.config import Named
 from vineppo.segments import cut_lines
-from vineppo.tasks.answers.numbers import grade_number, hash_answer, parse_number
+from vineppo.tasks.answers.numbers import gold_number, grade_number, hash_answer
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.paper_segments import cut_before_lines
 from vineppo.tasks.problem_set import ProblemSet, containing
@@ -59,13 +59,10 @@ class GSM8K:
 
     def _make_problem(self, split: str, problem_id: str, record: Record) -> Problem:
         _, fields = record
-        answer = hash_answer(fields["answer"])
-        if answer is None or parse_number(answer) is None:
-            raise ValueError(f"no number after '####': {fields['answer'][-40:]!r}")
         solution = CALCULATOR.sub("", fields["answer"])
         return Problem(
             id=problem_id,
             prompt=self.config.prompt_template.replace("{question}", fields["question"].strip()),
-            answer=answer,
+            answer=gold_number(fields["answer"]),
             solution=self.config.solution_template.replace("{solution}", solution),
         )

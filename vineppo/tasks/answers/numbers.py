@@ -30,6 +30,14 @@ def answer_behind(marker: str, response: str) -> str | None:
     return answer if found and answer else None
 
 
+def gold_number(solution: str) -> str:
+    """The number that a solution of GSM8K ends with. Raises ValueError where there is none."""
+    answer = hash_answer(solution)
+    if answer is None or parse_number(answer) is None:
+        raise ValueError(f"no number after '####': {solution[-40:]!r}")
+    return answer
+
+
 def grade_number(gold: str, answer: str | None) -> Grade:
     number = parse_number(answer)
     if number is None:
