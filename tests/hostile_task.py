@@ -138,5 +138,6 @@ SPECIAL: dict[str, Callable[[Problem, str], Any]] = {
     "partial": lambda problem, argument: Grade(0.25, "correct"),
     "negative": lambda problem, argument: Grade(-2.5, "wrong"),
     "segments": lambda problem, argument: Grade(0.25, "wrong", (-0.5, 0.75)),
+    "named": lambda problem, argument: Grade(0.25, "correct", named_rewards={"half": 0.125, "whole": 0.25}),
 }
 """By what the response begins with, up to a colon."""

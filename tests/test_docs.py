@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.(?:py|cpp|md|svg|png|toml|json)\b(?!:[A-Z])")
 OF_THE_REPOSITORY = ("vineppo", "tests", "benchmarks", "docs", "recipes", "scripts")
-NOT_OURS = re.compile(r"\bfoo\.py|path/to/|^my/|^TT/|^counting\.py|^guess\.py|^last_step\.py")
+NOT_OURS = re.compile(r"\bfoo\.py|path/to/|^my/|^TT/|^counting\.py|^guess\.py|^rewards\.py|^last_step\.py")
 """Placeholders, examples, and the files of the reference implementation (docs/sources.md: TT is a folder of its)."""
 
 
@@ -141,7 +141,7 @@ def test_the_tours_worked_example_has_the_numbers_that_the_program_computes():
 
 
 def test_the_tour_is_as_long_as_it_says():
-    """Each file within a tenth, and all of them together about 2,000 lines."""
+    """Each file within a tenth, and all of them together about 2,600 lines."""
     rows = re.findall(r"^\| `([\w/.]+)` \| (\d+) \|", (ROOT / "docs" / "tour.md").read_text(), re.MULTILINE)
     real = {file: len((ROOT / "vineppo" / file).read_text().splitlines()) for file, _ in rows}
     wrong = [

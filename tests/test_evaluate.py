@@ -209,6 +209,15 @@ def test_rewards_that_are_no_proportion_are_evaluated_too(monkeypatch):
     assert "eval/pass@1_low" not in alone.metrics()
 
 
+def test_named_rewards_are_evaluated_where_there_are_any(monkeypatch):
+    grade = Fractions.grade
+    assert "named_rewards" not in run(["#1/2"]).to_json()
+    monkeypatch.setattr(Fractions, "grade", lambda *args: replace(grade(*args), named_rewards={"length": len(args[2])}))
+    evaluation = run(["#1/2", "#1"], ["#1..", "?"])
+    assert evaluation.to_json()["named_rewards"] == {"length": (4 + 2 + 0 + 1) / 4}
+    assert evaluation.metrics()["eval/named_length"] == 7 / 4
+
+
 def test_a_k_below_1_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         EvaluationConfig(pass_at=(0, 1))

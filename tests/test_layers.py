@@ -36,8 +36,9 @@ HEAVY = {
     "transformers": {"models", "engine", "machine/runtime"},
     "vllm": {"engine/vllm"},
     "triton": {"engine/llama/kernels"},
-    "math_verify": {"tasks/math"},
+    "math_verify": {"tasks/answers/formulas"},
     "datasets": {"tasks/dataset"},
+    "reasoning_gym": {"tasks/reasoning_gym"},
     "pyarrow": {"tasks/dataset"},
     "gguf": {"models/loading"},
     "textarena": {"tasks/arena"},
@@ -52,7 +53,7 @@ AT_THE_TOP = {"torch", "transformers", "triton"}
 WORKER = "engine/vllm/worker"
 """Imported by vLLM in processes of its own, by nothing here."""
 INDEPENDENT = {
-    "tasks": {"arithmetic", "code", "game", "gsm8k", "math", "python_tool", "qa", "textarena", "web"},
+    "tasks": {"arithmetic", "code", "game", "gsm8k", "math", "python_tool", "qa", "reasoning_gym", "textarena", "web"},
     "credit": {"vineppo", "ppo", "grpo", "rloo", "tree", "vines", "vine_critic", "potential"},
 }
 """Parts of a room that must not know each other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import py_compile
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,9 @@ Path({marker!r}).touch()
 
 class Evil(Arithmetic):
     pass
+
+def evil(response):
+    return 1.0
 """
 TREE = METHODS["grpo"] | {"name": "grpo", "model": START}
 SHORT = TREE | {"train": TREE["train"] | {"num_iterations": 1}, "checkpoint": {"every": 1, "keep_last": 1}}
@@ -93,6 +97,26 @@ def test_no_command_runs_what_a_run_names(sent, marker, capsys, monkeypatch, pla
     assert main(["compare", "sent", "--out", "other"]) == 0
     assert main(["eval", "own.toml", "--model", "sent"]) == 0
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("task", [{"grader": "evil.py:evil"}, {"rewards": {"a": {"function": "evil.py:evil"}}}])
+def test_no_command_runs_functions_that_a_run_names(sent, marker, capsys, task):
+    tree = read_toml(sent / "recipe.toml")
+    tree["task"] = {"name": "qa", "path": "data"} | task
+    (sent / "recipe.toml").write_text(tomli_w.dumps(tree))
+    commands: list[list[str]] = [
+        ["config", "show", "sent/recipe.toml"],
+        ["check-task", "sent/recipe.toml"],
+        ["eval", "sent/recipe.toml", "--model", "sent"],
+        ["train", "sent/recipe.toml", "--out", "new"],
+    ]
+    for command in commands:
+        said = complaint(capsys, *command)
+        assert re.search(r"task\.(grader|rewards\.a\.function) = 'evil.py:evil': code that a run names", said), command
+    assert not marker.exists()
+    key = "task.grader" if "grader" in task else "task.rewards.a.function"
+    assert main(["config", "show", "sent/recipe.toml", f"{key}=evil.py:evil"]) == 0
+    assert marker.exists()
 
 
 def test_a_link_to_a_run_is_that_run(sent, marker, capsys):

@@ -11,7 +11,7 @@ from coin_walk import CoinWalk, make_environment
 from vineppo.environment import Environment
 from vineppo.rollouts import Sampled, SamplingConfig, rollout_metrics, sample_groups, sample_iteration
 from vineppo.seeding import derive_seed
-from vineppo.types import Group, Problem, UserError, equal_rewards
+from vineppo.types import Grade, Group, Problem, UserError, equal_rewards
 
 SEED = partial(derive_seed, 3, 0)
 
@@ -89,6 +89,27 @@ def test_a_world_in_which_all_rewards_are_equal_keeps_what_the_last_call_found(e
     assert {rollout.problem.id for group in sampled.groups for rollout in group} == {
         problem.id for problem in environment.task.sample(12, seed=SEED("problems", 3))
     }
+
+
+class Named(CoinWalk):
+    """The reward of a walk, and its length, which costs a hundredth a step."""
+
+    def grade(self, problem, response):
+        grade = super().grade(problem, response)
+        return Grade.weighted({"up": grade.reward, "steps": len(response)}, WEIGHTS, grade.verdict)
+
+
+WEIGHTS = {"up": 1.0, "steps": -0.01}
+
+
+def test_the_means_of_named_rewards_add_up_to_that_of_the_reward(environment):
+    """Walks that the budget cut off included: they have neither."""
+    sampled = sample(make_environment(Named()), 0)
+    metrics, plain = rollout_metrics(sampled), rollout_metrics(sample(environment, 0))
+    assert 0 < metrics["rollouts/num_truncated"] < 36
+    assert metrics["reward/named_up"] == plain["reward/mean"]
+    assert metrics["reward/mean"] == pytest.approx(metrics["reward/named_up"] - 0.01 * metrics["reward/named_steps"])
+    assert metrics.keys() - plain.keys() == {"reward/named_up", "reward/named_steps"}
 
 
 @pytest.mark.parametrize("max_resamples", [0, 4])

@@ -18,6 +18,7 @@ from vineppo.types import (
     SamplingParams,
     UserError,
     ValueEstimate,
+    mean_named_rewards,
 )
 
 
@@ -85,6 +86,35 @@ def test_a_reward_is_any_finite_number_whatever_the_verdict(reward, verdict):
 def test_grades_are_checked(fields, message):
     with pytest.raises(ValueError, match=message):
         Grade(*fields)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"a": math.nan}, "named reward 'a' must be a finite number"),
+        ({"a": "one"}, "named reward 'a' must be a number, got a str"),
+        ([1.0], "named rewards must be a dict of numbers, got list"),
+        ({"a/b": 1.0}, "a name must be 1 to 60 of"),
+        ({"": 1.0}, "a name must be"),
+        ({1: 1.0}, "a name must be"),
+    ],
+)
+def test_named_rewards_are_checked(named, message):
+    with pytest.raises(ValueError, match=message):
+        Grade(1.0, "correct", named_rewards=named)
+
+
+def test_a_weighted_grade_is_the_sum_of_its_rewards():
+    grade = Grade.weighted({"right": np.float32(1.0), "form": 0.5}, {"right": 2.0, "form": -1.0, "other": 9.0}, "wrong")  # type: ignore[arg-type]
+    assert grade == Grade(1.5, "wrong", named_rewards={"right": 1.0, "form": 0.5})
+    assert type(grade.named_rewards["right"]) is float
+    with pytest.raises(KeyError):
+        Grade.weighted({"right": 1.0}, {}, "wrong")
+
+
+def test_a_response_without_a_named_reward_has_0_of_it():
+    assert mean_named_rewards([{"a": 1.0, "b": 2.0}, {}, {"a": 0.5}, {}]) == {"a": 0.375, "b": 0.5}
+    assert mean_named_rewards([{}, {}]) == {}
 
 
 def test_the_reward_is_the_sum_of_those_of_the_segments():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -37,17 +38,24 @@ def plain_numbers(column: Sequence[float]) -> tuple[float, ...]:
     return tuple(column) if set(map(type, column)) <= {int, float} else tuple(map(float, column))
 
 
-def plain_metrics(metrics: Mapping[str, Any], *, finite: bool = True) -> dict[str, float]:
+def check_names(named: Iterable[Any]) -> None:
+    """Short names, which are parts of metric keys."""
+    for name in named:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+            raise ValueError(f"a name must be 1 to 60 of A-Z a-z 0-9 _ -, got {name!r}")
+
+
+def plain_metrics(metrics: Mapping[str, Any], *, finite: bool = True, kind: str = "metric") -> dict[str, float]:
     """Raises ValueError where one is no number; numpy's and torch's scalars become Python's."""
     if not isinstance(metrics, Mapping):
-        raise ValueError(f"metrics must be a dict of numbers, got {type(metrics).__name__}")
+        raise ValueError(f"{kind}s must be a dict of numbers, got {type(metrics).__name__}")
     plain: dict[str, float] = {}
     for name, value in metrics.items():
         try:
             number = value if isinstance(value, int | float) else float(value)
         except (TypeError, ValueError, RuntimeError):  # the last is torch's, for a tensor of several numbers
-            raise ValueError(f"metric {name!r} must be a number, got a {type(value).__name__}") from None
+            raise ValueError(f"{kind} {name!r} must be a number, got a {type(value).__name__}") from None
         if finite and not math.isfinite(number):
-            raise ValueError(f"metric {name!r} must be a finite number, got {number}")
+            raise ValueError(f"{kind} {name!r} must be a finite number, got {number}")
         plain[name] = number
     return plain

@@ -32,7 +32,13 @@ class Config(BaseModel):
     not know is an error."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, str_min_length=1, protected_namespaces=()
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        str_min_length=1,
+        protected_namespaces=(),
     )
 
     @model_validator(mode="before")
@@ -186,12 +192,18 @@ def shorten(text: str) -> str:
 
 def known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        choices = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not choices:
-            return []
-        model = choices[0]
+        if part in model.model_fields:  # else it is a name of the user's, as in `rewards.form`
+            choices = models_in(model.model_fields[part].annotation)
+            if not choices:
+                return []
+            model = choices[0]
     return list(model.model_fields)
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +22,7 @@ from vineppo.intervals import score_ci95
 from vineppo.protocols import Task
 from vineppo.sample import Sample, make_sample
 from vineppo.seeding import derive_seed
-from vineppo.types import Problem, SamplingParams, UserError
+from vineppo.types import Problem, SamplingParams, UserError, mean_named_rewards
 
 CORRECT = 0.5
 """Reward from which a response counts as correct, where only correct and wrong exist (pass@k, equality of answers)."""
@@ -86,6 +86,8 @@ class Evaluation:
     num_tokens: int
     first_samples: list[Sample]
     """The first response to every problem, for what else is measured on them."""
+    named_rewards: Mapping[str, float] = field(default_factory=dict)
+    """Means over all responses, where the task names rewards."""
 
     @property
     def length_mean(self) -> float:
@@ -104,6 +106,7 @@ class Evaluation:
             "verdicts": dict(sorted(self.verdicts.items())),
             "num_tokens": self.num_tokens,
             "length_mean": self.length_mean,
+            **({"named_rewards": dict(self.named_rewards)} if self.named_rewards else {}),
         }
 
     def metrics(self) -> dict[str, float]:
@@ -111,6 +114,7 @@ class Evaluation:
         return {
             **{f"eval/{name}": score.mean for name, score in self.scores.items()},
             **({"eval/pass@1_low": ci95[0], "eval/pass@1_high": ci95[1]} if ci95 else {}),
+            **{f"eval/named_{name}": mean for name, mean in self.named_rewards.items()},
             "eval/num_problems": self.num_problems,
             "eval/num_prompts_too_long": self.num_prompts_too_long,
             "eval/num_truncated": self.num_truncated,
@@ -156,6 +160,7 @@ def evaluate(environment: Environment, config: EvaluationConfig, *, seed: int, p
         first_samples=[
             first_sample(state.prompt_ids, of_problem[0]) for state, of_problem in zip(states, samples, strict=True)
         ],
+        named_rewards=mean_named_rewards([graded.grade.named_rewards for graded in completions]),
     )
 
 

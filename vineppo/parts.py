@@ -1,21 +1,24 @@
 """Parts that a recipe names: built-in ones, and anybody's own as path/to/file.py:Class or package.module:Class.
 
 A part is a class with a `Config`, whose fields are the knobs of its section of the recipe; it is made by calling it
-with that config first.
+with that config first. A built-in part may take functions of the user's besides, named in the same way.
 
-Somebody's own part is code. `load_part` runs it, and is called for what the user has named: in a recipe of theirs or
-on the command line. `find_part` runs nothing: it knows the built-in parts and those that were loaded before. So the
-recipe that lies in a run's folder, which may be anybody's, can name a part but not run one.
+Somebody's own part or function is code. `load_part` and `load_function` run it, and are called for what the user has
+named: in a recipe of theirs or on the command line. `find_part` and `find_function` run nothing: they know the
+built-in parts and what was loaded before. So the recipe that lies in a run's folder, which may be anybody's, can name
+code but not run it.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +29,7 @@ from vineppo.config import Named, show
 from vineppo.seeding import derive_seed
 from vineppo.types import UserError
 
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 RECIPE, OF_A_RUN = "recipe.toml", ("environment.json", "metrics.jsonl", "checkpoints")
 """A folder that holds the first and any of the others is a run's."""
 
@@ -58,7 +62,24 @@ class Code:
     source: bytes
 
 
+@dataclass(frozen=True)
+class Function:
+    """Somebody's own, by the place where it stands: so it can be sent to another process that runs the same code."""
+
+    module: str
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.itself(*args, **kwargs)
+
+    @property
+    def itself(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
 LOADED: dict[str, Part] = {}
+"""By full name."""
+FUNCTIONS: dict[str, Function] = {}
 """By full name."""
 CODE: dict[str, Code] = {}
 """By module."""
@@ -91,6 +112,16 @@ def find_part(name: Any, built_in: Mapping[str, Part], key: str) -> Part:
     )
 
 
+def find_function(name: str) -> Function:
+    """By its full name; raises ValueError where it was not loaded."""
+    if name not in FUNCTIONS:
+        raise ValueError(
+            "code that a run names is run only if you name it too: as an override behind the recipe, or with "
+            "`analyze --part`"
+        )
+    return FUNCTIONS[name]
+
+
 def did_you_mean(name: Any, known: Mapping[str, Any]) -> str:
     near = get_close_matches(name, known, n=1) if isinstance(name, str) else []
     return f" (did you mean {near[0]!r}?)" if near else ""
@@ -101,9 +132,8 @@ def load_part(name: str, key: str) -> None:
     name = full_name(name)
     if name in LOADED:
         return
-    source, _, attribute = name.rpartition(":")
-    module = load_file(source, key) if source.endswith(".py") else load_module(source, key)
-    part = getattr(module, attribute, None)
+    module, attribute = load_source(name, key)
+    source, part = name.rpartition(":")[0], getattr(module, attribute, None)
     if not isinstance(part, type):
         classes = {called: found for called, found in vars(module).items() if hasattr(found, "Config")}
         raise UserError(f"{key}: {source} has no class {attribute!r}{did_you_mean(attribute, classes)}")
@@ -111,6 +141,34 @@ def load_part(name: str, key: str) -> None:
     if not isinstance(config, type) or not issubclass(config, Named):
         raise UserError(f"{key}: {source}: {attribute} needs a Config, a subclass of vineppo.config.Named")
     LOADED[name] = part  # type: ignore[assignment]
+
+
+def load_function(name: str, key: str) -> None:
+    """Runs the code of an own function, so that `find_function` finds it; raises UserError that begins with `key`."""
+    name = full_name(name)
+    if name in FUNCTIONS:
+        return
+    module, attribute = load_source(name, key)
+    function = getattr(module, attribute, None)
+    if not callable(function) or isinstance(function, type):
+        routines = {called: found for called, found in vars(module).items() if inspect.isroutine(found)}
+        raise UserError(
+            f"{key}: {name.rpartition(':')[0]} has no function {attribute!r}{did_you_mean(attribute, routines)}"
+        )
+    FUNCTIONS[name] = Function(module.__name__, attribute)
+
+
+def load_own(name: str, key: str) -> None:
+    """A part or a function, whichever it is."""
+    module, attribute = load_source(full_name(name), key)
+    is_function = callable(found := getattr(module, attribute, None)) and not isinstance(found, type)
+    (load_function if is_function else load_part)(name, key)
+
+
+def load_source(name: str, key: str) -> tuple[ModuleType, str]:
+    """The module that a full name leads to, and what it is to have."""
+    source, _, attribute = name.rpartition(":")
+    return load_file(source, key) if source.endswith(".py") else load_module(source, key), attribute
 
 
 def load_file(path: str, key: str) -> ModuleType:
@@ -148,9 +206,9 @@ def run_code(code: Code) -> ModuleType:
     return module
 
 
-def code_of(part: type) -> Code | None:
-    """The file it is from; None where an import finds it."""
-    return CODE.get(part.__module__)
+def codes_in(pickled: bytes) -> list[Code]:
+    """The files whose classes and functions a pickle names; who reads it must have run them."""
+    return [code for module, code in CODE.items() if module.encode() in pickled]
 
 
 def run_around(path: str | Path) -> Path | None:
@@ -171,9 +229,29 @@ def place_of(error: BaseException, path: str) -> str:
     return f"{path}:{lines[-1]}" if lines else path
 
 
+def explain_error(error: BaseException) -> str:
+    """The last line of somebody's own code that the error came by, as file:line, and what it says."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = {code.path for code in CODE.values()}
+    places = [place for place in frames if place[0] in own] or [p for p in frames if not p[0].startswith((HERE, "<"))]
+    place = [f"{file}:{line}" for file, line in places[-1:]]
+    return ": ".join([*place, describe_error(error)])
+
+
 def describe_error(error: BaseException) -> str:
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+@contextmanager
+def own_code(key: str) -> Iterator[None]:
+    """Whatever it does wrong is a UserError that begins with `key`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{key}: {explain_error(error)}") from error
 
 
 def check_members(part: Any, protocol: type, key: str) -> None:

@@ -54,6 +54,7 @@ def describe(rollout: Rollout, credit: Credit, environment: Environment, num_vin
         "prompt": environment.framing.prompt(rollout.problem),
         "answer": rollout.problem.answer,
         "reward": rollout.reward,
+        **({"named_rewards": dict(rollout.named_rewards)} if rollout.named_rewards else {}),
         "verdict": rollout.verdict,
         "finish_reason": rollout.completion.finish_reason,
         "segments": segment_texts(environment.tokenizer, rollout.token_ids, bounds),

@@ -28,6 +28,7 @@ from vineppo.types import (
     UserError,
     Verdict,
     equal_rewards,
+    mean_named_rewards,
 )
 
 
@@ -151,6 +152,7 @@ def make_rollout(environment: Environment, state: State, graded: GradedCompletio
         boundaries=boundaries,
         max_new_tokens=max_new_tokens,
         segment_rewards=earned,
+        named_rewards=graded.grade.named_rewards,
         action_mask=mask,
     )
 
@@ -175,6 +177,8 @@ def rollout_metrics(sampled: Sampled) -> dict[str, float]:
         "rollouts/length_mean": fmean(rollout.num_actions for rollout in rollouts),
         "rollouts/segments_mean": fmean(rollout.num_segments for rollout in rollouts),
     }
+    named = mean_named_rewards([rollout.named_rewards for rollout in rollouts])
+    metrics |= {f"reward/named_{name}": mean for name, mean in named.items()}
     return metrics | {f"grades/num_{verdict}": verdicts[verdict] for verdict in get_args(Verdict)}
 
 

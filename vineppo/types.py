@@ -25,7 +25,14 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, Literal, get_args
 
-from vineppo.checks import check_alternatives, check_boundaries, check_finite, plain_metrics, plain_numbers
+from vineppo.checks import (
+    check_alternatives,
+    check_boundaries,
+    check_finite,
+    check_names,
+    plain_metrics,
+    plain_numbers,
+)
 
 FinishReason = Literal["eos", "stop", "length"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "crashed"]
@@ -71,17 +78,27 @@ class Grade:
         task.segment("2+2=4\\n4*3=7")  -> [6]                pieces "2+2=4\\n" and "4*3=7"
         task.grade(problem, ...)        -> Grade(0.5, "wrong", segment_rewards=(0.5, 0.0))
         task.segment("2+2=4\\n4*3=7\\n") -> [6, 12]           three: the last one is the end of the text
+
+    A task whose reward is made of several gives them by name, as they are before any weight, to be logged: a right
+    answer without the wanted form, which counts a fifth.
+
+        Grade.weighted({"right": 1.0, "form": 0.0}, {"right": 0.8, "form": 0.2}, "correct").reward  -> 0.8
     """
 
     reward: float
     verdict: Verdict
     segment_rewards: tuple[float, ...] | None = None  # [S]
+    named_rewards: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.reward, str):
+            raise ValueError(f"reward must be a number, got {self.reward!r}")
         if not isinstance(self.reward, int | float):  # numpy's and torch's scalars are not all floats
             object.__setattr__(self, "reward", float(self.reward))
         if self.segment_rewards is not None:
             object.__setattr__(self, "segment_rewards", tuple(map(float, self.segment_rewards)))
+        object.__setattr__(self, "named_rewards", plain_metrics(self.named_rewards, kind="named reward"))
+        check_names(self.named_rewards)
         check_finite("reward", (self.reward,))
         if self.verdict not in get_args(Verdict):
             raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {self.verdict!r}")
@@ -95,6 +112,12 @@ class Grade:
     @classmethod
     def of_segments(cls, segment_rewards: Sequence[float], verdict: Verdict) -> Grade:
         return cls(math.fsum(segment_rewards), verdict, tuple(segment_rewards))
+
+    @classmethod
+    def weighted(cls, named_rewards: Mapping[str, float], weights: Mapping[str, float], verdict: Verdict) -> Grade:
+        """The reward is the sum of weight x reward; KeyError where one has no weight."""
+        reward = math.fsum(weights[name] * reward for name, reward in named_rewards.items())
+        return cls(reward, verdict, named_rewards=named_rewards)
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,7 @@ class Rollout:
     max_new_tokens: int  # the budget the rollout was sampled under
     segment_rewards: tuple[float, ...] | None = None  # [S], which add up to `reward`; None: all of it at the end
     action_mask: tuple[bool, ...] | None = None  # [L], False on tokens that the environment wrote; None: there are none
+    named_rewards: Mapping[str, float] = field(default_factory=dict)  # what `reward` is made of, where a task says so
 
     def __post_init__(self) -> None:
         num_tokens = len(self.completion.token_ids)
@@ -209,6 +233,12 @@ class Rollout:
     def is_action(self) -> tuple[bool, ...]:  # [L]
         """Which tokens the policy wrote."""
         return self.action_mask or (True,) * len(self.token_ids)
+
+
+def mean_named_rewards(responses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Over all responses, by name; one that was not graded, and so lacks a reward, has 0 as its reward has."""
+    names = sorted({name for named in responses for name in named})
+    return {name: fmean(named.get(name, 0.0) for named in responses) for name in names}
 
 
 def num_actions(token_ids: Sequence[int], action_mask: Sequence[bool] | None) -> int:

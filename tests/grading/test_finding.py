@@ -9,7 +9,7 @@ import pytest
 from vineppo.grading.finding import Finding, grade_with, read_finding, write_finding
 from vineppo.types import Grade, Problem
 
-GOOD = {"reward": 1.0, "verdict": "correct", "segment_rewards": None, "why": "", "in_doubt": False}
+GOOD = {"reward": 1.0, "verdict": "correct", "segment_rewards": None, "named_rewards": {}, "why": "", "in_doubt": False}
 
 
 class Lines:
@@ -29,8 +29,9 @@ def test_replies_arrive_as_they_were_sent():
     rng = random.Random(0)
     for _ in range(200):
         (reward,) = struct.unpack("d", rng.randbytes(7) + bytes([rng.randrange(0x7F)]))  # any finite number
+        named = Finding(Grade(0.0, "wrong", named_rewards={"a": reward, "b-c": 1}))
         strange = Finding(Grade(reward, "correct"), "\x1b\ud800", True)
-        for finding in (Finding(Grade(reward, "wrong", (reward,))), strange):
+        for finding in (Finding(Grade(reward, "wrong", (reward,))), named, strange):
             assert read_finding(write_finding(finding)) == finding
 
 
@@ -39,6 +40,8 @@ def test_replies_arrive_as_they_were_sent():
     [
         {"reward": float("nan")}, {"reward": "one"}, {"reward": None}, {"reward": [1]}, {"verdict": "right"},
         {"verdict": ["correct"]}, {"segment_rewards": [0.5]}, {"segment_rewards": 1.0}, {"segment_rewards": ["a"]},
+        {"named_rewards": None}, {"named_rewards": [1.0]}, {"named_rewards": {"a": "one"}},
+        {"named_rewards": {"a": float("inf")}}, {"named_rewards": {"a/b": 1.0}}, {"named_rewards": {"\x1b": 1.0}},
     ],
 )  # fmt: skip
 def test_what_breaks_a_law_is_no_reply(change):

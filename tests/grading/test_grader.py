@@ -177,6 +177,14 @@ def test_the_same_text_and_problem_is_graded_once():
     assert grader.verdicts == {"correct": 4, "wrong": 2}
 
 
+@pytest.mark.parametrize("isolate", [False, True])
+def test_named_rewards_come_through_and_are_remembered(isolate):
+    with Grader(HostileTask(isolate=isolate), LENIENT) as grader:
+        pair = (PROBLEMS[0], "named")
+        first, again = grader.grade([pair]), grader.grade([pair])
+    assert first == again == [Grade(0.25, "correct", named_rewards={"half": 0.125, "whole": 0.25})]
+
+
 def test_a_mistake_in_a_task_that_is_graded_here_is_a_crash_too():
     grader = Grader(HostileTask(isolate=False), GradingConfig())
     assert [grade.verdict for grade in grader.grade([GOOD[0], (PROBLEMS[0], "raise")])] == ["correct", "crashed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,55 @@ class NumberAsAnswer(Arithmetic):
         return 5
 
 
+class SameTwice(Arithmetic):
+    def split(self, name):
+        return super().split(name)[:1] * 3
+
+
+class Empty(Arithmetic):
+    def split(self, name):
+        return []
+
+
+class TrainsOnTheTest(Arithmetic):
+    def sample(self, n, *, seed):
+        return self.split("test")[:n]
+
+
+class HalfACharacter(Arithmetic):
+    def split(self, name):
+        return [replace(problem, prompt="\ud800") for problem in super().split(name)]
+
+
+class UnknownSymbol(Arithmetic):
+    def sample(self, n, *, seed):
+        return [replace(problem, prompt=f"{problem.prompt}?") for problem in super().sample(n, seed=seed)]
+
+
+class Leaves(Arithmetic):
+    def grade(self, problem, response):
+        raise SystemExit("bye")
+
+
+class Forgets(Arithmetic):
+    def sample(self, n):  # type: ignore[override]
+        return super().sample(n, seed=0)
+
+
+class TextAsReward(Arithmetic):
+    def grade(self, problem, response):
+        return Grade("1.0", "correct")  # type: ignore[arg-type]
+
+
 WRONG = [
+    (SameTwice, "split: 1 distinct ids in the 3 problems of 'test'"),
+    (Empty, "split: 0 distinct ids in the 0 problems"),
+    (TrainsOnTheTest, r"split: problem arithmetic/test/\w+ is in 'test', and sample\(\) gives it for training"),
+    (HalfACharacter, r"split: problem '.*': half a character or a NUL in its prompt"),
+    (UnknownSymbol, r"symbols: problem arithmetic/train/\w+: none of them is '\?'"),
+    (Leaves, r"grade: problem .*: crashed on .*test_task_check.py:\d+: SystemExit: bye"),
+    (Forgets, r"sample: TypeError: Forgets.sample\(\) got an unexpected keyword argument 'seed'"),
+    (TextAsReward, r"grade: .*test_task_check.py:\d+: ValueError: reward must be a number, got '1.0'"),
     (Draws, "sample: other problems at the second call with the same seed"),
     (Repeats, "sample: 4 distinct problems asked for"),
     (Texts, "sample: must give a list of Problem, got list"),
@@ -174,3 +223,67 @@ def test_a_broken_task_ends_before_anything_is_sampled(command, tmp_path, monkey
     complaint = capsys.readouterr().err
     assert re.search(r"task Broken\.grade: problem .*: crashed on .*NameError.*nonsense", complaint)
     assert not list(Path().rglob("iteration-*"))
+
+
+OWN = """
+from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
+
+class OwnConfig(ArithmeticConfig):
+    pass
+
+class Own(Arithmetic):
+    Config = OwnConfig
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("    def __init__(self, config):\n        config.nothing", r"own.py:11: AttributeError: .*'nothing'"),
+        ("    def __init__(self):\n        pass", r"task.name = \S+own.py:Own: TypeError: Own.__init__\(\) takes 1"),
+        ("    @property\n    def isolate(self):\n        return 1 / 0", r"own.py:12: ZeroDivisionError"),
+        ("    isolate = 'yes'", r"task Own.isolate: must be True or False, got str 'yes'"),
+        ("    symbols = property(lambda self: None, lambda *_: None)", "task Own.symbols: must be a list of texts"),
+    ],
+)
+def test_what_is_wrong_before_any_method_is_called_is_one_line_too(tmp_path, monkeypatch, capsys, code, said):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(f"{OWN}\n{code}\n")
+    Path("recipe.toml").write_text(tomli_w.dumps(SFT | {"task": {"name": "own.py:Own"}}))
+    assert main(["check-task", "recipe.toml"]) == 2
+    complaint = capsys.readouterr().err
+    assert re.search(said, complaint), complaint
+    assert complaint.count("\n") == 1
+
+
+def test_a_wrong_default_and_a_validator_that_fails_are_named_by_their_key(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, (knob, said) in enumerate(
+        [
+            ("    lines: int = 'x'", "task.lines = 'x': must be a whole number"),
+            (
+                "    @field_validator('modulus')\n    def f(cls, value):\n        return value + ''",
+                "own1.py:8: TypeError",
+            ),
+        ]
+    ):
+        code = "from pydantic import field_validator\n" + OWN.replace("    pass", knob)
+        Path(f"own{number}.py").write_text(code)
+        Path("recipe.toml").write_text(tomli_w.dumps(SFT | {"task": {"name": f"own{number}.py:Own"}}))
+        assert main(["check-task", "recipe.toml", "task.modulus=5"]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_problem_that_cannot_be_sent_to_graders_is_named():
+    class Locked(Arithmetic):
+        def split(self, name):
+            return [replace(problem, meta={"lock": threading.Lock()}) for problem in super().split(name)]
+
+    task = Arithmetic(ArithmeticConfig(num_test=6))
+    locked = Locked(ArithmeticConfig(num_test=6)).split("test")[0]
+    task.isolate = True
+    with (
+        Grader(task, GradingConfig(num_workers=1)) as grader,
+        pytest.raises(UserError, match=f"problem {locked.id} can"),
+    ):
+        grader.grade([(locked, "")])

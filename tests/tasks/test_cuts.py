@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-from tasks.test_tasks import EMBEDDED, GSM8K_ROWS, MATH_ROWS, SOUP, tasks  # noqa: F401 (a fixture)
+from tasks.test_tasks import GSM8K_ROWS, MATH_ROWS, NAMES, SOUP, tasks  # noqa: F401 (a fixture)
 from test_segments import make_byte_tokenizer, make_sentencepiece_like_tokenizer
 
 from vineppo.cutting import needs_what_follows
@@ -60,7 +60,7 @@ def violations(segment: Callable[[str], list[int]], some: Iterator[str]) -> int:
     return sum(looks_ahead(segment, text, n) for text in some for n in range(len(text) + 1))
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_task_cuts_by_what_stands_before(tasks, name):  # noqa: F811
     assert violations(tasks[name].segment, texts(0, 8)) == 0
 

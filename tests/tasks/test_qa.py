@@ -1,4 +1,4 @@
-"""Questions and answers of any file: fields by name, and three ways to compare and to find an answer."""
+"""Questions and answers of any file: fields by name, and ways to compare and to find an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from vineppo.tasks.qa import QA, QAConfig
+from vineppo.grading import Grader, GradingConfig
+from vineppo.tasks.qa import GRADERS, QA, QAConfig
 from vineppo.types import Problem, UserError
 
 CASES = [
@@ -29,6 +30,14 @@ CASES = [
     ({"grader": "choice"}, "B", "B. because of that", "correct"),
     ({"grader": "choice"}, "B", "(C)", "wrong"),
     ({"grader": "choice"}, "B", "Because", "unparseable"),
+    ({"grader": "math", "answer_in": "box"}, r"\frac{1}{2}", r"so \boxed{0.5}", "correct"),
+    ({"grader": "math"}, r"x+1", "so\n$1+x$", "correct"),
+    ({"grader": "math"}, r"\frac{1}{3}", "0.333", "wrong"),
+    ({"grader": "math", "answer_in": "box"}, "2", "2", "unparseable"),
+    ({"grader": "regex"}, r"(?i)(new )?york", "It is\nYork", "correct"),
+    ({"grader": "regex"}, r"(?i)(new )?york", "New York, I think", "wrong"),
+    ({"grader": "regex"}, r"\d+", r"\d+", "wrong"),
+    ({"grader": "regex"}, r".*", "", "unparseable"),
 ]
 
 
@@ -77,3 +86,19 @@ def test_what_a_file_lacks_is_said_in_a_line(tmp_path, options, complaint):
 def test_a_template_without_its_field_is_refused():
     with pytest.raises(ValidationError, match=r"must contain \{prompt\}"):
         QAConfig(path="none", prompt_template="{question}")
+
+
+@pytest.mark.parametrize("gold", ["[0-9", "(?P<a>x)(?P<a>y)", "a{1,9999999999999}", "*"])
+def test_a_pattern_that_is_none_is_said_with_its_place(tmp_path, gold):
+    with pytest.raises(UserError, match=r"train.jsonl:1 \(no regex: "):
+        make_task(tmp_path, [{"question": "q", "answer": gold}], grader="regex").split("train")
+
+
+def test_what_may_hang_is_graded_in_processes(tmp_path):
+    assert {grader: QA(QAConfig(path="none", grader=grader)).isolate for grader in GRADERS} == {
+        "exact": False, "number": False, "choice": False, "math": True, "regex": True,
+    }  # fmt: skip
+    problem = Problem("p", "q", r"(a+)+b")
+    with Grader(QA(QAConfig(path="none", grader="regex")), GradingConfig(num_workers=1, timeout_s=0.5)) as grader:
+        grades = grader.grade([(problem, "aab"), (problem, "a" * 60), (problem, "aa")])
+    assert [grade.verdict for grade in grades] == ["correct", "timeout", "wrong"]

@@ -2,6 +2,7 @@
 
 import json
 import random
+from importlib.util import find_spec
 
 import pytest
 
@@ -9,13 +10,14 @@ from vineppo.models.make import make_symbol_tokenizer
 from vineppo.segments import are_cuts
 from vineppo.tasks import TASKS
 from vineppo.tasks.answers.boxes import boxed_answer
+from vineppo.tasks.answers.formulas import math_equal
 from vineppo.tasks.answers.numbers import parse_number
 from vineppo.tasks.arithmetic import Arithmetic, ArithmeticConfig
 from vineppo.tasks.code import Code, CodeConfig
 from vineppo.tasks.game import Game, GameConfig
-from vineppo.tasks.math import math_equal
 from vineppo.tasks.programs.drawn import DrawnConfig
 from vineppo.tasks.python_tool import ChainConfig, PythonTool, PythonToolConfig
+from vineppo.tasks.reasoning_gym import PACKAGE, ReasoningGym, ReasoningGymConfig
 from vineppo.tasks.web import Web, WebConfig
 from vineppo.types import Problem, UserError
 
@@ -47,6 +49,10 @@ def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+WITHOUT_PACKAGE = pytest.mark.skipif(find_spec(PACKAGE) is None, reason="an extra")
+NAMES = [pytest.param(name, marks=WITHOUT_PACKAGE if name == PACKAGE else ()) for name in EMBEDDED]
+
+
 @pytest.fixture
 def tasks(tmp_path):
     for name, rows in (("gsm8k", GSM8K_ROWS), ("math", MATH_ROWS), ("qa", QA_ROWS)):
@@ -58,6 +64,8 @@ def tasks(tmp_path):
         name: TASKS[name](TASKS[name].Config(path=str(tmp_path / name), num_validation=4, **fields.get(name, {})))
         for name in ("gsm8k", "math", "qa")
     }
+    if find_spec(PACKAGE) is not None:
+        made[PACKAGE] = ReasoningGym(ReasoningGymConfig(dataset="leg_counting", num_test=15, num_validation=4))
     return made | {
         "arithmetic": Arithmetic(ArithmeticConfig(num_test=50, num_validation=30)),
         "code": Code(CodeConfig(drawn=DrawnConfig(num_test=4, num_validation=3))),
@@ -67,7 +75,7 @@ def tasks(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_gold_solutions_are_right_and_nothing_is_not(tasks, name):
     task = tasks[name]
     for problem in [*task.split("test"), *task.split("validation")]:
@@ -76,7 +84,7 @@ def test_gold_solutions_are_right_and_nothing_is_not(tasks, name):
         assert task.answer(problem.solution) is not None
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_are_distinct_repeatable_training_problems(tasks, name):
     task = tasks[name]
     sample = task.sample(8, seed=3)
@@ -86,7 +94,7 @@ def test_samples_are_distinct_repeatable_training_problems(tasks, name):
     assert not held_out & {problem.prompt for problem in task.sample(11, seed=0)}
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_segments_partition_any_response(tasks, name):
     rng = random.Random(0)
     for _ in range(400):
@@ -95,7 +103,7 @@ def test_segments_partition_any_response(tasks, name):
         tasks[name].answer(text)
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_split_is_named(tasks, name):
     with pytest.raises(UserError, match="dev"):
         tasks[name].split("dev")

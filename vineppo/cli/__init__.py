@@ -238,8 +238,8 @@ def add_analyze(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--kind", required=True, help=f"all, or one of {', '.join(KINDS)}")
     parser.add_argument("--out", type=path_name, help="folder (default: analysis/ in the first run's)")
     parser.add_argument(
-        "--part", type=word, action="append", default=[], metavar="FILE.py:CLASS",
-        help="a task, engine or estimator of your own that the runs name; no other code of theirs is run",
+        "--part", type=word, action="append", default=[], metavar="FILE.py:NAME",
+        help="a task, engine, estimator or function of your own that the runs name; no other code of theirs is run",
     )  # fmt: skip
     parser.set_defaults(run=commands.run_analyze, overrides=[])
 

@@ -12,7 +12,7 @@ from vineppo.config import diff
 from vineppo.machine.files import check_file, check_folder, read_json, write_file
 from vineppo.machine.tables import aligned
 from vineppo.machine.terminal import echo, is_harmless
-from vineppo.parts import load_part
+from vineppo.parts import load_own
 from vineppo.types import UserError
 
 
@@ -136,7 +136,7 @@ def run_analyze(args: argparse.Namespace) -> None:
     from vineppo.analysis import analyze, kinds_called
 
     for name in args.part:
-        load_part(name, "--part")
+        load_own(name, "--part")
     kinds = kinds_called(args.kind)
     for kind in kinds:
         try:

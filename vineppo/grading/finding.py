@@ -7,15 +7,18 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
+from vineppo.parts import explain_error
 from vineppo.protocols import TakesTurns, Task
 from vineppo.transcript import Transcript, turns_of
-from vineppo.types import Grade, Problem
+from vineppo.types import Grade, Problem, UserError
 
 Pair = tuple[Problem, str]  # and a response to it
 Wanted = Literal["grade", "reply"]
 
 READY = b"ready"
 """What a worker sends once it may be given answers."""
+MAX_WHY = 400
+"""Characters."""
 TIME_IS_UP = signal.SIGPROF
 """What the kernel sends a worker that has computed for as long as it may; nothing sleeps through it."""
 
@@ -55,8 +58,10 @@ def grade_with(task: Task, problem: Problem, response: str) -> Finding:
                 return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
     except MemoryError:  # what came before it has left less room than a fresh worker has
         return crash("out of memory", in_doubt=True)
-    except Exception as error:
-        return crash(f"{type(error).__name__}: {error}"[:200])
+    except UserError as error:  # which says it all
+        return crash(str(error)[:MAX_WHY])
+    except (Exception, SystemExit) as error:
+        return crash(explain_error(error)[:MAX_WHY])
     return Finding(grade)
 
 
@@ -69,8 +74,10 @@ def reply_with(task: Task, problem: Problem, response: str) -> Finding | Reply:
             return crash(f"reply() gave {text!r}"[:200] + ", neither None nor a text that is not empty")
     except MemoryError:
         return crash("out of memory", in_doubt=True)
-    except Exception as error:
-        return crash(f"{type(error).__name__}: {error}"[:200])
+    except UserError as error:  # which says it all
+        return crash(str(error)[:MAX_WHY])
+    except (Exception, SystemExit) as error:
+        return crash(explain_error(error)[:MAX_WHY])
     return Reply(text)
 
 
@@ -81,6 +88,7 @@ def write_finding(finding: Finding | Reply) -> bytes:
     grade = finding.grade
     rewards = grade.segment_rewards and [float(reward) for reward in grade.segment_rewards]
     values = {"reward": float(grade.reward), "verdict": grade.verdict, "segment_rewards": rewards}
+    values["named_rewards"] = {name: float(reward) for name, reward in grade.named_rewards.items()}
     return json.dumps(values | {"why": finding.why, "in_doubt": finding.in_doubt}).encode()
 
 
@@ -93,7 +101,8 @@ def read_finding(message: bytes) -> Finding | Reply:
             return Reply(None if text is None else str(text))
         rewards = values["segment_rewards"]
         rewards = None if rewards is None else tuple(map(float, rewards))
-        grade = Grade(float(values["reward"]), values["verdict"], rewards)
+        named = {name: float(reward) for name, reward in values["named_rewards"].items()}
+        grade = Grade(float(values["reward"]), values["verdict"], rewards, named)
         return Finding(grade, str(values["why"]), bool(values["in_doubt"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no finding: {type(error).__name__}: {error}") from None

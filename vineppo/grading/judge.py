@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
@@ -36,6 +37,7 @@ class Judge:
         """Process rewards keep the rule's share; the score is earned with the last segment."""
         rule, own = 1 - self.weight, self.weight * score
         if grade.segment_rewards is None:
-            return Grade(rule * grade.reward + own, grade.verdict)
+            return replace(grade, reward=rule * grade.reward + own)
         *before, last = (rule * reward for reward in grade.segment_rewards)
-        return Grade.of_segments((*before, last + own), grade.verdict)
+        rewards = (*before, last + own)
+        return replace(grade, reward=math.fsum(rewards), segment_rewards=rewards)

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Event
 
 from vineppo.grading.finding import READY, TIME_IS_UP, Finding, Pair, Reply, Wanted, crash, read_finding
-from vineppo.parts import code_of
+from vineppo.parts import codes_in
 from vineppo.protocols import Task
 from vineppo.types import Grade, UserError
 
@@ -152,7 +152,7 @@ class Worker:
 
     def take(self, job: Job) -> bool:
         """Whether it took the job; a dead worker takes none."""
-        if not self._send(pickle.dumps((*job.pair, job.wanted))):
+        if not self._send(pickle_job(job)):
             return False
         self.job, self.deadline = job, time.monotonic() + self._patience
         return True
@@ -223,11 +223,22 @@ class Worker:
 
 
 def pickle_task(task: Task) -> bytes:
-    """With the code of the file that it is from, where it is somebody's own."""
+    """With the code of the files that it needs, where they are somebody's own."""
     try:
-        return pickle.dumps((code_of(type(task)), pickle.dumps(task)))
+        task_bytes = pickle.dumps(task)
+        return pickle.dumps((codes_in(task_bytes), task_bytes))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise UserError(
             f"{type(task).__name__} cannot be sent to the processes that grade it ({error}); keep what cannot be "
             "pickled out of the task, or set isolate = False"
+        ) from None
+
+
+def pickle_job(job: Job) -> bytes:
+    try:
+        return pickle.dumps((*job.pair, job.wanted))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"problem {job.pair[0].id} cannot be sent to the processes that grade it ({error}); keep what cannot be "
+            "pickled out of its meta, or set isolate = False"
         ) from None

@@ -29,8 +29,8 @@ def main(descriptor: int, timeout_s: float, memory_mb: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = Connection(descriptor)
     try:
-        code, task_bytes = pickle.loads(connection.recv_bytes())
-        if code is not None:  # the task's own file
+        codes, task_bytes = pickle.loads(connection.recv_bytes())
+        for code in codes:
             run_code(code)
         task: Task = pickle.loads(task_bytes)
         if isinstance(task, Prepares):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, SerializeAsAny, field_validator
@@ -16,7 +17,7 @@ from vineppo.framing import ChatConfig
 from vineppo.grading import GradingConfig
 from vineppo.learner.config import LearnerConfig
 from vineppo.models import ModelConfig
-from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_part
+from vineppo.parts import Part, check_members, find_part, full_name, is_own, load_function, load_part, own_code
 from vineppo.protocols import CreditEstimator, Engine, LearningEstimator, Task
 from vineppo.rollouts import SamplingConfig
 from vineppo.runs.checkpoint import CheckpointConfig
@@ -29,6 +30,8 @@ PARTS: dict[str, Mapping[str, Part]] = {"task": TASKS, "engine": ENGINES, "credi
 """Sections whose `name` picks a part; the part's own Config checks the rest of the section."""
 PROTOCOLS: dict[str, type] = {"task": Task, "engine": Engine, "credit": CreditEstimator}
 
+FUNCTIONS = {"task": ("grader", "rewards.*.function")}
+"""Keys under which a built-in part takes a function of the user's; * is any name."""
 LEARNING = ("update", "save", "load")
 """An estimator that has one of these learns, and needs the rest of LearningEstimator too."""
 
@@ -105,6 +108,29 @@ def load_own_parts(tree: Mapping[str, Any], source: str) -> None:
         name = values.get("name") if isinstance(values, Mapping) else None
         if is_own(name):
             load_part(str(name), f"{source}: {section}.name")
+        for key, function in own_functions(section, values):
+            load_function(function, f"{source}: {section}.{key}")
+
+
+def own_functions(section: str, values: Any) -> list[tuple[str, str]]:
+    """Key and name of each that the section of a built-in part names."""
+    if is_own(isinstance(values, Mapping) and values.get("name")):
+        return []
+    found = [pair for path in FUNCTIONS.get(section, ()) for pair in values_at(values, path.split("."))]
+    return [(key, name) for key, name in found if is_own(name)]
+
+
+def values_at(tree: Any, path: Sequence[str], key: str = "") -> Iterator[tuple[str, Any]]:
+    if not path:
+        yield key, tree
+    elif isinstance(tree, Mapping):
+        for name in tree if path[0] == "*" else tree.keys() & path[:1]:
+            yield from values_at(tree[name], path[1:], f"{key}.{name}".removeprefix("."))
+
+
+def is_own_task(config: Named) -> bool:
+    """Whether any of it is code of the user's, which has to be looked at before it is relied on."""
+    return is_own(config.name) or bool(own_functions("task", config.model_dump()))
 
 
 def make_recipe(tree: Mapping[str, Any], *, kind: type[R], source: str) -> R:
@@ -123,14 +149,19 @@ def read_section(section: str, values: Any, source: str) -> Named:
         raise UserError(f"{source}: {section}.name must be one of {', '.join(map(repr, PARTS[section]))}")
     name = full_name(values["name"])
     part = find_part(name, PARTS[section], f"{source}: {section}.name")
-    return validate(part.Config, {**values, "name": name}, source=source, section=section)
+    with own_code(f"{source}: {section}") if is_own(name) else nullcontext():
+        return validate(part.Config, {**values, "name": name}, source=source, section=section)
 
 
 def make_part(section: str, config: Named, *args: Any, **kwargs: Any) -> Any:
     """What a section of a recipe asks for."""
-    part = find_part(config.name, PARTS[section], f"{section}.name")(config, *args, **kwargs)
-    if is_own(config.name):
-        check_members(part, PROTOCOLS[section], f"{section}.name = {config.name}")
+    kind = find_part(config.name, PARTS[section], f"{section}.name")
+    if not is_own(config.name):
+        return kind(config, *args, **kwargs)
+    key = f"{section}.name = {config.name}"
+    with own_code(key):
+        part = kind(config, *args, **kwargs)
+        check_members(part, PROTOCOLS[section], key)
         if section == "credit" and any(hasattr(part, name) for name in LEARNING):
-            check_members(part, LearningEstimator, f"{section}.name = {config.name}")
+            check_members(part, LearningEstimator, key)
     return part

@@ -19,7 +19,6 @@ from vineppo.machine import runtime
 from vineppo.machine.files import write_json
 from vineppo.machine.tensor_files import save_tensors
 from vineppo.models.make import save_model
-from vineppo.parts import is_own
 from vineppo.protocols import Engine, Learner, Task, Trainable
 from vineppo.runs.changes import Changes, architecture, continued, deciding, settle
 from vineppo.runs.checkpoint import (
@@ -36,7 +35,7 @@ from vineppo.runs.checkpoint import (
 from vineppo.runs.estimate import announce_days, announce_vines, check_sizes
 from vineppo.runs.lock import lock_folder
 from vineppo.runs.metrics import MetricsLog, Sink, mend_logs
-from vineppo.runs.recipe import Recipe, make_recipe
+from vineppo.runs.recipe import Recipe, is_own_task, make_recipe
 from vineppo.runs.run_folder import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -209,7 +208,7 @@ def open_session(
         with Shutdown(echo).installed() as shutdown, set_up(recipe, checkpoint and checkpoint.folder) as setup:
             if recipe.trains_policy:
                 split_of(setup.task, recipe.evaluation, "evaluation")
-            if is_own(recipe.task.name) and not checkpoint:
+            if is_own_task(recipe.task) and not checkpoint:
                 list(TaskCheck(recipe, setup.task, setup.grader).run(look_ahead=False))
             if checkpoint:
                 check_architecture(checkpoint, setup.policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +113,10 @@ def make_tokenizer(recipe: Recipe, task: Task) -> Any:
     """Of a model from scratch."""
     if not isinstance(task, HasSymbols):
         raise UserError(f"task {recipe.task.name} does not list its symbols, so give model.name, not from_scratch")
-    return make_symbol_tokenizer(task.symbols)
+    symbols = task.symbols
+    if not isinstance(symbols, Sequence) or not all(isinstance(text, str) and text for text in symbols):
+        raise UserError(f"task {type(task).__name__}.symbols: must be a list of texts, none empty, got {symbols!r:.80}")
+    return make_symbol_tokenizer(symbols)
 
 
 def load_scorer(recipe: Recipe, task: Task, checkpoint: Path | None = None) -> tuple[Any, Any]:

@@ -5,15 +5,16 @@ Each check says in a sentence what it found, or raises UserError with the class,
 
 from __future__ import annotations
 
-import traceback
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from vineppo.config import unusable
 from vineppo.grading import Grader
 from vineppo.grading.finding import Finding, Reply
-from vineppo.parts import describe_error
-from vineppo.protocols import TakesTurns, Task
+from vineppo.parts import own_code
+from vineppo.protocols import HasSymbols, TakesTurns, Task
 from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.segments import are_cuts, looks_ahead
 from vineppo.transcript import Transcript, turns_of
@@ -23,6 +24,7 @@ MAX_CHARS = 600
 """Of a text whose every beginning is cut."""
 
 
+TEXTS = ("id", "prompt", "answer", "solution")
 NUM_PROBLEMS = 16
 FEW = 4
 """Where a recipe does not say how many distinct ones it will ask for."""
@@ -34,13 +36,17 @@ class TaskCheck:
         sampling = recipe.sampling if isinstance(recipe, SamplingRecipe) else None
         self.num_problems = min(NUM_PROBLEMS, sampling.prompts_per_iteration if sampling else FEW)
         self.name = type(task).__name__
+        from_scratch = recipe.model.from_scratch is not None
+        self.symbols = pattern_of(task.symbols) if from_scratch and isinstance(task, HasSymbols) else None
 
     def run(self, *, look_ahead: bool = True) -> Iterator[str]:
         """All of them. Worked solutions are those of the split that the recipe evaluates on: a training problem's may
         be anybody's, mistakes included. A run looks at the cuts of all its responses; `look_ahead` does so here."""
+        if type(self.task.isolate) is not bool:
+            raise self.wrong("isolate", f"must be True or False, got {describe(self.task.isolate)}")
         trained = self.sampled()
         yield f"sample: {len(trained)} distinct training problems, the same ones again with the same seed"
-        held_out = self.problems(self.call("split", self.split), "split")
+        held_out = self.held_out(trained)
         yield f"split: {len(held_out)} problems in {self.split!r}"
         problems = held_out[: self.num_problems]
         solved = [problem for problem in problems if problem.solution]
@@ -57,18 +63,32 @@ class TaskCheck:
         problems = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
         if len({problem.id for problem in problems}) != self.num_problems:
             raise self.wrong("sample", f"{self.num_problems} distinct problems asked for, got {len(problems)}")
-        if self.call("sample", self.num_problems, seed=0) != problems:
+        again = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
+        if texts_of(again) != texts_of(problems):
             raise self.wrong("sample", "other problems at the second call with the same seed; draw by `seed` alone")
+        return problems
+
+    def held_out(self, trained: Sequence[Problem]) -> list[Problem]:
+        problems = self.problems(self.call("split", self.split), "split")
+        ids = {problem.id for problem in problems}
+        if not problems or len(ids) < len(problems):
+            raise self.wrong("split", f"{len(ids)} distinct ids in the {len(problems)} problems of {self.split!r}")
+        if self.split != "train" and (shared := sorted(ids & {problem.id for problem in trained})):
+            raise self.wrong("split", f"problem {shared[0]} is in {self.split!r}, and sample() gives it for training")
         return problems
 
     def problems(self, found: Any, method: str) -> list[Problem]:
         if not isinstance(found, list) or not all(isinstance(problem, Problem) for problem in found):
             raise self.wrong(method, f"must give a list of Problem, got {describe(found)}")
         for problem in found:
-            texts = {name: getattr(problem, name) for name in ("id", "prompt", "answer", "solution")}
+            texts = dict(zip(TEXTS, texts_of([problem])[0], strict=True))
             no_text = [f"{name} = {text!r}" for name, text in texts.items() if not isinstance(text, str)]
             if no_text or not problem.prompt:
                 raise self.wrong(method, f"problem {problem.id}: {', '.join(no_text) or 'the prompt is empty'}")
+            if bad := [name for name, text in texts.items() if unusable(text)]:
+                raise self.wrong(method, f"problem {problem.id!r}: half a character or a NUL in its {bad[0]}")
+            if self.symbols and (left := self.symbols.sub("", problem.prompt + problem.solution)):
+                raise self.wrong("symbols", f"problem {problem.id}: none of them is {left[:20]!r}")
         return found
 
     def cut(self, texts: Sequence[str], num_solved: int) -> str:
@@ -169,16 +189,20 @@ class TaskCheck:
         return f"{len(voted)} of {len(solved)} worked solutions have one, and it counts as theirs"
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        try:
+        with own_code(f"task {self.name}.{method}"):
             return getattr(self.task, method)(*args, **kwargs)
-        except UserError:
-            raise
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise self.wrong(method, f"{frame.filename}:{frame.lineno}: {describe_error(error)}") from None
 
     def wrong(self, method: str, what: str) -> UserError:
         return UserError(f"task {self.name}.{method}: {what}")
+
+
+def texts_of(problems: Sequence[Problem]) -> list[tuple[str, ...]]:
+    return [tuple(getattr(problem, name) for name in TEXTS) for problem in problems]
+
+
+def pattern_of(symbols: Sequence[str]) -> re.Pattern[str]:
+    """Any of them, longest first, as the tokenizer of a model from scratch takes them."""
+    return re.compile("|".join(map(re.escape, sorted(symbols, key=len, reverse=True))))
 
 
 def is_correct(finding: Finding) -> bool:

@@ -1,7 +1,8 @@
 """Tasks: problems, where a response may be cut into segments, and how good it is.
 
     arithmetic.py gsm8k.py math.py    a task each: what to copy for one of your own (docs/tasks.md)
-    qa.py                             questions and answers of any file; the recipe names its fields
+    qa.py reward_functions.py         questions and answers of any file, graded by functions of the user's if need be
+    reasoning_gym.py                  the generators of a package
     code.py python_tool.py            programs, and mathematics with a Python tool; both run in vineppo/sandbox
     programs/                         programs as responses: read, cut, judged by tests
     game.py games/                    text games with mistakes that can be repaired, a file each
@@ -24,6 +25,7 @@ from vineppo.tasks.gsm8k import GSM8K
 from vineppo.tasks.math import MATH
 from vineppo.tasks.python_tool import PythonTool
 from vineppo.tasks.qa import QA
+from vineppo.tasks.reasoning_gym import ReasoningGym
 from vineppo.tasks.textarena import TextArena
 from vineppo.tasks.web import Web
 
@@ -35,6 +37,7 @@ TASKS = {
     "math": MATH,
     "python_tool": PythonTool,
     "qa": QA,
+    "reasoning_gym": ReasoningGym,
     "textarena": TextArena,
     "web": Web,
 }

@@ -5,4 +5,5 @@ boxes.py                    what stands in \\boxed{}
 reading.py                  LaTeX as a number, list, interval, equation, word, ...; units.py: the words beside it
 expressions.py evaluation.py    formulas as trees, and what they are worth
 equality.py                 whether an answer is the gold one
+formulas.py                 the same, with math-verify where our reader cannot read the gold
 """
