@@ -23,9 +23,10 @@ LINES, SENTENCES = ThinkingConfig(), ThinkingConfig(segments="sentences")
 TASK = SimpleNamespace(segment=cut_lines)
 
 
-@pytest.mark.parametrize("thinking", [LINES, SENTENCES])
-def test_cuts_are_decided_by_what_stands_before_them(thinking):
-    rng = random.Random(0)
+@pytest.mark.parametrize("end", ["</think>", "</think>\n\n", "\n</think>", ".", ". </think>\n"])
+@pytest.mark.parametrize("segments", ["lines", "sentences"])
+def test_cuts_are_decided_by_what_stands_before_them(end, segments):
+    rng, thinking = random.Random(0), ThinkingConfig(end=end, segments=segments)
     pieces = ["a", "b c", ". ", "!\n", "\n", "3.14", '." ', "</think>", "</thi", "nk>", "#### 4\n", "\n\n"]
     for _ in range(300):
         text = "".join(rng.choices(pieces, k=12))

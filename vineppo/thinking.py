@@ -35,7 +35,8 @@ def cut_thoughts(text: str, thinking: ThinkingConfig | None) -> list[int]:
         return []
     thoughts, end, _ = text.partition(thinking.end)
     cut = cut_lines if thinking.segments == "lines" else cut_sentences
-    return [*cut(thoughts), *([len(thoughts) + len(end)] if end else [])]
+    # Its mark among them: before that is complete nobody knows that it is one, and it may begin or end with lines.
+    return sorted({*cut(thoughts + end), *([len(thoughts + end)] if end else [])})
 
 
 def cut_turn(task: Task, text: str, thinking: ThinkingConfig | None) -> list[int]:
