@@ -116,6 +116,15 @@ def test_a_reply_cannot_spell_a_special_token():
     assert framing.tokenizer.decode(ids) == "so<eos>ho<|start|>"
 
 
+@pytest.mark.parametrize("config", [None, ChatConfig()])
+def test_a_worked_solution_is_as_long_as_it_says_and_ends_once(config):
+    """What it spells would otherwise be an eos in its middle, behind which no policy can write."""
+    framing = Framing(tokenizer_of(CHATML), config)
+    ids, _ = framing.response("4<eos>, or <|start|>so")
+    assert framing.tokenizer.decode(ids, skip_special_tokens=True) == "4<eos>, or <|start|>so"
+    assert [n for n, token in enumerate(ids) if token == framing.tokenizer.eos_token_id] == [len(ids) - 1]
+
+
 @pytest.mark.parametrize(
     ("template", "config", "message"),
     [
@@ -130,8 +139,14 @@ def test_what_a_template_refuses_is_one_line(template, config, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_template_that_hides_what_was_said_takes_no_turns():
-    framing = Framing(tokenizer_of("{{ messages | length }}"), ChatConfig())
+TWICE = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages | length }}", TWICE + "{{ messages[-1].content }}", TWICE + "{{ messages[0].content }}"]
+)
+def test_a_template_that_hides_or_repeats_what_was_said_takes_no_turns(template):
+    framing = Framing(tokenizer_of(template), ChatConfig())
     with pytest.raises(UserError, match="takes no turns"):
         framing.reply_ids("no")
 

@@ -12,7 +12,7 @@ from vineppo.config import Config
 from vineppo.transcript import turns_of
 from vineppo.types import Problem, UserError
 
-TURN, REPLY = "a turn of the policy", "a reply to it"
+QUESTION, TURN, REPLY = "a question that it is asked", "a turn of the policy", "a reply to it"
 """Stand where these stand, to see what a template puts around them."""
 
 
@@ -94,7 +94,9 @@ class Framing:
         return tuple(ids), None if all(mask) else tuple(mask)
 
     def _turn_ids(self, turn: str) -> tuple[int, ...]:
-        return (*self.tokenizer.encode(turn, add_special_tokens=False), self.tokenizer.eos_token_id)
+        """What it says is text, as in `reply_ids`: no response goes on behind an eos."""
+        ids = self.tokenizer.encode(turn, add_special_tokens=False, split_special_tokens=True)
+        return (*ids, self.tokenizer.eos_token_id)
 
     def _before(self) -> list[dict[str, str]]:
         assert self.chat is not None
@@ -109,12 +111,15 @@ class Framing:
     @cached_property
     def _around_reply(self) -> tuple[str, str]:
         """What the template puts between what the policy's turn says and a message, and behind the message."""
-        turns = [("user", "a question"), ("assistant", TURN), ("user", REPLY)]
+        turns = [("user", QUESTION), ("assistant", TURN), ("user", REPLY)]
         text = self._render([{"role": role, "content": said} for role, said in turns])
         behind = text.partition(TURN)[2]
         before, found, after = behind.partition(REPLY)
-        if not found:
-            raise UserError("chat: the tokenizer's template does not repeat what messages say, so it takes no turns")
+        if not found or any(said in before + after for said in (QUESTION, TURN, REPLY)):
+            raise UserError(
+                "chat: the tokenizer's template does not repeat what messages say, each once and in order, so it takes "
+                "no turns"
+            )
         return before, after
 
     def _render(self, messages: list[dict[str, str]]) -> str:
