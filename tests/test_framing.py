@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 from vineppo.framing import ChatConfig, ChatExample, Framing
 from vineppo.models.make import make_symbol_tokenizer
@@ -20,13 +21,18 @@ BRACKETS = (
     "{% elif m.role == 'assistant' %} {{ m.content }}<eos>{% else %}"
     "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
+OWN_END = (
+    "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+"""Turns end otherwise than texts."""
 PROBLEM = Problem("1", "two and two?", "4", solution="it is 4")
 
 
 def tokenizer_of(template: str | None) -> Any:
     letters = [chr(code) for code in range(33, 127)]
     tokenizer = make_symbol_tokenizer((*letters, " ", "\n"))
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
     tokenizer.chat_template = template
     return tokenizer
 
@@ -52,7 +58,7 @@ def test_system_examples_and_arguments_of_the_template_are_in_the_prompt():
     )
 
 
-@pytest.mark.parametrize("template", [CHATML, BRACKETS])
+@pytest.mark.parametrize("template", [CHATML, BRACKETS, OWN_END])
 @pytest.mark.parametrize("ended_by", ["eos", "stop"])
 def test_turns_have_the_tokens_of_the_same_conversation_in_the_template(template, ended_by):
     tokenizer = tokenizer_of(template)
@@ -66,10 +72,31 @@ def test_turns_have_the_tokens_of_the_same_conversation_in_the_template(template
         think=True,
     )
     said = tokenizer.encode(solution.turns[0], add_special_tokens=False)
-    closed = [] if ended_by == "stop" else [tokenizer.eos_token_id]
+    ends = "<|end|>" if template is OWN_END else "<eos>"
+    turn = [*said, *([] if ended_by == "stop" else tokenizer.encode(ends))]
     space = " " if template is BRACKETS else ""  # which the model writes itself
-    ids = [*framing.prompt_ids(PROBLEM), *tokenizer.encode(space), *said, *closed, *framing.reply_ids("no", ended_by)]
+    ids = [*framing.prompt_ids(PROBLEM), *tokenizer.encode(space), *turn, *framing.reply_ids("no", turn[-1])]
     assert tokenizer.decode(ids) == whole
+
+
+def test_an_eos_that_ends_the_text_behind_a_turn_is_not_repeated():
+    framing = Framing(tokenizer_of("{% for m in messages %}{{ m.content }}<eos>{% endfor %}"), ChatConfig())
+    assert framing.tokenizer.decode(framing.reply_ids("no")) == "no<eos>"
+
+
+@pytest.mark.parametrize("reply", ["\u00e9", "\ud800"])
+def test_a_reply_that_has_no_tokens_is_named(reply):
+    with pytest.raises(UserError, match=r"^reply .*: the model's tokenizer cannot write it"):
+        Framing(tokenizer_of(None)).reply_ids(f"so{reply}")
+
+
+def test_a_reply_of_which_no_token_is_left_is_named():
+    tokenizer = tokenizer_of(None)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    framing = Framing(tokenizer)
+    assert framing.reply_ids("a ")
+    with pytest.raises(UserError, match=r"^reply ' ': nothing is left of it"):
+        framing.reply_ids(" ")
 
 
 def test_worked_solutions_are_masked_where_the_environment_speaks():
@@ -89,6 +116,15 @@ def test_a_reply_cannot_spell_a_special_token():
     assert framing.tokenizer.decode(ids) == "so<eos>ho<|start|>"
 
 
+@pytest.mark.parametrize("config", [None, ChatConfig()])
+def test_a_worked_solution_is_as_long_as_it_says_and_ends_once(config):
+    """What it spells would otherwise be an eos in its middle, behind which no policy can write."""
+    framing = Framing(tokenizer_of(CHATML), config)
+    ids, _ = framing.response("4<eos>, or <|start|>so")
+    assert framing.tokenizer.decode(ids, skip_special_tokens=True) == "4<eos>, or <|start|>so"
+    assert [n for n, token in enumerate(ids) if token == framing.tokenizer.eos_token_id] == [len(ids) - 1]
+
+
 @pytest.mark.parametrize(
     ("template", "config", "message"),
     [
@@ -103,8 +139,14 @@ def test_what_a_template_refuses_is_one_line(template, config, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_template_that_hides_what_was_said_takes_no_turns():
-    framing = Framing(tokenizer_of("{{ messages | length }}"), ChatConfig())
+TWICE = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages | length }}", TWICE + "{{ messages[-1].content }}", TWICE + "{{ messages[0].content }}"]
+)
+def test_a_template_that_hides_or_repeats_what_was_said_takes_no_turns(template):
+    framing = Framing(tokenizer_of(template), ChatConfig())
     with pytest.raises(UserError, match="takes no turns"):
         framing.reply_ids("no")
 

@@ -15,17 +15,18 @@ from vineppo.episode import State
 from vineppo.grading import Grader, GradingConfig
 from vineppo.rollouts import make_rollout
 from vineppo.segments import are_cuts, cut_lines, cut_sentences, looks_ahead, segment_texts
-from vineppo.thinking import ThinkingConfig, cut_turn, said
+from vineppo.thinking import ThinkingConfig, check_mark, cut_turn, said
 from vineppo.transcript import Transcript
-from vineppo.types import Completion, Grade, Problem, SamplingParams
+from vineppo.types import Completion, Grade, Problem, SamplingParams, UserError
 
 LINES, SENTENCES = ThinkingConfig(), ThinkingConfig(segments="sentences")
 TASK = SimpleNamespace(segment=cut_lines)
 
 
-@pytest.mark.parametrize("thinking", [LINES, SENTENCES])
-def test_cuts_are_decided_by_what_stands_before_them(thinking):
-    rng = random.Random(0)
+@pytest.mark.parametrize("end", ["</think>", "</think>\n\n", "\n</think>", ".", ". </think>\n"])
+@pytest.mark.parametrize("segments", ["lines", "sentences"])
+def test_cuts_are_decided_by_what_stands_before_them(end, segments):
+    rng, thinking = random.Random(0), ThinkingConfig(end=end, segments=segments)
     pieces = ["a", "b c", ". ", "!\n", "\n", "3.14", '." ', "</think>", "</thi", "nk>", "#### 4\n", "\n\n"]
     for _ in range(300):
         text = "".join(rng.choices(pieces, k=12))
@@ -96,3 +97,18 @@ def test_process_rewards_are_of_what_is_said():
     assert segments == ["hm\n", "hm hm</think>", "one\n", "two\n", "three"]
     assert rollout.segment_rewards == (0.0, 0.0, 1.0, 1.0, 1.0)
     assert replace(rollout, text=rollout.text) == rollout
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [("<|end|>", "has a special token"), ("so.<eos>\n", "has a special token"), ("\u00e9", "cannot write it")],
+)
+def test_an_end_of_thoughts_that_no_text_shows_is_named(end, message):
+    with pytest.raises(UserError, match=rf"^thinking.end = .*{message}"):
+        check_mark(ThinkingConfig(end=end), tokenizer_of(None))
+
+
+@pytest.mark.parametrize("end", ["</think>", "</think>\n\n", "\n</think>", " "])
+def test_an_end_of_thoughts_may_be_any_text(end):
+    check_mark(ThinkingConfig(end=end), tokenizer_of(None))
+    check_mark(None, tokenizer_of(None))

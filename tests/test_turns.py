@@ -49,8 +49,6 @@ SFT = ALIKE | {
     "sft": {"num_problems": 60, "num_epochs": 12, "minibatch_size": 8},
 }  # fmt: skip
 SAMPLING = {"prompts_per_iteration": 5, "group_size": 4, "max_new_tokens": 12}
-NUM_REPLIES = 25
-"""Until the stop; those that were asked for before are remembered."""
 TRAINED = ("vineppo", "ppo", "grpo", "rloo", "vines", "tree", "vine_critic", "restem", "dpo")
 
 
@@ -271,19 +269,23 @@ def test_every_method_trains_and_goes_on_after_a_stop(name, start, tmp_path):
 def test_a_stop_in_the_middle_of_turns_loses_nothing(start, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     tree = method("vineppo", start)
-    run(tree, whole)
-    num_replies = 0
+    num_replies, stop_at = 0, 0
 
     def stopping(self: Any, problem: Any, transcript: Any) -> str | None:
         nonlocal num_replies
         num_replies += 1
-        if num_replies == NUM_REPLIES:
+        if num_replies == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return Guess.reply(self, problem, transcript)
 
-    task = recipe_of(tree).task.name
+    class Counter(StopAt):
+        def write(self, iteration: int, metrics: object) -> None:
+            counts.append(num_replies)
 
-    monkeypatch.setattr(LOADED[task], "reply", stopping)
+    counts: list[int] = []
+    monkeypatch.setattr(LOADED[recipe_of(tree).task.name], "reply", stopping)
+    run(tree, whole, sinks=[Counter(None)])
+    num_replies, stop_at = 0, next(before + 1 for before, after in pairwise(counts) if after > before)
     with pytest.raises(Stopped):
         run(tree, parts)
     assert 0 < len(whole_lines(parts / "metrics.jsonl")) < len(whole_lines(whole / "metrics.jsonl"))
@@ -320,6 +322,7 @@ def test_the_guides_task_keeps_its_promises_and_is_learnt(tmp_path, monkeypatch,
         ("str(next(COUNTER))", "two replies to ''"),
         ("1 / 0", "crashed on '' ZeroDivisionError"),
         ("5", "crashed on '' reply\\(\\) gave 5, neither None nor a text"),
+        ("'higher'", "'higher' to '' is not made of symbols"),
     ],
 )
 def test_a_task_that_breaks_its_promise_to_reply_is_named(reply, message, tmp_path, monkeypatch):
@@ -333,8 +336,24 @@ def test_a_task_that_breaks_its_promise_to_reply_is_named(reply, message, tmp_pa
         list(TaskCheck(recipe, task, grader).run())
 
 
-def test_a_reply_that_cannot_be_told_is_counted(start, monkeypatch):
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ("", "'', neither None nor a text"),
+        ("<\ud800", r"'<\ud800': half a character or a NUL in it"),
+        ("\0", r"'\x00': half a character or a NUL in it"),
+    ],
+)
+def test_a_reply_that_cannot_be_told_is_counted(reply, why, start, monkeypatch):
     with environment_of(start) as environment:
-        monkeypatch.setattr(type(environment.task), "reply", lambda self, problem, said: "")
-        with pytest.raises(UserError, match=r"crashed the grader.*reply\(\) gave '', neither None nor a text"):
+        monkeypatch.setattr(type(environment.task), "reply", lambda self, problem, said: reply)
+        with pytest.raises(UserError, match=r"crashed the grader.*reply\(\) gave ") as raised:
+            sample(environment)
+        assert why in str(raised.value)
+
+
+def test_a_reply_without_symbols_ends_the_run_in_one_line(start, monkeypatch):
+    with environment_of(start) as environment:
+        monkeypatch.setattr(type(environment.task), "reply", lambda self, problem, said: "higher")
+        with pytest.raises(UserError, match=r"^reply 'higher': the model's tokenizer cannot write it"):
             sample(environment)

@@ -171,7 +171,7 @@ class Environment:
             elif reply.text is None:
                 ahead.add(i, self._pair(episode))
             else:
-                token_ids = self.framing.reply_ids(reply.text, episode.completion.finish_reason)
+                token_ids = self.framing.reply_ids(reply.text, episode.prefix_ids[-1])
                 if episode.add_reply(token_ids, self.max_prefix_tokens):
                     still_going[i] = episode
         return still_going

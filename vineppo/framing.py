@@ -10,9 +10,9 @@ from pydantic import Field
 
 from vineppo.config import Config
 from vineppo.transcript import turns_of
-from vineppo.types import FinishReason, Problem, UserError
+from vineppo.types import Problem, UserError
 
-TURN, REPLY = "a turn of the policy", "a reply to it"
+QUESTION, TURN, REPLY = "a question that it is asked", "a turn of the policy", "a reply to it"
 """Stand where these stand, to see what a template puts around them."""
 
 
@@ -59,15 +59,28 @@ class Framing:
             return encode_prompt(self.tokenizer, text)
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # the template has put in what is needed
 
-    def reply_ids(self, reply: str, ended_by: FinishReason = "eos") -> tuple[int, ...]:
-        """What stands between a turn of the policy, which ended like this, and its next. What a reply says is text: a
-        special token that it spells is none."""
-        said = self.tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
+    def reply_ids(self, reply: str, last: int | None = None) -> tuple[int, ...]:
+        """What stands between a turn of the policy and its next; at least one token. `last` is the turn's last token,
+        by default eos. What a reply says is text: a special token that it spells is none."""
+        said = self._said_ids(reply)
         if self.chat is None:
-            return tuple(said)
-        closing = [self.tokenizer.eos_token_id] if ended_by == "stop" else []
+            return said
         before, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in self._around_reply)
-        return (*closing, *before, *said, *after)
+        return (*self._behind(self.tokenizer.eos_token_id if last is None else last, before), *said, *after)
+
+    def _said_ids(self, reply: str) -> tuple[int, ...]:
+        try:
+            ids = self.tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
+        except Exception as error:  # the tokenizer's own, of a text that has no tokens
+            raise UserError(f"reply {reply[:80]!r}: the model's tokenizer cannot write it: {error}") from None
+        if not ids:  # two turns with nothing between them would be one
+            raise UserError(f"reply {reply[:80]!r}: nothing is left of it in the tokens of the model's tokenizer")
+        return tuple(ids)
+
+    def _behind(self, last: int, closing: list[int]) -> list[int]:
+        """Without what the turn has written itself, be it eos or another token that ends turns."""
+        is_text = bool(self.tokenizer.decode([last], skip_special_tokens=True))
+        return closing if is_text or last not in closing else closing[closing.index(last) + 1 :]
 
     def response(self, response: str) -> tuple[tuple[int, ...], tuple[bool, ...] | None]:
         """A worked solution as the policy would have written it, every turn closed by eos; and its action mask."""
@@ -81,7 +94,9 @@ class Framing:
         return tuple(ids), None if all(mask) else tuple(mask)
 
     def _turn_ids(self, turn: str) -> tuple[int, ...]:
-        return (*self.tokenizer.encode(turn, add_special_tokens=False), self.tokenizer.eos_token_id)
+        """What it says is text, as in `reply_ids`: no response goes on behind an eos."""
+        ids = self.tokenizer.encode(turn, add_special_tokens=False, split_special_tokens=True)
+        return (*ids, self.tokenizer.eos_token_id)
 
     def _before(self) -> list[dict[str, str]]:
         assert self.chat is not None
@@ -95,14 +110,17 @@ class Framing:
 
     @cached_property
     def _around_reply(self) -> tuple[str, str]:
-        """What the template puts before and after a message that follows the policy's turn and its eos."""
-        turns = [("user", "a question"), ("assistant", TURN), ("user", REPLY)]
+        """What the template puts between what the policy's turn says and a message, and behind the message."""
+        turns = [("user", QUESTION), ("assistant", TURN), ("user", REPLY)]
         text = self._render([{"role": role, "content": said} for role, said in turns])
         behind = text.partition(TURN)[2]
         before, found, after = behind.partition(REPLY)
-        if not found:
-            raise UserError("chat: the tokenizer's template does not repeat what messages say, so it takes no turns")
-        return before.partition(self.tokenizer.eos_token)[2] or before, after
+        if not found or any(said in before + after for said in (QUESTION, TURN, REPLY)):
+            raise UserError(
+                "chat: the tokenizer's template does not repeat what messages say, each once and in order, so it takes "
+                "no turns"
+            )
+        return before, after
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         assert self.chat is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from vineppo.config import Config
 from vineppo.protocols import Task
 from vineppo.segments import cut_lines, cut_sentences
 from vineppo.transcript import Transcript
+from vineppo.types import UserError
 
 
 class ThinkingConfig(Config):
@@ -16,6 +17,21 @@ class ThinkingConfig(Config):
     segments: Literal["lines", "sentences"] = "lines"
     """Where thoughts may be cut; what is said after them is cut by the task. For a state every n tokens, wherever that
     is, there is credit.states."""
+
+
+def check_mark(thinking: ThinkingConfig | None, tokenizer: Any) -> None:
+    """Raises UserError where no text that a model writes with this tokenizer has the end of thoughts in it."""
+    if thinking is None:
+        return
+    try:
+        ids = tokenizer.encode(thinking.end, add_special_tokens=False)
+    except Exception as error:  # the tokenizer's own
+        raise UserError(f"thinking.end = {thinking.end!r}: the model's tokenizer cannot write it: {error}") from None
+    if thinking.end.strip() not in tokenizer.decode(ids, skip_special_tokens=True):
+        raise UserError(
+            f"thinking.end = {thinking.end!r} has a special token of the model's tokenizer, which no text shows, so "
+            "nothing would ever be graded; take an end that the model writes as text"
+        )
 
 
 def said(text: str, thinking: ThinkingConfig | None) -> str:
@@ -35,7 +51,8 @@ def cut_thoughts(text: str, thinking: ThinkingConfig | None) -> list[int]:
         return []
     thoughts, end, _ = text.partition(thinking.end)
     cut = cut_lines if thinking.segments == "lines" else cut_sentences
-    return [*cut(thoughts), *([len(thoughts) + len(end)] if end else [])]
+    # Its mark among them: before that is complete nobody knows that it is one, and it may begin or end with lines.
+    return sorted({*cut(thoughts + end), *([len(thoughts + end)] if end else [])})
 
 
 def cut_turn(task: Task, text: str, thinking: ThinkingConfig | None) -> list[int]:

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
+from vineppo.config import unusable
 from vineppo.parts import explain_error
 from vineppo.protocols import TakesTurns, Task
 from vineppo.transcript import Transcript, turns_of
@@ -72,6 +73,8 @@ def reply_with(task: Task, problem: Problem, response: str) -> Finding | Reply:
         text = task.reply(problem, response)
         if text is not None and not (isinstance(text, str) and text):
             return crash(f"reply() gave {text!r}"[:200] + ", neither None nor a text that is not empty")
+        if text is not None and unusable(text):
+            return crash(f"reply() gave {text[-80:]!r}: half a character or a NUL in it")
     except MemoryError:
         return crash("out of memory", in_doubt=True)
     except UserError as error:  # which says it all

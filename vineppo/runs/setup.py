@@ -25,6 +25,7 @@ from vineppo.rollouts import SamplingConfig
 from vineppo.runs.changes import check_weights, last_checkpoint
 from vineppo.runs.recipe import Recipe, make_part
 from vineppo.seeding import derive_seed
+from vineppo.thinking import check_mark
 from vineppo.types import SamplingParams, UserError
 
 
@@ -91,6 +92,7 @@ def set_up(recipe: Recipe, checkpoint: Path | None = None) -> Iterator[Setup]:
     task = make_part("task", recipe.task)
     load = load_policy if recipe.trains_policy else load_scorer
     tokenizer, policy = load(recipe, task, checkpoint)
+    check_mark(recipe.thinking, tokenizer)
     with Grader(task, recipe.grading) as grader:
         yield Setup(recipe, task, tokenizer, policy, grader)
 

@@ -141,6 +141,10 @@ class TaskCheck:
                 )
             if found != other:
                 raise self.wrong("reply", f"problem {problem.id}: two replies to {said[-80:]!r}: {found}, {other}")
+            if self.symbols and self.symbols.sub("", found.text or ""):
+                raise self.wrong(
+                    "reply", f"problem {problem.id}: {show(found.text)} to {said[-80:]!r} is not made of symbols"
+                )
         return [found.text for found in first if isinstance(found, Reply)]
 
     def graded(self, problems: Sequence[Problem], solved: Sequence[Problem]) -> str:

@@ -114,10 +114,15 @@ class Arithmetic:
         self._slips = dict(self._draw_slips())
         if config.variant == "forks":
             self._check_forks()
-        problems = DrawnProblems(
+        self._problems = DrawnProblems(
             "arithmetic", self._draw, num_validation=config.num_validation, num_test=config.num_test
         )
-        self.sample, self.split = problems.sample, problems.split
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return self._problems.sample(n, seed=seed)
+
+    def split(self, name: str) -> list[Problem]:
+        return self._problems.split(name)
 
     def grade(self, problem: Problem, response: str) -> Grade:
         return grade_number(problem.answer, hash_answer(response))

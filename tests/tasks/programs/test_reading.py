@@ -69,6 +69,12 @@ def test_cuts_are_stopping_times():
         assert not any(looks_ahead(cut_statements, text, n) for n in range(len(text) + 1)), text
 
 
+def test_each_character_of_a_long_response_is_looked_at_a_few_times():
+    """Lines that end no statement would take minutes if each was looked at with all before it."""
+    assert cut_statements("(" + "\n" * 200_000) == []
+    assert cut_statements("\n" * 200_000 + "x\n") == [200_002]
+
+
 @pytest.mark.parametrize(
     ("response", "program"),
     [

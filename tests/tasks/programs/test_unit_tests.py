@@ -147,6 +147,13 @@ def test_what_could_be_guessed_earns_what_a_guess_earns(sandbox):
     assert anything.score(sandbox, "def f(x): return x") == Score(1, 2)
 
 
+def test_no_error_of_the_programs_ends_the_tests_own_loop(sandbox):
+    mapped = "assert all(map(lambda x: f(x) == 5, [1, 2]))\nassert sum(1 for _ in map(f, [1, 2])) == 0"
+    tests = UnitTests(scripts=[Script(mapped, ["f"], 2)])
+    assert tests.score(sandbox, "def f(x): raise StopIteration") == Score(0, 2)
+    assert tests.score(sandbox, "def f(x): return 5") == Score(1, 2)
+
+
 def test_the_program_is_told_names_and_arguments_alone():
     """In all that is ever sent to its process."""
     sent: list[str] = []

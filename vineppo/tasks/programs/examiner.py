@@ -59,10 +59,13 @@ def examine(setup, script, names):
 
 
 def understand(reply):
-    """The value that the candidate said, or the error that it raised, if that is one of Python's own."""
+    """The value that the candidate said, or the error that it raised, if that is one of Python's own.
+
+    StopIteration would end a test's `map` before its first value, so that `all` of none is true.
+    """
     if "error" not in reply:
         return unpack(reply["value"])
     kind = getattr(builtins, str(reply["error"]), None)
-    if not isinstance(kind, type) or not issubclass(kind, Exception):
+    if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, StopIteration):
         kind = RuntimeError
     raise kind(str(reply.get("message")))

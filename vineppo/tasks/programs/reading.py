@@ -66,7 +66,7 @@ def cut_statements(text: str) -> list[int]:
             quote, depth = "", 0
         elif found == "\n" or (found == "\\\n" and quote == "#"):
             quote = quote if len(quote) == 3 else ""
-            *_, line = text[start:end].split("\n")[:-1]
+            line = text[max(start, text.rfind("\n", start, end - 1) + 1) : end]
             if not quote and depth == 0 and line.strip() and not line.lstrip().startswith("```"):
                 cuts.append(end)
                 start = end
