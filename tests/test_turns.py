@@ -318,9 +318,9 @@ def test_the_guides_task_keeps_its_promises_and_is_learnt(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ("'x'", r"problem .*: 'x' to '\d' of its own solution, which goes on with "),
+        ("'>>'", r"problem .*: '>>' to '\d' of its own solution, which goes on with "),
         ("str(next(COUNTER))", "two replies to ''"),
-        ("1 / 0", "crashed on '' ZeroDivisionError"),
+        ("1 / 0", "crashed on '' .*ZeroDivisionError"),
         ("5", "crashed on '' reply\\(\\) gave 5, neither None nor a text"),
         ("'higher'", "'higher' to '' is not made of symbols"),
     ],
@@ -340,8 +340,8 @@ def test_a_task_that_breaks_its_promise_to_reply_is_named(reply, message, tmp_pa
     ("reply", "why"),
     [
         ("", "'', neither None nor a text"),
-        ("<\ud800", r"'<\ud800': half a character or a NUL in it"),
-        ("\0", r"'\x00': half a character or a NUL in it"),
+        ("<\ud800", "half a character or a NUL in it"),
+        ("\0", "half a character or a NUL in it"),
     ],
 )
 def test_a_reply_that_cannot_be_told_is_counted(reply, why, start, monkeypatch):
