@@ -92,6 +92,22 @@ def test_the_guides_task_is_trained_evaluated_and_resumed(here, capsys, isolate)
     assert json.loads(Path("eval.json").read_text())["pass@1"] == result["pass@1"]
 
 
+def test_the_guide_leads_from_nothing_to_a_trained_policy(here, capsys):
+    """Its two recipes, with its commands, in their order."""
+    for name in ("sft", "vineppo"):
+        recipe = re.search(rf"```toml\n(# {name}\.toml\n.*?)```", GUIDE.read_text(), re.DOTALL)
+        assert recipe is not None
+        (here / f"{name}.toml").write_text(recipe[1])
+    commands = re.search(r"seconds, and look:\n\n((?:    vineppo .*\n)+)", GUIDE.read_text())
+    assert commands is not None
+    for line in commands[1].splitlines():
+        assert main(line.split()[1:]) == 0
+    before, after = (
+        json.loads((here / f"runs/counting-{name}/result.json").read_text()) for name in ("sft", "vineppo")
+    )
+    assert min(before["pass@1"], after["pass@1"]) > 0.15  # a policy that counts blindly is right in .03
+
+
 def test_the_loop_trains_on_it_and_compare_runs_it_in_other_processes(here):
     run(sft_of("counting.py:Counting"), here / "sft")
     tree = METHODS["grpo"] | {"task": {"name": "counting.py:Counting"}, "model": {"name": str(here / "sft")}}

@@ -35,7 +35,10 @@ class ChatConfig(Config):
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     """As the tokenizer frames a text; a prompt that begins with bos is framed already, as a chat template leaves it."""
     bos = tokenizer.bos_token
-    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
+    try:
+        ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
+    except Exception as error:  # the tokenizer's own, of a text that has no tokens
+        raise UserError(f"prompt {prompt[:80]!r}: the model's tokenizer cannot write it: {error}") from None
     closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
     return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
 

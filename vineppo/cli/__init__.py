@@ -269,7 +269,7 @@ def add_check_task(subparsers: argparse._SubParsersAction) -> None:
         help="does a task keep its promises, and what will the model see?",
         description="Draws problems of the recipe's task, grades their worked solutions and nothing at all, looks for "
         "cuts that depend on what follows them, and prints three prompts exactly as the model will see them, with "
-        "tokens, segments and grades. No model is loaded.",
+        "tokens, segments and grades. Of the model only the tokenizer is loaded.",
         epilog="example: vineppo check-task recipes/gsm8k-smollm2/vineppo.toml task.path=data/gsm8k",
     )
     add_recipe(parser)

@@ -67,7 +67,8 @@ class ProblemSet:
         train = [problem for problem in problems if problem.prompt not in texts]
         if not train:
             raise UserError(
-                f"{self.path}: num_validation = {self.num_validation} leaves nothing of {len(problems)} problems"
+                f"{self.path}: num_validation = {self.num_validation} leaves nothing of {len(problems)} problems; "
+                "lower task.num_validation"
             )
         return train, [problem for problem in problems if problem.id in held_out]
 
