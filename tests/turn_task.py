@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 from vineppo.config import Named
@@ -76,6 +77,11 @@ def solution(low: int, high: int, hidden: int) -> Transcript:
 class OneTurn(Guess):
     """The same without an environment that speaks."""
 
+    def __init__(self, config: GuessConfig):
+        super().__init__(config)
+        for name, problems in self._splits.items():
+            self._splits[name] = [replace(problem, solution=problem.answer) for problem in problems]
+
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         return None
 
@@ -87,7 +93,7 @@ class NoTurns:
     symbols = Guess.symbols
 
     def __init__(self, config: GuessConfig):
-        game = Guess(config)
+        game = OneTurn(config)
         self.isolate = game.isolate
         self.sample, self.split, self.segment = game.sample, game.split, game.segment
         self.answer, self.grade = game.answer, game.grade
