@@ -332,9 +332,9 @@ def test_the_guides_task_keeps_its_promises_and_is_learnt(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ("'?'", r"problem .*: '\?' to '\d' of its own solution, which goes on with "),
+        ("'>>'", r"problem .*: '>>' to '\d' of its own solution, which goes on with "),
         ("str(next(COUNTER))", "two replies to ''"),
-        ("1 / 0", "crashed on '' .*broken.py.*ZeroDivisionError"),
+        ("1 / 0", "crashed on '' .*ZeroDivisionError"),
         ("5", "crashed on '' reply\\(\\) gave 5, neither None nor a text"),
         ("'higher'", "'higher' to '' is not made of symbols"),
     ],

@@ -79,8 +79,8 @@ class OneTurn(Guess):
 
     def __init__(self, config: GuessConfig):
         super().__init__(config)
-        for name, problems in self._splits.items():
-            self._splits[name] = [replace(problem, solution=problem.answer) for problem in problems]
+        known = self._splits.items()
+        self._splits = {name: [replace(p, solution=p.answer) for p in problems] for name, problems in known}
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         return None

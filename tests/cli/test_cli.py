@@ -43,7 +43,7 @@ def complaint(capsys, *argv: object) -> str:
         ("sampling.top_p=1.5", "sampling.top_p = 1.5"),
         ("train.num_iterations=-1", "train.num_iterations = -1"),
         ("credit.name=vine", "credit.name = 'vine': must be one of 'vineppo'"),
-        ("task.name=chess", "task.name = 'chess': must be one of 'arithmetic', 'gsm8k', 'math'"),
+        ("task.name=chess", "task.name = 'chess': must be one of 'arithmetic', 'code', 'game', 'gsm8k'"),
         ("task.operations=['*5']", "loses information modulo 10"),
         ("model.name=./nowhere", "give either name"),
         ("evaluation.split=dev", "no split 'dev'"),

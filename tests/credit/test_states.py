@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,10 +200,11 @@ def last_states(rollout):
 
 
 def test_vineppo_keeps_the_first_states():
+    context = CreditContext(SimpleNamespace(params=SamplingParams()))  # type: ignore[arg-type]
     rollout = make_rollout(PROBS, (0, 2, 4, 7))
     for limit, expected in ((None, (0, 2, 4, 7)), (5, (0, 2, 4, 7)), (2, (0, 2, 7)), (1, (0, 7))):
         config = VinePPOConfig(max_states_per_rollout=limit)
-        assert VinePPO(config, CreditContext(environment=None)).boundaries(rollout) == expected  # type: ignore[arg-type]
+        assert VinePPO(config, context).boundaries(rollout) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("choose", [before_rare, evenly, before_the_rarest, last_states])
