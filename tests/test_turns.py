@@ -21,6 +21,7 @@ from turn_task import Guess
 
 from vineppo.analysis import ANALYSES
 from vineppo.analysis.measured import AnalysisConfig
+from vineppo.analysis.pilot import find_last_tokens, turn_is_over, with_alternatives
 from vineppo.analysis.subject import find_checkpoints
 from vineppo.cli import main
 from vineppo.credit.common import CreditContext
@@ -234,6 +235,19 @@ def test_analyses_measure_over_turns(kind, trained):
     )  # fmt: skip
     result = ANALYSES[kind](find_checkpoints([trained], last_only=True), config)
     assert all(result.tables.values())
+
+
+@pytest.mark.parametrize("stop", [(), ("3", "5")])
+def test_a_fork_that_ends_a_turn_is_replied_to_though_no_response_has_ended(stop, start):
+    with environment_of(start, limits=TurnLimits(max_turns=2), params=SamplingParams(stop=stop)) as environment:
+        groups = sample(with_alternatives(environment))
+        cut = [[r for r in group if r.completion.finish_reason == "length"] for group in groups]
+        last_tokens = find_last_tokens(environment, [group for group in cut if group])
+        assert last_tokens == {environment.tokenizer.eos_token_id}
+        for rollout in flat(cut):
+            (first, *_) = runs_of(rollout.token_ids, rollout.action_mask)
+            assert turn_is_over(environment, state_at(rollout, len(first)), last_tokens)
+            assert not any(turn_is_over(environment, state_at(rollout, n), last_tokens) for n in range(1, len(first)))
 
 
 def test_process_rewards_follow_the_turns(start):

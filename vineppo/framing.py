@@ -57,10 +57,13 @@ class Framing:
         return self._render([*self._before(), *self._messages(problem)])
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
-        text = self.prompt(problem)
+        return self.encode(self.prompt(problem))
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Of a text that `prompt` has made."""
         if self.chat is None:
-            return encode_prompt(self.tokenizer, text)
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # the template has put in what is needed
+            return encode_prompt(self.tokenizer, prompt)
+        return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))  # the template has put in what is needed
 
     def reply_ids(self, reply: str, last: int | None = None) -> tuple[int, ...]:
         """What stands between a turn of the policy and its next; at least one token. `last` is the turn's last token,

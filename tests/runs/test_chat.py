@@ -9,9 +9,12 @@ import pytest
 import tomli_w
 from test_framing import CHATML, tokenizer_of
 from tiny import ALIKE, FAST, METHODS, SHAPE, recipe_of, run
+from tokenizers.processors import TemplateProcessing
 
 from vineppo.cli import main
+from vineppo.methods.prm import read_run
 from vineppo.models import TinyModelConfig
+from vineppo.models.loading import load_tokenizer
 from vineppo.models.make import make_tiny_model, save_model
 from vineppo.rollout_files import rollout_files, rollouts_of
 from vineppo.types import UserError
@@ -87,3 +90,26 @@ def test_check_task_shows_the_prompt_as_the_model_sees_it(model, tmp_path, monke
     assert main(["check-task", "sft.toml"]) == 0
     said = capsys.readouterr().out
     assert said.count("<|start|>system\nModulo 3.") == 3
+
+
+def test_check_task_names_a_run_that_was_spoken_to_otherwise(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(sft(model), Path("taught"))
+    for chat, is_named in ((CHAT, False), (CHAT | {"system": "Modulo 4."}, True)):
+        Path("grpo.toml").write_text(tomli_w.dumps(grpo("taught", chat=chat)))
+        assert main(["check-task", "grpo.toml"]) == 0
+        assert ("model taught was trained with [chat] = " in capsys.readouterr().out) == is_named
+
+
+def test_a_process_reward_model_reads_the_prompts_that_the_run_has_read(tmp_path):
+    """Its tokenizer adds a bos to any text, and the template has none."""
+    tokenizer = tokenizer_of(CHATML)
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
+    tokenizer.save_pretrained(tmp_path / "model")
+    shape = TinyModelConfig.model_validate(SHAPE | {"hidden_size": 32, "context_size": 256})
+    save_model(make_tiny_model(tokenizer, shape, 0), tokenizer, tmp_path / "model")
+    credit = {"name": "vineppo", "num_vines": 2}
+    run(grpo(str(tmp_path / "model"), name="vineppo", credit=credit), tmp_path / "measured")
+    rows = list(read_run(tmp_path / "measured", load_tokenizer(str(tmp_path / "model"))))
+    assert {row.prompt_ids[0] for row in rows} == set(tokenizer.encode("<|start|>", add_special_tokens=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from dataclasses import replace
@@ -11,7 +12,16 @@ from typing import Any
 import pytest
 
 from vineppo.grading import Grader, GradingConfig
-from vineppo.tasks.reasoning_gym import PACKAGE, ReasoningGym, ReasoningGymConfig, gold_of, same_draws
+from vineppo.tasks.answers.evaluated import as_formula, is_plain
+from vineppo.tasks.reasoning_gym import (
+    FORMULAS,
+    LITERALS,
+    PACKAGE,
+    ReasoningGym,
+    ReasoningGymConfig,
+    gold_of,
+    same_draws,
+)
 from vineppo.types import Grade, Problem, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +49,7 @@ def test_a_generator_keeps_the_promises_of_a_task(name):
         assert task.grade(problem, problem.solution) == Grade(1.0, "correct")
         assert task.grade(problem, "") == task.grade(problem, "<answer> </answer>") == Grade(0.0, "unparseable")
         wrong = f"so\n<answer>{problem.answer}</answer> no\n<answer>something else</answer>"
-        assert task.grade(problem, wrong).verdict == "wrong"
+        assert task.grade(problem, wrong).verdict == ("unparseable" if name in FORMULAS else "wrong")
         found = task.answer(wrong)
         assert found is not None
         assert task.grade(replace(problem, answer=found), wrong) == Grade(1.0, "correct")
@@ -135,3 +145,64 @@ def test_the_page_has_the_figures_of_the_file():
     assert len(result["generators"]) > 100
     table = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
     assert table == rows(result)
+
+
+ATTACKS = (
+    "open({path!r}, 'w')",
+    "__import__('os').system('touch {path}')",
+    "lambdify([], 'open({path!r}, \"w\")')()",
+    "S.__class__.__init__.__globals__.__getitem__('__builtins__').__getitem__('open')({path!r}, 'w')",
+    "[open({path!r}, 'w') for _ in '1']",
+    "exec({spelled})",
+    "sin('open({path!r}, \"w\")')",
+    "[*map(open, [{path!r}], 'w')]",
+    "f'{{open({path!r}, \"w\")}}'",
+    "(lambda: open({path!r}, 'w'))()",
+    "print(file=open({path!r}, 'w'))",
+)
+
+
+@pytest.mark.parametrize("dataset", sorted(FORMULAS | LITERALS))
+def test_no_answer_is_run(dataset, tmp_path):
+    """By the package's own scores each of these generators would run one of them at least."""
+    path = tmp_path / "run"
+    spelled = "+".join(f"chr({ord(c)})" for c in f"open({str(path)!r}, 'w')")
+    answers = [attack.format(path=str(path), spelled=spelled) for attack in ATTACKS]
+    task = make(dataset)
+    problem = task.split("test")[0]
+    for answer in answers:
+        assert task.grade(problem, f"<answer>{answer}</answer>").reward == 0.0
+    assert not path.exists()
+    for answer in answers:
+        with contextlib.suppress(Exception):
+            task._generator.score_answer(answer, problem.meta["entry"])
+    assert path.exists()
+
+
+def test_an_integral_is_no_answer_but_where_the_package_knows_no_other():
+    task = make("intermediate_integration", num_test=60)
+    golds = [problem for problem in task.split("test") if "Integral" in problem.answer]
+    assert golds
+    for problem in golds:
+        assert task.grade(problem, problem.solution).verdict == "correct"
+        assert task.grade(problem, f"<answer>{problem.answer} </answer>").verdict == "correct"
+        assert task.grade(problem, f"<answer>0 + {problem.answer}</answer>").verdict == "unparseable"
+
+
+def test_answers_that_are_evaluated_may_be_formulas_or_lists():
+    assert as_formula(" 2*x**3/3 - sin(2*x) + C\n") == "2 * x ** 3 / 3 - sin(2 * x) + C"
+    assert as_formula("(75 - 3) * 0x2") == "(75 - 3) * 2"
+    for text in ("x y", "", "5!", "abc", "x.real", "'x'", "f(x)", "log(x, evaluate=0)", "x if x else x", "[1]"):
+        assert as_formula(text) is None
+    assert all(map(is_plain, ("ABCD", "['A', 'B']", "[[1, -2], [3]]", "_ Q\nQ _", "1 2 3", "")))
+    assert not any(map(is_plain, ("[exit()]", "a.b", "{1: exit()}", "[x for x in y]", "f'{x}'")))
+
+
+def test_the_last_answer_counts_and_a_long_response_is_read_once():
+    task = make("chain_sum")
+    assert task.answer("<answer>1</answer> or <answer>2</answer> so") == "2"
+    assert task.answer("<answer>1</answer> or <answer>2") == "1"
+    assert task.answer("<answer>1</answer> 2</answer>") == "1"
+    for text in ("</answer>1<answer>", "<answer>1", "1</answer>", "<answer></answer>"):
+        assert task.answer(text) is None
+    assert task.answer("<answer>" * 200_000) is None

@@ -84,7 +84,7 @@ def sample_pilots(
         [*inner_states(group[0]), *(state for trial in of_group for state in fork_states(group[0], trial))]
         for group, of_group in zip(groups, trials, strict=True)
     ]
-    flat, last_tokens = [state for states in wanted for state in states], find_last_tokens(groups)
+    flat, last_tokens = [state for states in wanted for state in states], find_last_tokens(environment, groups)
     vines = iter(sample_vines(environment, flat, num_vines, seed=seed, last_tokens=last_tokens))
     return [
         make_pilot(group, of_group, [next(vines) for _ in states])
@@ -164,12 +164,23 @@ def end(environment: Environment, state: State, left: int, last_tokens: frozense
 
 def turn_is_over(environment: Environment, state: State, last_tokens: frozenset[int]) -> bool:
     turn = runs_of(state.response_ids, state.action_mask)[-1]
-    return turn[-1] in last_tokens or any(s in environment.tokenizer.decode(turn) for s in environment.params.stop)
+    return turn[-1] in last_tokens or has_stop(environment, turn)
 
 
-def find_last_tokens(groups: Sequence[Group]) -> frozenset[int]:
-    """Those that have ended a response."""
-    return frozenset(r.token_ids[-1] for group in groups for r in group if r.completion.finish_reason == "eos")
+def has_stop(environment: Environment, turn: tuple[int, ...]) -> bool:
+    return any(stop in environment.tokenizer.decode(turn) for stop in environment.params.stop)
+
+
+def find_last_tokens(environment: Environment, groups: Sequence[Group]) -> frozenset[int]:
+    """Those that have ended a turn of the policy's, be its response over or not, and be it no stop string's."""
+    return frozenset(
+        turn[-1] for group in groups for r in group for turn in finished_turns(r) if not has_stop(environment, turn)
+    )
+
+
+def finished_turns(rollout: Rollout) -> list[tuple[int, ...]]:
+    turns = runs_of(rollout.token_ids, rollout.action_mask)[::2]
+    return turns[:-1] if rollout.completion.finish_reason == "length" else turns
 
 
 def make_pilot(group: Group, trials: Sequence[Trial], vines: Sequence[Sequence[GradedCompletion]]) -> Pilot:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vineppo.config import Config
-from vineppo.framing import encode_prompt
+from vineppo.framing import Framing
 from vineppo.machine.files import read_json, write_json
 from vineppo.methods.epochs import Passes, run_steps
 from vineppo.models import longest_prompt
 from vineppo.rollout_files import rollout_files, rollouts_of
 from vineppo.runs.recipe import Recipe
-from vineppo.runs.run_folder import ROLLOUTS, read_result
+from vineppo.runs.run_folder import RECIPE, ROLLOUTS, read_result
+from vineppo.runs.template_note import chat_of
 from vineppo.seeding import derive_seed
 from vineppo.segments import segment_texts
 from vineppo.types import UserError
@@ -98,17 +99,18 @@ def check_labels(session: Session, labels: dict[str, Any]) -> None:
 def read_run(folder: Path, tokenizer: Any) -> Iterator[LabelledResponse]:
     """Every response whose values were measured. Raises UserError where the run has none."""
     files, found = rollout_files(folder / ROLLOUTS), 0
+    framing = Framing(tokenizer, chat_of(folder / RECIPE))
     for file in files.values():
         for number, rollout in enumerate(rollouts_of(file, str(file)), 1):
             if rollout.get("standard_errors") is not None and rollout["values"] is not None:
                 found += 1
-                yield label(rollout, tokenizer, f"{file}:{number}")
+                yield label(rollout, framing, f"{file}:{number}")
     if not found:
         what = "no measured values; they are a run's of VinePPO" if files else "no files of rollouts"
         raise UserError(f"prm.runs: {folder / ROLLOUTS} has {what}, with train.save_rollouts_every above 0")
 
 
-def label(rollout: dict[str, Any], tokenizer: Any, place: str) -> LabelledResponse:
+def label(rollout: dict[str, Any], framing: Framing, place: str) -> LabelledResponse:
     """A label weighs as many outcomes as it is the mean of; the end, which is certain, as much as the state before."""
     from vineppo.learner.classifier import LabelledResponse
 
@@ -118,7 +120,7 @@ def label(rollout: dict[str, Any], tokenizer: Any, place: str) -> LabelledRespon
             f"{place}: the tokens or the numbers of vines are missing; let this version sample the run again"
         )
     states = tuple(accumulate(lengths, initial=0))
-    if states[-1] != len(token_ids) or not is_text_of(rollout["segments"], token_ids, states, tokenizer):
+    if states[-1] != len(token_ids) or not is_text_of(rollout["segments"], token_ids, states, framing.tokenizer):
         raise UserError(
             f"{place}: these are not the tokens of the recipe's model; choose a model.name with the run's tokenizer"
         )
@@ -129,7 +131,7 @@ def label(rollout: dict[str, Any], tokenizer: Any, place: str) -> LabelledRespon
     rows = list(zip(states, values, (*num_vines, num_vines[-1]), strict=True))
     measured = [row for row in rows if row[2]]  # of a state without vines nothing is known
     return LabelledResponse(
-        rollout["problem"], encode_prompt(tokenizer, rollout["prompt"]), tuple(token_ids), *zip(*measured, strict=True)
+        rollout["problem"], framing.encode(rollout["prompt"]), tuple(token_ids), *zip(*measured, strict=True)
     )
 
 

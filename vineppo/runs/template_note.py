@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from vineppo.config import read_toml
 from vineppo.framing import ChatConfig
+from vineppo.runs.changes import last_checkpoint
 from vineppo.runs.recipe import Recipe
 from vineppo.runs.run_folder import RECIPE
 from vineppo.types import UserError
@@ -20,7 +21,7 @@ def announce_template(recipe: Recipe, tokenizer: Any) -> str | None:
     name = recipe.model.name
     if name is None:
         return None
-    path = Path(name).parent.parent / RECIPE  # of RUN/checkpoints/iteration-000010
+    path = Path(last_checkpoint(name)).parent.parent / RECIPE  # of RUN/checkpoints/iteration-000010
     if not path.exists():
         if recipe.chat is not None or not getattr(tokenizer, "chat_template", None):
             return None

@@ -25,11 +25,18 @@ from pydantic import Field, field_validator
 from vineppo.config import Named
 from vineppo.parts import describe_error, did_you_mean
 from vineppo.segments import cut_lines
+from vineppo.tasks.answers.evaluated import as_formula, is_plain
 from vineppo.tasks.problem_set import containing
 from vineppo.types import Grade, Problem, UserError
 
 PACKAGE = "reasoning_gym"
-TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+FORMULAS = {
+    "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
+}  # fmt: skip
+"""Their scores hand an answer to sympy's parser, which evaluates it."""
+LITERALS = {"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"}
+"""Their scores hand an answer that is not the expected one to `eval`."""
+OPENING, CLOSING = "<answer>", "</answer>"
 SEED = 0
 """Of the generator, whose entry number i is drawn from SEED + i: splits and samples are ranges and draws of numbers."""
 PATIENCE, EXTRA = 10, 1000
@@ -99,8 +106,11 @@ class ReasoningGym:
         if problem.answer != gold_of(entry):  # a vote is compared as a text: the score may not look at the gold answer
             score = float(answer == problem.answer)
         else:
+            known = self._harmless(problem, answer)
+            if known is None:
+                return Grade(0.0, "unparseable")
             try:
-                score = float(self._generator.score_answer(answer, entry))
+                score = float(self._generator.score_answer(known, entry))
             except MemoryError:
                 raise
             except Exception:  # some scores break at what they cannot read, as a model writes it
@@ -109,9 +119,19 @@ class ReasoningGym:
 
     def answer(self, response: str) -> str | None:
         if self.config.answer_in == "tags":
-            found = TAGS.findall(response)
-            return found[-1].strip() or None if found else None
+            before, closed, _ = response.rpartition(CLOSING)
+            _, opened, found = before.rpartition(OPENING)
+            return found.partition(CLOSING)[0].strip() or None if closed and opened else None
         return next((line.strip() for line in reversed(response.splitlines()) if line.strip()), None)
+
+    def _harmless(self, problem: Problem, answer: str) -> str | None:
+        """What the package's score may read of it; None for what it would run. A gold answer is the package's own."""
+        names = set(re.findall(r"\w+", f"{self.config.dataset} {self.config.options}"))  # composite's are options
+        if answer == problem.answer or not names & (FORMULAS | LITERALS):
+            return answer
+        if names & FORMULAS:
+            return as_formula(answer)
+        return answer if is_plain(answer) else None
 
     def segment(self, response: str) -> list[int]:
         return cut_lines(response)

@@ -6,4 +6,5 @@ reading.py                  LaTeX as a number, list, interval, equation, word, .
 expressions.py evaluation.py    formulas as trees, and what they are worth
 equality.py                 whether an answer is the gold one
 formulas.py                 the same, with math-verify where our reader cannot read the gold
+evaluated.py                what a scorer that evaluates answers may be given
 """
