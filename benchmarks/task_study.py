@@ -30,6 +30,7 @@ SEEDS = (1, 2, 3, 4, 5)
 def run(task: str, out: Path, num_jobs: int) -> None:
     sources = [RECIPES / TASKS[task].format(name) for name in ("sft", "vineppo", "grpo")]
     found = compare(sources, seeds=SEEDS, out=out / task, num_jobs=num_jobs, echo=print)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS / f"{task}.json", summary(found, out / task))
 
 
