@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.(?:py|cpp|md|svg|png|toml|json)\b(?!:[A-Z])")
 OF_THE_REPOSITORY = ("vineppo", "tests", "benchmarks", "docs", "recipes", "scripts")
-NOT_OURS = re.compile(r"\bfoo\.py|path/to/|^my/|^TT/|^counting\.py|^guess\.py|^rewards\.py|^last_step\.py")
+NOT_OURS = re.compile(r"\bfoo\.py|path/to/|^my/|^TT/|^(counting|guess|rewards|last_step)\.py|^(sft|vineppo)\.toml")
 """Placeholders, examples, and the files of the reference implementation (docs/sources.md: TT is a folder of its)."""
 
 
