@@ -207,3 +207,9 @@ def test_the_last_balanced_box_is_the_answer(text, answer):
 )
 def test_mathematically_equal_answers_are_right(gold, given, equal):
     assert math_equal(gold, given) is equal
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("method", ["sample", "split", "segment", "grade", "answer"])
+def test_a_task_of_ones_own_may_replace_a_method(name, method):
+    assert callable(getattr(TASKS[name], method, None)), "made in the constructor, it would hide a subclass's"

@@ -56,14 +56,19 @@ class Game:
         self.config = config
         self.rules: Rules = GAMES[config.game](getattr(config, config.game))
         self.symbols = (*self.rules.symbols, *config.prompt_template.replace("{prompt}", ""))
-        problems = DrawnProblems(
+        self._problems = DrawnProblems(
             f"game/{config.game}",
             self._draw,
             num_validation=config.num_validation,
             num_test=config.num_test,
             solve=self._solve,
         )
-        self.sample, self.split = problems.sample, problems.split
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return self._problems.sample(n, seed=seed)
+
+    def split(self, name: str) -> list[Problem]:
+        return self._problems.split(name)
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         actions = transcript.actions

@@ -46,7 +46,12 @@ class GSM8K:
             num_validation=config.num_validation,
             subset=config.subset,
         )
-        self.sample, self.split = self._problems.sample, self._problems.split
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return self._problems.sample(n, seed=seed)
+
+    def split(self, name: str) -> list[Problem]:
+        return self._problems.split(name)
 
     def grade(self, problem: Problem, response: str) -> Grade:
         return grade_number(problem.answer, hash_answer(response))

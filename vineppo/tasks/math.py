@@ -54,7 +54,12 @@ class MATH:
             num_validation=config.num_validation,
             subset=config.subset,
         )
-        self.sample, self.split = self._problems.sample, self._problems.split
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return self._problems.sample(n, seed=seed)
+
+    def split(self, name: str) -> list[Problem]:
+        return self._problems.split(name)
 
     def prepare(self) -> None:
         warm_up()

@@ -42,14 +42,19 @@ class TextArena:
     def __init__(self, config: TextArenaConfig):
         self.config = config
         check_replays(config.env)
-        problems = DrawnProblems(
+        self._problems = DrawnProblems(
             f"textarena/{config.env}",
             self._draw,
             num_validation=config.num_validation,
             num_test=config.num_test,
             content=hidden_content,
         )
-        self.sample, self.split = problems.sample, problems.split
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return self._problems.sample(n, seed=seed)
+
+    def split(self, name: str) -> list[Problem]:
+        return self._problems.split(name)
 
     def prepare(self) -> None:
         arena(self.config.env)

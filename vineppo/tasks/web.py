@@ -65,14 +65,19 @@ class Web:
             *words, *(f" {word}" for word in (*VOCABULARY, *PRICES)), "buy", "buy a", ",", " under", "\n", NOT_HERE,
             "search[", "click[", "]", "back", *config.prompt_template.replace("{prompt}", ""),
         )  # fmt: skip
-        problems = DrawnProblems(
+        self._problems = DrawnProblems(
             "web",
             self._draw,
             num_validation=config.num_validation,
             num_test=config.num_test,
             solve=self._solve,
         )
-        self.sample, self.split = problems.sample, problems.split
+
+    def sample(self, n: int, *, seed: int) -> list[Problem]:
+        return self._problems.sample(n, seed=seed)
+
+    def split(self, name: str) -> list[Problem]:
+        return self._problems.split(name)
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         visit, reply = visit_of(problem.meta["shop"], transcript.actions)
