@@ -371,3 +371,16 @@ def test_a_reply_without_symbols_ends_the_run_in_one_line(start, monkeypatch):
         monkeypatch.setattr(type(environment.task), "reply", lambda self, problem, said: "higher")
         with pytest.raises(UserError, match=r"^reply 'higher': the model's tokenizer cannot write it"):
             sample(environment)
+
+
+def test_a_task_that_lost_its_reply_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent / "turn_task.py").read_text()
+    Path("lost.py").write_text(text.replace("def reply(", "def replies("))
+    recipe = recipe_of(SFT | {"task": {"name": "lost.py:Guess"}})
+    task = make_part("task", recipe.task)
+    with (
+        Grader(task, recipe.grading) as grader,
+        pytest.raises(UserError, match=r"Guess.reply: is missing, and the worked"),
+    ):
+        list(TaskCheck(recipe, task, grader).run())

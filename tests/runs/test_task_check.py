@@ -150,7 +150,7 @@ WRONG = [
     (Forgets, r"sample: TypeError: Forgets.sample\(\) got an unexpected keyword argument 'seed'"),
     (TextAsReward, r"grade: .*test_task_check.py:\d+: ValueError: reward must be a number, got '1.0'"),
     (Draws, "sample: other problems at the second call with the same seed"),
-    (Repeats, "sample: 4 distinct problems asked for"),
+    (Repeats, "sample: 4 problems with ids of their own asked for, got 1"),
     (Texts, "sample: must give a list of Problem, got list"),
     (NumberForAnswer, r"split: problem arithmetic/test/\w+: answer = \d"),
     (Backwards, r"segment: must give increasing positions in \(0, \d+\]"),

@@ -57,6 +57,8 @@ class TaskCheck:
             yield f"segment: {self.causal(texts)}"
         if isinstance(self.task, TakesTurns):
             yield f"reply: {self.replied(problems, solved)}"
+        elif spoken := [problem.id for problem in solved if len(turns_of(problem.solution)) > 1]:
+            raise self.wrong("reply", f"is missing, and the worked solution of problem {spoken[0]} has several turns")
         yield f"grade: {self.graded(problems, solved)}"
         yield f"answer: {self.answered(solved)}"
 
@@ -65,7 +67,8 @@ class TaskCheck:
             self.call("sample", self.num_taught, seed=0)
         problems = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
         if len({problem.id for problem in problems}) != self.num_problems:
-            raise self.wrong("sample", f"{self.num_problems} distinct problems asked for, got {len(problems)}")
+            distinct = len({problem.id for problem in problems})
+            raise self.wrong("sample", f"{self.num_problems} problems with ids of their own asked for, got {distinct}")
         again = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
         if texts_of(again) != texts_of(problems):
             raise self.wrong("sample", "other problems at the second call with the same seed; draw by `seed` alone")
