@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, get_args
 
-from vineppo.episode import Episode, State, TurnLimits, join_masks, runs_of
+from vineppo.episode import Episode, State, TurnLimits, runs_of
 from vineppo.framing import ChatConfig, Framing
 from vineppo.grading import Grader, GradingAhead, Judge, Pair
 from vineppo.protocols import Engine, TakesTurns, Task
@@ -36,11 +36,10 @@ class GradedCompletion:
     action_mask: tuple[bool, ...] | None = None
     """Of the completion; None where it is all the policy's."""
     without_thoughts: str | None = None
-    """The text that the grade is of, where thoughts stand before it."""
+    """What the grade is of; by default the text."""
 
     @property
     def said(self) -> str:
-        """What the grade is of."""
         return self.text if self.without_thoughts is None else self.without_thoughts
 
     @property
@@ -119,10 +118,10 @@ class Environment:
                 going = self._take_turn(going, ahead, purpose=purpose, keep=keep)
             grades = ahead.grades()
         if self.judge:
-            pairs = [self._pair(episodes[i]) for i in grades]
+            pairs = [pair_of(episodes[i]) for i in grades]
             grades = dict(zip(grades, self.judge.regrade(pairs, list(grades.values())), strict=True))
         return [
-            GradedCompletion(e.completion, e.text, grades.get(i, CUT_OFF), e.action_mask, self._answer(e))
+            GradedCompletion(e.completion, e.text, grades.get(i, CUT_OFF), e.action_mask, e.said)
             for i, e in enumerate(episodes)
         ]
 
@@ -130,8 +129,7 @@ class Environment:
         """Those in which it is the policy's turn. In a state whose turn is over the environment has the first word."""
         replied = {i: episode for i, episode in episodes.items() if episode.state.turn_is_over}
         for episode in replied.values():
-            episode.add(Completion((), (), "eos", policy_version=0))
-            episode.text = self._text_of(episode)
+            self._add(episode, Completion((), (), "eos", policy_version=0))
         waiting = {i: episode for i, episode in episodes.items() if i not in replied}
         return waiting | (self._reply(replied, ahead) if replied else {})
 
@@ -144,12 +142,11 @@ class Environment:
 
         def on_complete(j: int, completion: Completion) -> None:
             completed.add(j)
-            episodes[j].add(completion)
-            episodes[j].text = self._text_of(episodes[j])
+            self._add(episodes[j], completion)
             # A response that the budget cut off earns nothing and is not read, as in the paper's code. Evaluation,
             # training and vines share the rule, so a value is the value of the reward that is trained on.
             if not (self.takes_turns or episodes[j].is_cut_off):
-                ahead.add(numbers[j], self._pair(episodes[j]))
+                ahead.add(numbers[j], pair_of(episodes[j]))
 
         requests = [episode.request() for episode in episodes]
         completions = self.engine.generate(requests, self.params, purpose=purpose, keep=keep, on_complete=on_complete)
@@ -163,13 +160,13 @@ class Environment:
     def _reply(self, going: dict[int, Episode], ahead: GradingAhead) -> dict[int, Episode]:
         """Asks the environment where a turn has ended; what is over then is graded."""
         asked = {i: episode for i, episode in going.items() if not episode.is_cut_off}
-        replies = ahead.replies([self._pair(episode) for episode in asked.values()])
+        replies = ahead.replies([pair_of(episode) for episode in asked.values()])
         still_going = {}
         for (i, episode), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, Grade):
                 ahead.settle(i, reply)
             elif reply.text is None:
-                ahead.add(i, self._pair(episode))
+                ahead.add(i, pair_of(episode))
             else:
                 token_ids = self.framing.reply_ids(reply.text, episode.prefix_ids[-1])
                 if episode.add_reply(token_ids, self.max_prefix_tokens):
@@ -180,16 +177,10 @@ class Environment:
     def takes_turns(self) -> bool:
         return isinstance(self.task, TakesTurns)
 
-    def _pair(self, episode: Episode) -> Pair:
-        return episode.state.problem, said(episode.text, self.thinking)
-
-    def _answer(self, episode: Episode) -> str | None:
-        return said(episode.text, self.thinking) if self.thinking else None
-
-    def _text_of(self, episode: Episode) -> str:
-        state, completion = episode.state, episode.completion
-        mask = join_masks(state.response_ids, state.action_mask, completion.token_ids, episode.action_mask)
-        return self.text(state.response_ids + completion.token_ids, mask)
+    def _add(self, episode: Episode, completion: Completion) -> None:
+        episode.add(completion)
+        episode.text = self.text(episode.response_ids, episode.response_mask)
+        episode.said = said(episode.text, self.thinking)
 
     def branch(
         self,
@@ -238,3 +229,7 @@ class Environment:
         """What completions of one state wrote after it; where the task takes turns, with what it was told."""
         before = self.text(state.response_ids, state.action_mask)
         return tuple(rest_of(graded.text, before) for graded in completions)
+
+
+def pair_of(episode: Episode) -> Pair:
+    return episode.state.problem, episode.said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 
 from vineppo.seeding import derive_seed
 from vineppo.types import Completion, Problem, Request
@@ -43,80 +43,77 @@ class Episode:
 
     def __init__(self, state: State, budget: int, seed: int, limits: TurnLimits):
         self.state, self.limits = state, limits
+        self.response_ids, self.response_mask = state.response_ids, state.action_mask
+        """Of the whole response so far, the state's part included."""
         self.text = ""
-        """Of the whole response so far, as graded."""
+        """The same, as text."""
+        self.said = ""
+        """What there is to grade of it."""
         self._num_left, self._seed = budget, seed
-        self._completions: list[Completion] = []
-        self._replies: list[tuple[int, ...]] = []
+        self._parts: list[Completion] = []  # turns of the policy's and, between two of them, what was replied
         runs = runs_of(state.response_ids, state.action_mask)
         self._num_turns = len(runs) // 2 + 1  # begun
         self._num_in_turn = len(runs[-1]) if len(runs) % 2 else 0
 
     def request(self) -> Request:
         """The rest of the turn that is to be written."""
-        round_ = len(self._completions)
+        num_written = len(self._parts[::2])
         longest = self._num_left
         if self.limits.max_turn_tokens is not None:
             longest = min(longest, max(1, self.limits.max_turn_tokens - self._num_in_turn))
-        seed = derive_seed(self._seed, "turn", round_) if round_ else self._seed
+        seed = derive_seed(self._seed, "turn", num_written) if num_written else self._seed
         return Request(self.prefix_ids, longest, seed, num_response_tokens=self._num_in_turn)
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:
-        return self.state.prefix_ids + self.completion.token_ids if self._completions else self.state.prefix_ids
+        return self.state.prompt_ids + self.response_ids if self._parts else self.state.prefix_ids
 
     def add(self, completion: Completion) -> None:
-        self._completions.append(completion)
         self._num_left -= len(completion.token_ids)
+        self._append(completion, None)
 
     def add_reply(self, token_ids: tuple[int, ...], longest_prefix: int) -> bool:
         """Whether there is room for another turn behind it. If not, the budget has cut the response off."""
         too_many = self.limits.max_turns is not None and self._num_turns >= self.limits.max_turns
         if too_many or self._num_left <= 0 or len(self.prefix_ids) + len(token_ids) > longest_prefix:
-            self._completions[-1] = replace(self._completions[-1], finish_reason="length")
+            self._parts[-1] = replace(self._parts[-1], finish_reason="length")
             return False
-        self._replies.append(token_ids)
+        length = len(token_ids)
+        reply = Completion(token_ids, (0.0,) * length, "eos", policy_version=0, alternatives=((),) * length)
+        self._append(reply, (False,) * length)
         self._num_turns += 1
         self._num_in_turn = 0
         return True
 
+    def _append(self, part: Completion, mask: tuple[bool, ...] | None) -> None:
+        self._parts.append(part)
+        self.response_mask = join_masks(self.response_ids, self.response_mask, part.token_ids, mask)
+        self.response_ids += part.token_ids
+
     @property
     def is_cut_off(self) -> bool:
-        return self._completions[-1].finish_reason == "length"
+        return self._parts[-1].finish_reason == "length"
 
     @property
     def completion(self) -> Completion:
-        """All of it so far, replies included, whose tokens have log-prob 0 and no alternatives."""
-        if not self._replies:
-            return self._completions[0]
-        last = self._completions[-1]
-        token_ids, logprobs, alternatives = [], [], []
-        for completion, reply in self._with_replies():
-            token_ids += [*completion.token_ids, *reply]
-            logprobs += [*completion.logprobs, *[0.0] * len(reply)]
-            alternatives += [*(completion.alternatives or ()), *[()] * len(reply)]
-        known = last.alternatives is not None
-        return Completion(
-            tuple(token_ids),
-            tuple(logprobs),
-            last.finish_reason,
-            last.policy_version,
-            tuple(alternatives) if known else None,
+        """All of it, replies included, whose tokens have log-prob 0 and no alternatives."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        last = self._parts[-1]
+        alternatives = chain.from_iterable(part.alternatives or () for part in self._parts)
+        return replace(
+            last,
+            token_ids=tuple(chain.from_iterable(part.token_ids for part in self._parts)),
+            logprobs=tuple(chain.from_iterable(part.logprobs for part in self._parts)),
+            alternatives=None if last.alternatives is None else tuple(alternatives),
         )
 
     @property
     def action_mask(self) -> tuple[bool, ...] | None:
         """Of the completion; None where it is all the policy's."""
-        if not self._replies:
+        if len(self._parts) == 1 or self.response_mask is None:
             return None
-        mask: list[bool] = []
-        for completion, reply in self._with_replies():
-            mask += [True] * len(completion.token_ids) + [False] * len(reply)
-        return tuple(mask)
-
-    def _with_replies(self) -> list[tuple[Completion, tuple[int, ...]]]:
-        replies = [*self._replies, *[()] * (len(self._completions) - len(self._replies))]
-        return list(zip(self._completions, replies, strict=True))
+        return self.response_mask[len(self.state.response_ids) :]
 
 
 def runs_of(token_ids: Sequence[int], mask: Sequence[bool] | None) -> list[tuple[int, ...]]:
