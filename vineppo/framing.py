@@ -32,13 +32,18 @@ class ChatConfig(Config):
     """Further arguments of the template, such as `enable_thinking = false`."""
 
 
+def encode_text(tokenizer: Any, text: str, what: str, **options: bool) -> list[int]:
+    """Raises UserError, which says `what` the text is, where the tokenizer cannot write it."""
+    try:
+        return tokenizer.encode(text, **options)
+    except Exception as error:  # the tokenizer's own, of a text that has no tokens
+        raise UserError(f"{what} {text[:80]!r}: the model's tokenizer cannot write it: {error}") from None
+
+
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     """As the tokenizer frames a text; a prompt that begins with bos is framed already, as a chat template leaves it."""
     bos = tokenizer.bos_token
-    try:
-        ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
-    except Exception as error:  # the tokenizer's own, of a text that has no tokens
-        raise UserError(f"prompt {prompt[:80]!r}: the model's tokenizer cannot write it: {error}") from None
+    ids = encode_text(tokenizer, prompt, "prompt", add_special_tokens=not (bos and prompt.startswith(bos)))
     closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
     return tuple(ids[:-1] if closed else ids)  # some tokenizers close every text; the policy continues this one
 
@@ -63,7 +68,8 @@ class Framing:
         """Of a text that `prompt` has made."""
         if self.chat is None:
             return encode_prompt(self.tokenizer, prompt)
-        return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))  # the template has put in what is needed
+        # The template has put in what is needed.
+        return tuple(encode_text(self.tokenizer, prompt, "prompt", add_special_tokens=False))
 
     def reply_ids(self, reply: str, last: int | None = None) -> tuple[int, ...]:
         """What stands between a turn of the policy and its next; at least one token. `last` is the turn's last token,
@@ -71,14 +77,11 @@ class Framing:
         said = self._said_ids(reply)
         if self.chat is None:
             return said
-        before, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in self._around_reply)
+        before, after = self._around_reply
         return (*self._behind(self.tokenizer.eos_token_id if last is None else last, before), *said, *after)
 
     def _said_ids(self, reply: str) -> tuple[int, ...]:
-        try:
-            ids = self.tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
-        except Exception as error:  # the tokenizer's own, of a text that has no tokens
-            raise UserError(f"reply {reply[:80]!r}: the model's tokenizer cannot write it: {error}") from None
+        ids = self._encode_words(reply, "reply")
         if not ids:  # two turns with nothing between them would be one
             raise UserError(f"reply {reply[:80]!r}: nothing is left of it in the tokens of the model's tokenizer")
         return tuple(ids)
@@ -101,8 +104,11 @@ class Framing:
 
     def _turn_ids(self, turn: str) -> tuple[int, ...]:
         """What it says is text, as in `reply_ids`: no response goes on behind an eos."""
-        ids = self.tokenizer.encode(turn, add_special_tokens=False, split_special_tokens=True)
-        return (*ids, self.tokenizer.eos_token_id)
+        return (*self._encode_words(turn, "worked solution"), self.tokenizer.eos_token_id)
+
+    def _encode_words(self, text: str, what: str) -> list[int]:
+        """A special token that it spells is none."""
+        return encode_text(self.tokenizer, text, what, add_special_tokens=False, split_special_tokens=True)
 
     def _before(self) -> list[dict[str, str]]:
         assert self.chat is not None
@@ -115,8 +121,8 @@ class Framing:
         return [{"role": role, "content": text} for role, text in messages]
 
     @cached_property
-    def _around_reply(self) -> tuple[str, str]:
-        """What the template puts between what the policy's turn says and a message, and behind the message."""
+    def _around_reply(self) -> tuple[list[int], list[int]]:
+        """Tokens that the template puts between what the policy's turn says and a message, and behind the message."""
         turns = [("user", QUESTION), ("assistant", TURN), ("user", REPLY)]
         text = self._render([{"role": role, "content": said} for role, said in turns])
         behind = text.partition(TURN)[2]
@@ -126,7 +132,8 @@ class Framing:
                 "chat: the tokenizer's template does not repeat what messages say, each once and in order, so it takes "
                 "no turns"
             )
-        return before, after
+        before_ids, after_ids = (self.tokenizer.encode(text, add_special_tokens=False) for text in (before, after))
+        return before_ids, after_ids
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         assert self.chat is not None

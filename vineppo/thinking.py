@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vineppo.config import Config
+from vineppo.framing import encode_text
 from vineppo.protocols import Task
 from vineppo.segments import cut_lines, cut_sentences
 from vineppo.transcript import Transcript
@@ -23,10 +24,7 @@ def check_mark(thinking: ThinkingConfig | None, tokenizer: Any) -> None:
     """Raises UserError where no text that a model writes with this tokenizer has the end of thoughts in it."""
     if thinking is None:
         return
-    try:
-        ids = tokenizer.encode(thinking.end, add_special_tokens=False)
-    except Exception as error:  # the tokenizer's own
-        raise UserError(f"thinking.end = {thinking.end!r}: the model's tokenizer cannot write it: {error}") from None
+    ids = encode_text(tokenizer, thinking.end, "thinking.end =", add_special_tokens=False)
     if thinking.end.strip() not in tokenizer.decode(ids, skip_special_tokens=True):
         raise UserError(
             f"thinking.end = {thinking.end!r} has a special token of the model's tokenizer, which no text shows, so "
