@@ -108,6 +108,13 @@ def test_the_guide_leads_from_nothing_to_a_trained_policy(here, capsys):
     assert min(before["pass@1"], after["pass@1"]) > 0.15
 
 
+def test_more_problems_than_the_guides_task_has_are_asked_for_in_one_line(here, capsys):
+    recipe = write(sft_of("counting.py:Counting"))
+    said = complaint(capsys, "sft", recipe, "--out", "run", "sft.num_problems=6400")
+    assert "task Counting, sft.num_problems = 6400: " in said
+    assert re.search(r"counting\.py:\d+: ValueError: Sample larger than population", said)
+
+
 def test_the_loop_trains_on_it_and_compare_runs_it_in_other_processes(here):
     run(sft_of("counting.py:Counting"), here / "sft")
     tree = METHODS["grpo"] | {"task": {"name": "counting.py:Counting"}, "model": {"name": str(here / "sft")}}

@@ -359,7 +359,7 @@ def test_what_is_done_is_looked_at_once(lag):
             jobs.append(Job(pairs))
             return jobs[-1]
 
-    ahead = GradingAhead(lambda pairs: [], Thread(), Event())
+    ahead = GradingAhead(lambda pairs: [], lambda pairs: [], Thread(), Event())
     for i in range(100 * AHEAD):
         ahead.add(i, GOOD[0])
     assert ahead.grades() == dict.fromkeys(range(100 * AHEAD), "grade")

@@ -26,9 +26,9 @@ class GradingAhead:
     def __init__(
         self,
         grade: Callable[[Sequence[Pair]], list[Grade]],
+        reply: Callable[[Sequence[Pair]], list[Reply | Grade]],
         thread: Executor | None,
         stopping: Event,
-        reply: Callable[[Sequence[Pair]], list[Reply | Grade]] | None = None,
     ):
         self._grade, self._reply, self._thread, self._stopping = grade, reply, thread, stopping
         self._new: dict[int, Pair] = {}
@@ -51,7 +51,6 @@ class GradingAhead:
 
     def replies(self, pairs: Sequence[Pair]) -> list[Reply | Grade]:
         """What the environment says to each; a failure's grade. Behind all that is being graded, and waits for it."""
-        assert self._reply is not None
         if self._thread is None:
             return self._reply(pairs)
         self._asked = self._thread.submit(self._reply, pairs)

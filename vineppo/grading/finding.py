@@ -39,48 +39,41 @@ class Reply:
     """What the environment says; None where the episode is over."""
 
 
-def answer(task: Task, problem: Problem, response: str, wanted: Wanted) -> Finding | Reply:
-    return grade_with(task, problem, response) if wanted == "grade" else reply_with(task, problem, response)
-
-
 def crash(why: str, *, in_doubt: bool = False) -> Finding:
     return Finding(Grade(0.0, "crashed"), why, in_doubt)
 
 
-def grade_with(task: Task, problem: Problem, response: str) -> Finding:
+def answer(task: Task, problem: Problem, response: str, wanted: Wanted) -> Finding | Reply:
     """Whatever the task does wrong is a crash."""
     try:
-        grade = task.grade(problem, response)
-        if not isinstance(grade, Grade):
-            return crash(f"grade() gave {type(grade).__name__}, not a Grade")
-        if grade.segment_rewards is not None:
-            num_segments = sum(len(task.segment(turn)) + 1 for turn in turns_of(response)[::2])
-            if len(grade.segment_rewards) != num_segments:
-                return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
+        return (grade_with if wanted == "grade" else reply_with)(task, problem, response)
     except MemoryError:  # what came before it has left less room than a fresh worker has
         return crash("out of memory", in_doubt=True)
     except UserError as error:  # which says it all
         return crash(str(error)[:MAX_WHY])
     except (Exception, SystemExit) as error:
         return crash(explain_error(error)[:MAX_WHY])
+
+
+def grade_with(task: Task, problem: Problem, response: str) -> Finding:
+    grade = task.grade(problem, response)
+    if not isinstance(grade, Grade):
+        return crash(f"grade() gave {type(grade).__name__}, not a Grade")
+    if grade.segment_rewards is not None:
+        num_segments = sum(len(task.segment(turn)) + 1 for turn in turns_of(response)[::2])
+        if len(grade.segment_rewards) != num_segments:
+            return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
     return Finding(grade)
 
 
 def reply_with(task: Task, problem: Problem, response: str) -> Finding | Reply:
     assert isinstance(task, TakesTurns)
     assert isinstance(response, Transcript)
-    try:
-        text = task.reply(problem, response)
-        if text is not None and not (isinstance(text, str) and text):
-            return crash(f"reply() gave {text!r}"[:200] + ", neither None nor a text that is not empty")
-        if text is not None and unusable(text):
-            return crash(f"reply() gave {text[-80:]!r}: half a character or a NUL in it")
-    except MemoryError:
-        return crash("out of memory", in_doubt=True)
-    except UserError as error:  # which says it all
-        return crash(str(error)[:MAX_WHY])
-    except (Exception, SystemExit) as error:
-        return crash(explain_error(error)[:MAX_WHY])
+    text = task.reply(problem, response)
+    if text is not None and not (isinstance(text, str) and text):
+        return crash(f"reply() gave {text!r}"[:200] + ", neither None nor a text that is not empty")
+    if text is not None and unusable(text):
+        return crash(f"reply() gave {text[-80:]!r}: half a character or a NUL in it")
     return Reply(text)
 
 

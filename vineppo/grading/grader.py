@@ -83,7 +83,7 @@ class Grader:
 
     def ahead(self) -> GradingAhead:
         """For answers that come one by one. Left by an exception, it waits for none of them any more."""
-        return GradingAhead(self.grade, self._thread if self._task.isolate else None, self._stopping, self.reply)
+        return GradingAhead(self.grade, self.reply, self._thread if self._task.isolate else None, self._stopping)
 
     def close(self) -> None:
         self._thread.shutdown()

@@ -12,6 +12,7 @@ from vineppo.learner.config import LearnerConfig
 from vineppo.learner.objective import Counts, Loss, Sum, token_weights
 from vineppo.methods.epochs import Passes, run_passes
 from vineppo.models import longest_prompt
+from vineppo.parts import own_code
 from vineppo.protocols import Task
 from vineppo.runs.recipe import Recipe
 from vineppo.sample import Sample, make_sample
@@ -64,10 +65,11 @@ def make_examples(
     """Prompt and worked solution as token ids, every turn closed by eos; and how many were longer than `max_tokens` or
     context."""
     longest = min(config.max_tokens, context)
-    if config.num_problems is None:
-        problems = task.split("train")
-    else:
-        problems = task.sample(config.num_problems, seed=derive_seed(seed, "sft"))
+    with own_code(f"task {type(task).__name__}, sft.num_problems = {config.num_problems}"):
+        if config.num_problems is None:
+            problems = task.split("train")
+        else:
+            problems = task.sample(config.num_problems, seed=derive_seed(seed, "sft"))
     empty = sum(not problem.solution.strip() for problem in problems)
     if empty:
         raise UserError(f"{empty} of {len(problems)} training problems have no worked solution to learn from")

@@ -35,7 +35,6 @@ class TaskCheck:
         self.task, self.grader, self.split = task, grader, recipe.evaluation.split
         sampling = recipe.sampling if isinstance(recipe, SamplingRecipe) else None
         self.num_problems = min(NUM_PROBLEMS, sampling.prompts_per_iteration if sampling else FEW)
-        self.num_taught = getattr(getattr(recipe, "sft", None), "num_problems", None)
         self.name = type(task).__name__
         from_scratch = recipe.model.from_scratch is not None
         self.symbols = pattern_of(task.symbols) if from_scratch and isinstance(task, HasSymbols) else None
@@ -63,11 +62,9 @@ class TaskCheck:
         yield f"answer: {self.answered(solved)}"
 
     def sampled(self) -> list[Problem]:
-        if self.num_taught:  # as many as SFT will ask for
-            self.call("sample", self.num_taught, seed=0)
         problems = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
-        if len({problem.id for problem in problems}) != self.num_problems:
-            distinct = len({problem.id for problem in problems})
+        distinct = len({problem.id for problem in problems})
+        if distinct != self.num_problems:
             raise self.wrong("sample", f"{self.num_problems} problems with ids of their own asked for, got {distinct}")
         again = self.problems(self.call("sample", self.num_problems, seed=0), "sample")
         if texts_of(again) != texts_of(problems):
