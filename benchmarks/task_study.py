@@ -53,6 +53,7 @@ def summary(comparison: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # argparse looks for the default, too, among the choices.
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=[])
     parser.add_argument("--out", type=Path, default=Path("runs/tasks"))
     parser.add_argument("--jobs", type=int, default=2)

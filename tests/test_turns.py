@@ -39,7 +39,7 @@ from vineppo.runs.recipe import make_part
 from vineppo.runs.setup import set_up
 from vineppo.runs.shutdown import Stopped
 from vineppo.runs.task_check import TaskCheck
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of
 from vineppo.types import Group, Rollout, SamplingParams, UserError
 
 PAGE = Path(__file__).parent.parent / "docs" / "turns.md"
@@ -203,7 +203,7 @@ def test_what_a_vine_wrote_and_was_told_is_kept_apart(start):
                 assert before + rest == rollout.text
                 assert isinstance(rest, Transcript)
                 assert isinstance(rollout.text, Transcript)
-                assert "".join(rest.actions) == "".join(rollout.text.actions)[len("".join(turns_of(before)[::2])) :]
+                assert "".join(rest.actions) == "".join(rollout.text.actions)[len("".join(actions_of(before))) :]
 
 
 def test_files_of_rollouts_say_who_wrote_what(start, tmp_path):

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from vineppo.config import Named
 from vineppo.segments import cut_lines
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of, turns_of
 from vineppo.types import Grade, Problem, UserError
 
 MAX_GUESSES = 3
@@ -103,7 +103,7 @@ class Steps(Guess):
     """Process rewards: a tenth for every line that is a digit."""
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        pieces = [piece for turn in turns_of(response)[::2] for piece in self.pieces(turn)]
+        pieces = [piece for turn in actions_of(response) for piece in self.pieces(turn)]
         return Grade.of_segments([0.1 * piece.strip().isdigit() for piece in pieces], "wrong")
 
     def pieces(self, turn: str) -> list[str]:

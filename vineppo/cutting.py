@@ -12,7 +12,7 @@ from vineppo.episode import runs_of
 from vineppo.protocols import Task
 from vineppo.segments import are_cuts, decode_pieces, looks_ahead, token_boundaries, token_segment_rewards
 from vineppo.thinking import ThinkingConfig, cut_thoughts, cut_turn
-from vineppo.transcript import turns_of
+from vineppo.transcript import actions_of
 from vineppo.types import Rollout, UserError
 
 
@@ -33,7 +33,7 @@ def cut_response(
     runs = runs_of(token_ids, action_mask)
     boundaries, rewards = [0], list(earned or ())
     summed: list[float] = []
-    for run, reply, turn in zip_longest(runs[::2], runs[1::2], turns_of(text)[::2], fillvalue=()):
+    for run, reply, turn in zip_longest(runs[::2], runs[1::2], actions_of(text), fillvalue=()):
         pieces = decode_pieces(tokenizer, run)
         inside = token_boundaries(pieces, cuts_of(task, "".join(pieces), thinking))
         if earned is not None:

@@ -42,6 +42,11 @@ def turns_of(response: str) -> tuple[str, ...]:
     return response.turns if isinstance(response, Transcript) else (response,)
 
 
+def actions_of(response: str) -> tuple[str, ...]:
+    """The policy's turns."""
+    return turns_of(response)[::2]
+
+
 def rest_of(text: str, before: str) -> str:
     """What follows the beginning `before` of a text; of transcripts, in turns too."""
     rest = text[len(before) :]

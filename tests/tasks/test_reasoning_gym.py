@@ -20,7 +20,7 @@ from vineppo.tasks.reasoning_gym import (
     ReasoningGym,
     ReasoningGymConfig,
     gold_of,
-    same_draws,
+    seeded,
 )
 from vineppo.types import Grade, Problem, UserError
 
@@ -113,7 +113,7 @@ def test_draws_are_the_same_and_nobody_elses_are_changed():
     random.seed(5)
     found, inside = [random.random()], []
     for _ in range(2):
-        with same_draws(7):
+        with seeded(7):
             inside.append(random.random())
     assert [*found, random.random()] == wanted
     assert inside[0] == inside[1]

@@ -10,7 +10,7 @@ from typing import Literal
 from vineppo.config import unusable
 from vineppo.parts import explain_error
 from vineppo.protocols import TakesTurns, Task
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of
 from vineppo.types import Grade, Problem, UserError
 
 Pair = tuple[Problem, str]  # and a response to it
@@ -60,7 +60,7 @@ def grade_with(task: Task, problem: Problem, response: str) -> Finding:
     if not isinstance(grade, Grade):
         return crash(f"grade() gave {type(grade).__name__}, not a Grade")
     if grade.segment_rewards is not None:
-        num_segments = sum(len(task.segment(turn)) + 1 for turn in turns_of(response)[::2])
+        num_segments = sum(len(task.segment(turn)) + 1 for turn in actions_of(response))
         if len(grade.segment_rewards) != num_segments:
             return crash(f"grade() gave {len(grade.segment_rewards)} segment rewards for {num_segments} segments")
     return Finding(grade)

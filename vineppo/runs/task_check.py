@@ -17,7 +17,7 @@ from vineppo.parts import own_code
 from vineppo.protocols import HasSymbols, TakesTurns, Task
 from vineppo.runs.recipe import Recipe, SamplingRecipe
 from vineppo.segments import are_cuts, looks_ahead
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of, turns_of
 from vineppo.types import Problem, UserError
 
 MAX_CHARS = 600
@@ -50,7 +50,7 @@ class TaskCheck:
         yield f"split: {len(held_out)} problems in {self.split!r}"
         problems = held_out[: self.num_problems]
         solved = [problem for problem in problems if problem.solution]
-        texts = ["", *(turn[:MAX_CHARS] for problem in solved for turn in turns_of(problem.solution)[::2])]
+        texts = ["", *(turn[:MAX_CHARS] for problem in solved for turn in actions_of(problem.solution))]
         yield f"segment: {self.cut(texts, len(solved))}"
         if look_ahead:
             yield f"segment: {self.causal(texts)}"

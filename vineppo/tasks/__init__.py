@@ -9,12 +9,13 @@
     web.py shop/                      a small shop on the web, in which the right item is to be bought
     textarena.py arena.py             games of the package textarena, and how one is replayed
     drawn_problems.py episodes.py     splits of problems that are drawn; episodes played without a model
+    global_generators.py              packages that draw from common generators, made to repeat
     problem_set.py dataset.py         splits of a finite set of problems; the files they are read from
     latex.py                          where a LaTeX solution may be cut; lines are cut by vineppo/segments.py
     paper_segments.py                 where the paper's code cuts both, for recipes/paper/ alone
     answers/                          reads final answers and compares them with the gold one
 
-A task satisfies `vineppo.types.Task` and knows nothing of processes or limits: vineppo/grading calls its `grade`.
+A task satisfies `vineppo.protocols.Task` and knows nothing of processes or limits: vineppo/grading calls its `grade`.
 TASKS maps the recipe's `task.name` to a class with a `Config`.
 """
 

@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from vineppo.seeding import derive_seed
+from vineppo.tasks.global_generators import seeded
 from vineppo.types import UserError
 
 HINT = re.compile(r"\[[^\[\]\n]{1,20}\]")
@@ -111,18 +112,9 @@ def hints(said: str) -> list[str]:
 
 @contextmanager
 def contained(seed: int) -> Iterator[None]:
-    """Games draw from global generators, which are put back as they were, and some print."""
-    import numpy as np
-
-    before, numpy_before = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(numpy_before)
+    """Games draw from common generators, and some print."""
+    with seeded(seed), redirect_stdout(io.StringIO()):
+        yield
 
 
 def import_textarena() -> Any:

@@ -29,7 +29,7 @@ from vineppo.tasks.games.guess import GuessConfig
 from vineppo.tasks.games.keydoor import KeyDoorConfig
 from vineppo.tasks.games.rules import Rules
 from vineppo.tasks.problem_set import containing
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of
 from vineppo.types import Grade, Problem
 
 
@@ -93,7 +93,7 @@ class Game:
         return []
 
     def _actions(self, response: str) -> tuple[str, ...]:
-        return turns_of(response)[::2][: self.rules.max_moves]
+        return actions_of(response)[: self.rules.max_moves]
 
     def _draw(self, split: str, seed: int) -> Problem:
         prompt, answer, hidden = self.rules.start(random.Random(seed))

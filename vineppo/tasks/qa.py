@@ -26,7 +26,8 @@ from vineppo.parts import find_function, full_name, is_own
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers.boxes import boxed_answer
 from vineppo.tasks.answers.formulas import check_library, is_right, warm_up
-from vineppo.tasks.answers.numbers import answer_behind, parse_number
+from vineppo.tasks.answers.numbers import parse_number
+from vineppo.tasks.answers.places import answer_behind, last_line
 from vineppo.tasks.answers.reading import compact, tidy
 from vineppo.tasks.dataset import Record
 from vineppo.tasks.latex import cut_latex
@@ -164,8 +165,7 @@ class QA:
             return answer_behind(self.config.marker, response)
         if where == "box":
             return boxed_answer(response)
-        lines = response.splitlines() if where == "last_line" else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), None)
+        return last_line(response) if where == "last_line" else None
 
     def _verdict(self, reward: float) -> Verdict:
         return "correct" if reward >= self.config.correct_from else "wrong"

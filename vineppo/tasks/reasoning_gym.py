@@ -15,7 +15,6 @@ import importlib.util
 import random
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -26,6 +25,8 @@ from vineppo.config import Named
 from vineppo.parts import describe_error, did_you_mean
 from vineppo.segments import cut_lines
 from vineppo.tasks.answers.evaluated import as_formula, is_plain
+from vineppo.tasks.answers.places import last_line
+from vineppo.tasks.global_generators import seeded
 from vineppo.tasks.problem_set import containing
 from vineppo.types import Grade, Problem, UserError
 
@@ -122,7 +123,7 @@ class ReasoningGym:
             before, closed, _ = response.rpartition(CLOSING)
             _, opened, found = before.rpartition(OPENING)
             return found.partition(CLOSING)[0].strip() or None if closed and opened else None
-        return next((line.strip() for line in reversed(response.splitlines()) if line.strip()), None)
+        return last_line(response)
 
     def _harmless(self, problem: Problem, answer: str) -> str | None:
         """What the package's score may read of it; None for what it would run. A gold answer is the package's own."""
@@ -155,7 +156,7 @@ class ReasoningGym:
         try:
             if config.dataset == "composite":
                 options["datasets"] = [DatasetSpec(**spec) for spec in options.get("datasets", ())]
-            with same_draws(SEED):
+            with seeded(SEED):
                 return create_dataset(config.dataset, seed=SEED, size=config.size, **options)
         except Exception as error:  # the package checks its options by assertions, and by what breaks
             raise UserError(
@@ -190,7 +191,7 @@ class ReasoningGym:
         return problems
 
     def _problem(self, split: str, number: int) -> Problem:
-        with same_draws(number):
+        with seeded(number):
             entry = self._generator[number]
         config, gold = self.config, gold_of(entry)
         if config.answer_in == "last_line" and len(gold.splitlines()) > 1:
@@ -211,18 +212,3 @@ class ReasoningGym:
 def gold_of(entry: dict[str, Any]) -> str:
     """Empty where the generator knows none, and only its score tells right from wrong."""
     return str(entry["answer"]).strip() if entry["answer"] is not None else ""
-
-
-@contextmanager
-def same_draws(number: int) -> Iterator[None]:
-    """Some generators draw from Python's and numpy's common generators: the same here, and nobody else's changed."""
-    import numpy as np
-
-    state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)

@@ -19,7 +19,7 @@ from vineppo.seeding import derive_seed
 from vineppo.tasks.arena import arena, check_replays
 from vineppo.tasks.drawn_problems import DrawnProblems
 from vineppo.tasks.problem_set import containing
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of
 from vineppo.types import Grade, Problem
 
 WON = 1.0
@@ -64,7 +64,7 @@ class TextArena:
         return f"\n{played.said[-1]}\n" if played.reward is None else None
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        reward = arena(self.config.env).replay(problem.meta["seed"], turns_of(response)[::2]).reward
+        reward = arena(self.config.env).replay(problem.meta["seed"], actions_of(response)).reward
         if reward is None:
             return Grade(0.0, "unparseable")  # it was not played to its end
         return Grade(reward, "correct" if reward >= WON else "wrong")

@@ -37,7 +37,7 @@ from vineppo.tasks.episodes import play
 from vineppo.tasks.problem_set import containing
 from vineppo.tasks.shop.catalogue import CODES, PRICES, VOCABULARY, Shop, draw_shop
 from vineppo.tasks.shop.site import HOME, NOT_HERE, NOTHING_FOUND, possible_actions, visit_of
-from vineppo.transcript import Transcript, turns_of
+from vineppo.transcript import Transcript, actions_of
 from vineppo.types import Grade, Problem
 
 
@@ -102,7 +102,7 @@ class Web:
         return []
 
     def _actions(self, response: str) -> tuple[str, ...]:
-        return turns_of(response)[::2][: self.config.max_actions]
+        return actions_of(response)[: self.config.max_actions]
 
     def _draw(self, split: str, seed: int) -> Problem:
         shop = draw_shop(self.config.num_items, random.Random(seed))

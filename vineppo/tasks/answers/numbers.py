@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 from vineppo.tasks.answers.boxes import boxed_answer
+from vineppo.tasks.answers.places import answer_behind
 from vineppo.tasks.answers.units import known_units
 from vineppo.types import Grade
 
@@ -21,13 +22,6 @@ MIXED = re.compile(r"(?P<sign>[+-]?)\s*(?P<whole>[0-9]+) (?P<top>[0-9]+)\s*/\s*(
 def hash_answer(response: str) -> str | None:
     """The rest of the line after the last `####`, or None where there is none."""
     return answer_behind("####", response)
-
-
-def answer_behind(marker: str, response: str) -> str | None:
-    """The rest of the line after the last marker, or None where there is none."""
-    _, found, rest = response.rpartition(marker)
-    answer = rest.partition("\n")[0].strip()
-    return answer if found and answer else None
 
 
 def gold_number(solution: str) -> str:

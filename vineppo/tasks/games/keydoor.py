@@ -104,11 +104,8 @@ class KeyDoor:
 
     def answer(self, actions: Sequence[str]) -> str | None:
         """The moves."""
-        return (
-            " ".join(action.strip() for action in actions)
-            if any(action.strip() in STEPS for action in actions)
-            else None
-        )
+        moves = [action.strip() for action in actions]
+        return " ".join(moves) if any(move in STEPS for move in moves) else None
 
     def _walk(self, maze: Maze, actions: Sequence[str]) -> State:
         state = State(maze.player, has_key=False)
